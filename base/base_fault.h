@@ -1,0 +1,26 @@
+/*
+ * Containment of SIGBUS. A hole punched into a client's segment, or a model file truncated under its mapping,
+ * makes a plain read of the daemon fault. Each such mapping is registered here; on a fault inside one, the
+ * handler maps zeroed anonymous memory over the whole registered range, raises the range's flag, and the read
+ * goes on (it sees zeros). Its owner sees the flag and drops that client or that model.
+ *
+ * The table is fixed in size; add and remove from the control thread only; any thread may fault.
+ */
+#ifndef BASE_FAULT_H
+#define BASE_FAULT_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+
+enum { BASE_FAULT_RANGES = 4096 };
+
+/* Installs the handler, on an alternate stack per thread where asked. A fault outside every range keeps its
+ * default action. -errno with a message. Idempotent. */
+int base_fault_install(void);
+
+/* flag becomes 1 on a fault in the range; it must outlive the registration. Returns a handle >= 0,
+ * or -ENOSPC with a message. */
+int base_fault_add(void *memory, size_t size_bytes, _Atomic int *flag);
+void base_fault_remove(int handle);
+
+#endif
