@@ -25,7 +25,10 @@
 /* ---- programs: a model's forward pass as a flat list of operations ------------------------------------------ */
 
 /* Activations live in numbered slots, each [rows][width] float32, owned by the program's workspace. */
-enum { KERN_SLOTS_MAX = 16, KERN_TOKEN_FROM_STEP = 1u << 31 };
+enum { KERN_SLOTS_MAX = 16 };
+
+/* In a step's tokens: the low bits name an output row of the previous step, not a token id. */
+#define KERN_TOKEN_FROM_STEP 0x80000000u
 
 enum kern_op_kind {
 	KERN_OP_EMBED,    /* dst[r] = row tokens[r] of weight (times f0), or the caller's embedding row */
