@@ -1,0 +1,245 @@
+# attnd: one plain makefile. `make help` lists what it does.
+#
+# Sources are found by wildcard: a .c file dropped into a folder is built, archived and linked. Everything
+# that is made lies below $(O); the programs are $(O)/attnd, $(O)/attnctl and so on.
+
+O       ?= build#       output folder
+V       ?=#             V=1 prints whole commands
+SAN     ?=#             sanitizers: address,undefined or thread
+PREFIX  ?= /usr/local#  where install puts things
+DESTDIR ?=#             a root to install below, for packages
+WERROR  ?=#             WERROR=1 turns warnings into errors
+HWLOC   ?= 1#           HWLOC= builds without hwloc; the topology then comes from /sys
+URING   ?= auto#        io_uring: auto, 1 or 0
+DPDK    ?= auto#        DPDK: auto, 1 or 0
+CUDA    ?= auto#        CUDA: auto, 1 or 0
+FUZZ    ?=#             FUZZ=1 with CC=clang links the fuzz targets with libFuzzer
+KINDS   ?= unit abi kernels stress fuzz sim fault system# kinds of tests
+TESTS   ?=#             check and test only what matches this pattern, e.g. TESTS=base_clock
+
+ifeq ($(origin CC),default)
+CC      := gcc
+endif
+
+VERSION := 0.1.0
+SONAME  := libattnd.so.0
+FOLDERS := base shm-ipc netio kernels model sched service client-lib
+
+# The suites of `make check`: each is a build of its own below $(O), and runs these kinds of tests.
+SUITES      := plain asan tsan
+SAN_asan    := address,undefined
+SAN_tsan    := thread
+KINDS_plain := checks $(KINDS)
+KINDS_asan  := $(filter unit kernels fuzz sim fault system,$(KINDS))
+KINDS_tsan  := $(filter unit stress,$(KINDS))
+
+# A sanitizer build asked for by hand has its own folder, so that builds coexist.
+ifneq ($(SAN),)
+ifeq ($(origin O),file)
+comma   := ,
+O       := build/$(subst $(comma),-,$(SAN))
+endif
+SUITES      := plain
+KINDS_plain := $(KINDS)
+endif
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.SECONDARY:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
+MAKEFLAGS += -j$(shell nproc)
+endif
+
+Q       := $(if $(V),,@)
+say      = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2:$(O)/%=%);)
+is_on    = $(filter-out 0 no off,$(strip $(1)))
+
+# ---- Compiler and libraries ------------------------------------------------------------------------------
+
+HWLOC_ON := $(call is_on,$(HWLOC))
+PACKAGES := $(if $(HWLOC_ON),hwloc) libcjson inih smartcols
+
+WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
+	-Wvla -Wundef -Wwrite-strings -Wformat=2 $(if $(WERROR),-Werror)
+OPTIMIZE := $(if $(SAN),-O1 -fno-omit-frame-pointer,-O2)
+
+INCLUDES := -I. -Iclient-lib/include -I$(O)/gen
+CFLAGS_ALL := -std=c17 -D_GNU_SOURCE -pthread -g $(WARNINGS) -fPIC -fvisibility=hidden -ffp-contract=off \
+	$(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all) \
+	$(if $(FUZZ),-fsanitize=fuzzer-no-link) \
+	$(INCLUDES) $(shell pkg-config --cflags $(PACKAGES) cmocka 2>/dev/null) $(CFLAGS)
+LDFLAGS_ALL := -pthread -Wl,--as-needed -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
+LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm
+TEST_LIBS := $(shell pkg-config --libs cmocka 2>/dev/null)
+
+# Instruction sets belong to single files, named after them; everything else runs on any x86-64.
+AVX2    := -mavx2 -mfma -mf16c
+AVX512  := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mavx512vnni
+$(O)/obj/kernels/%.o: OPTIMIZE := $(if $(SAN),$(OPTIMIZE),-O3)
+$(O)/obj/kernels/cpu/%_avx2.o: ISA := $(AVX2)
+$(O)/obj/kernels/cpu/%_avx512.o: ISA := $(AVX512)
+$(O)/obj/kernels/cpu/%_avx512bf16.o: ISA := $(AVX512) -mavx512bf16
+
+# ---- Sources ---------------------------------------------------------------------------------------------
+
+# Where two files do the same job, the choice is made here and not by #ifdef.
+NOT_BUILT := $(if $(HWLOC_ON),base/base_topo_sysfs.c,base/base_topo_hwloc.c)
+
+sources  = $(filter-out $(NOT_BUILT) service/svc_main.c,$(wildcard $(1)/*.c $(1)/*/*.c))
+objects  = $(patsubst %.c,$(O)/obj/%.o,$(1))
+
+ARCHIVES := $(FOLDERS:%=$(O)/lib/lib%.a)
+ALL_ARCHIVES := -Wl,--start-group $(ARCHIVES) -Wl,--end-group
+
+# One program per tools/NAME.c without an underscore; NAME_*.c are its further parts, tool_*.c are shared.
+TOOLS := $(foreach f,$(wildcard tools/*.c),$(if $(findstring _,$(f)),,$(f:tools/%.c=%)))
+PROGRAMS := $(addprefix $(O)/,$(TOOLS) $(if $(wildcard service/svc_main.c),attnd))
+LIBRARY := $(if $(wildcard client-lib/*.c),$(addprefix $(O)/,libattnd.so libattnd.a attnd.pc))
+
+TEST_SOURCES := $(foreach k,$(KINDS) bench,$(wildcard tests/$(k)/test_*.c tests/$(k)/bench_*.c \
+	$(filter-out tests/fuzz/fuzz_main.c,$(wildcard tests/$(k)/fuzz_*.c))))
+TEST_PARTS := $(filter-out $(wildcard tests/*/test_*.c tests/*/fuzz_*.c tests/*/bench_*.c), \
+	$(wildcard tests/*.c tests/*/*.c))
+TEST_PROGRAMS := $(patsubst %.c,$(O)/%,$(filter-out tests/bench/%,$(TEST_SOURCES)))
+BENCH_PROGRAMS := $(patsubst %.c,$(O)/%,$(filter tests/bench/%,$(TEST_SOURCES)))
+
+# ---- What people ask for ---------------------------------------------------------------------------------
+
+all: $(PROGRAMS) $(LIBRARY) $(ARCHIVES) ## build the programs and the client library (the default)
+
+run: ## build, then show the daemon at work on a real model (MODEL=file.gguf picks another)
+	@tools/setup.sh run
+	@$(MAKE) all
+	@O=$(O) MODEL=$(MODEL) tools/run-demo.sh
+
+check: ## run every check and test, in plain and sanitizer builds (KINDS= TESTS= narrow it)
+	@tools/setup.sh check
+	@for suite in $(SUITES); do $(MAKE) suite-$$suite || exit 1; done
+	@O=$(O) CC=$(CC) TESTS='$(TESTS)' tests/run.sh $(foreach s,$(SUITES),'$(s):$(O_$(s)):$(KINDS_$(s))')
+
+bench: ## build and run the benchmarks
+	@tools/setup.sh check
+	@$(MAKE) all benchmarks
+	@O=$(O) TESTS='$(TESTS)' tests/run.sh --show 'bench:$(O):bench'
+
+all-tests: all $(TEST_PROGRAMS) ## build the tests too, without running them
+benchmarks: $(BENCH_PROGRAMS)
+
+$(foreach s,$(SUITES),$(eval O_$(s) := $(O)$(if $(SAN_$(s)),/$(s))))
+suite-%:
+	@$(MAKE) O=$(O_$*) $(if $(SAN_$*),SAN=$(SAN_$*)) KINDS='$(filter-out checks,$(KINDS_$*))' all-tests
+
+INSTALL  = install -D $(if $(findstring x,$(3)),-m755,-m644) $(1) $(DESTDIR)$(2)
+HEADERS := $(wildcard client-lib/include/attnd/*.h)
+PAGES   := $(wildcard docs/man/*.[1-8])
+UNIT    := $(wildcard service/attnd.service)
+EXAMPLE := $(wildcard service/attnd.conf)
+page_to  = $(PREFIX)/share/man/man$(subst .,,$(suffix $(1)))/$(notdir $(1))
+INSTALLED := $(TOOLS:%=$(PREFIX)/bin/%) $(PREFIX)/sbin/attnd $(HEADERS:client-lib/%=$(PREFIX)/%) \
+	$(addprefix $(PREFIX)/lib/,libattnd.so libattnd.so.$(VERSION) $(SONAME) libattnd.a pkgconfig/attnd.pc) \
+	$(foreach p,$(PAGES),$(call page_to,$(p))) $(PREFIX)/lib/systemd/system/attnd.service
+
+install: all ## install below $(DESTDIR)$(PREFIX); a configuration that is there is never overwritten
+	$(Q)for f in $(TOOLS); do install -D -m755 $(O)/$$f $(DESTDIR)$(PREFIX)/bin/$$f; done
+	$(Q)if [ -e $(O)/attnd ]; then install -D -m755 $(O)/attnd $(DESTDIR)$(PREFIX)/sbin/attnd; fi
+	$(Q)for f in $(HEADERS:client-lib/%=%); do install -D -m644 client-lib/$$f $(DESTDIR)$(PREFIX)/$$f; done
+	$(Q)if [ -n "$(LIBRARY)" ]; then \
+		cd $(O) && install -D -m755 libattnd.so $(DESTDIR)$(PREFIX)/lib/libattnd.so.$(VERSION) && \
+		install -D -m644 -t $(DESTDIR)$(PREFIX)/lib libattnd.a && \
+		install -D -m644 -t $(DESTDIR)$(PREFIX)/lib/pkgconfig attnd.pc && \
+		ln -sf libattnd.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/$(SONAME) && \
+		ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libattnd.so; fi
+	$(Q)$(foreach p,$(PAGES),install -D -m644 $(p) $(DESTDIR)$(call page_to,$(p));)
+	$(Q)$(foreach u,$(UNIT),install -D -m644 $(u) $(DESTDIR)$(PREFIX)/lib/systemd/system/attnd.service;)
+	$(Q)$(foreach c,$(EXAMPLE),[ -e $(DESTDIR)/etc/attnd.conf ] || install -D -m644 $(c) $(DESTDIR)/etc/attnd.conf)
+
+uninstall: ## remove what install put there, except the configuration
+	$(Q)rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	$(Q)rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/include/attnd 2>/dev/null || true
+
+dist: ## pack the committed sources
+	$(Q)mkdir -p $(O)
+	$(Q)git archive --prefix=attnd-$(VERSION)/ -o $(O)/attnd-$(VERSION).tar.gz HEAD
+	@echo $(O)/attnd-$(VERSION).tar.gz
+
+clean: ## remove the output folder
+	$(Q)if [ -e $(O)/flags ] || [ -e $(O)/gen ]; then rm -rf -- '$(O)'; fi
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@echo; echo "Variables:"
+	@sed -n 's/^\([A-Z]*\) *?= *\([^#]*\)#  *\(.*\)/  \1\t\3/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: all run check bench all-tests benchmarks install uninstall dist clean help FORCE
+
+# ---- How things are made ---------------------------------------------------------------------------------
+
+$(O)/obj/%.o: %.c $(O)/flags $(O)/gen/base/base_features.h
+	$(call say,CC,$<)mkdir -p $(@D) && $(CC) $(CFLAGS_ALL) $(OPTIMIZE) $(ISA) -MMD -MP -c -o $@ $<
+
+# An archive is made anew when one of its objects changes or its folder gains or loses a file.
+.SECONDEXPANSION:
+$(ARCHIVES): $(O)/lib/lib%.a: $$(call objects,$$(call sources,%)) $$(wildcard % %/*/)
+	$(call say,AR,$@)mkdir -p $(@D) && rm -f $@ && ar rcs $@ $(filter %.o,$^)
+
+$(O)/lib/libtests.a: $(call objects,$(TEST_PARTS)) tests $(wildcard tests/*/)
+	$(call say,AR,$@)mkdir -p $(@D) && rm -f $@ && ar rcs $@ $(filter %.o,$^)
+
+link = $(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^)
+
+$(O)/attnd: $(O)/obj/service/svc_main.o $(ARCHIVES)
+	$(call say,LD,$@)$(link) $(ALL_ARCHIVES) $(LIBS)
+
+$(TOOLS:%=$(O)/%): $(O)/%: $$(call objects,$$(wildcard tools/$$*.c tools/$$*_*.c tools/tool_*.c)) $(ARCHIVES)
+	$(call say,LD,$@)$(link) $(ALL_ARCHIVES) $(LIBS)
+
+$(O)/tests/fuzz/fuzz_%: $(O)/obj/tests/fuzz/fuzz_%.o $(if $(FUZZ),,$(O)/obj/tests/fuzz/fuzz_main.o) \
+		$(O)/lib/libtests.a $(ARCHIVES)
+	$(call say,LD,$@)mkdir -p $(@D) && $(link) $(if $(FUZZ),-fsanitize=fuzzer) \
+		$(O)/lib/libtests.a $(ALL_ARCHIVES) $(LIBS)
+
+$(O)/tests/%: $(O)/obj/tests/%.o $(O)/lib/libtests.a $(ARCHIVES)
+	$(call say,LD,$@)mkdir -p $(@D) && $(link) $(O)/lib/libtests.a $(ALL_ARCHIVES) $(TEST_LIBS) $(LIBS)
+
+# The client library: of the other archives it takes only the members it needs, and it shows attnd_* alone.
+CLIENT_PARTS := -Wl,--whole-archive $(O)/lib/libclient-lib.a -Wl,--no-whole-archive \
+	-Wl,--start-group $(addprefix $(O)/lib/lib,shm-ipc.a netio.a base.a) -Wl,--end-group
+
+$(O)/libattnd.so: client-lib/libattnd.map $(ARCHIVES)
+	$(call say,LD,$@)$(CC) -shared $(LDFLAGS_ALL) -Wl,-soname,$(SONAME) -Wl,--version-script=$< \
+		$(if $(SAN),,-Wl,-z,defs) -o $@ $(CLIENT_PARTS) -lm && ln -sf libattnd.so $(O)/$(SONAME)
+
+$(O)/libattnd.a: $(ARCHIVES)
+	$(call say,AR,$@)rm -f $@ && $(CC) -r -nostdlib -o $(O)/obj/libattnd.o $(CLIENT_PARTS) && \
+		objcopy -w --keep-global-symbol='attnd_*' $(O)/obj/libattnd.o && ar rcs $@ $(O)/obj/libattnd.o
+
+$(O)/attnd.pc: client-lib/attnd.pc.in $(O)/flags
+	$(call say,GEN,$@)sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $< >$@
+
+# ---- Stamps: rebuild when the flags or the features change -----------------------------------------------
+
+has_package = $(if $(call is_on,$(1)),$(if $(filter auto,$(1)),$(shell pkg-config --exists $(2) && echo 1),1))
+FLAGS := $(CC) $(shell $(CC) -dumpfullversion 2>/dev/null || $(CC) -dumpversion) $(CFLAGS_ALL) $(OPTIMIZE) \
+	$(LDFLAGS_ALL) $(LIBS) $(PREFIX)
+quote = '$(subst ','\'',$(1))'
+keep_if_same = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(O)/flags: FORCE
+	@tools/setup.sh --have build && mkdir -p $(@D)
+	@printf '%s\n' $(call quote,$(FLAGS)) >$@.new && $(keep_if_same)
+
+HAVE_CUDA = $(if $(call is_on,$(CUDA)),$(if $(filter auto,$(CUDA)),$(shell command -v nvcc >/dev/null && echo 1),1))
+$(O)/gen/base/base_features.h: FORCE
+	@mkdir -p $(@D) && printf '%s\n' '/* What this build was made with; made by the Makefile. */' \
+		'#ifndef BASE_FEATURES_H' '#define BASE_FEATURES_H' '' \
+		'#define BASE_VERSION "$(VERSION)"' \
+		'#define BASE_HAVE_HWLOC $(if $(HWLOC_ON),1,0)' \
+		'#define BASE_HAVE_URING $(if $(call has_package,$(URING),liburing),1,0)' \
+		'#define BASE_HAVE_DPDK $(if $(call has_package,$(DPDK),libdpdk),1,0)' \
+		'#define BASE_HAVE_CUDA $(if $(HAVE_CUDA),1,0)' '' '#endif' >$@.new && $(keep_if_same)
+
+FORCE:
+
+-include $(shell find $(O)/obj -name '*.d' 2>/dev/null)
