@@ -32,7 +32,7 @@ enum { KERN_PAGE_TOKENS = 64 };
 
 /* Geometry of a session's cache. Filled by kern_kv_init from the first six fields. */
 struct kern_kv_geometry {
-	uint32_t layers, heads, kv_heads, head_dim; /* head_dim: multiple of 8, 32..256 */
+	uint32_t layers, heads, kv_heads, head_dim; /* head_dim: multiple of 8, 8..256 */
 	enum kern_kv k, v;
 	size_t page_bytes[2];  /* [0]: in block 0; [1]: in later blocks */
 	size_t block_bytes[2]; /* layers * kv_heads pages, multiple of 4096 */
