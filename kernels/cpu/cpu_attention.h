@@ -1,0 +1,74 @@
+/*
+ * Attention over a paged cache, cut into units that the CPU backend's executor hands to its threads.
+ *
+ * A *job* is one session in one layer: new K and V rows to append (maybe none), and query rows that attend. It runs
+ * in three phases, each of them a number of units; a phase begins when every unit of the phase before it is done,
+ * for all jobs that run together. Units of one phase are independent: any thread runs any of them in any order.
+ *
+ *   APPEND  one unit per KV head: rope K, quantize, store; the mean of block 0 when its 64th token arrives.
+ *   ATTEND  units over (KV head or group, chunk of query rows, range of KV): rope Q, attend; writes o and lse, or
+ *           a partial result where its KV range is a part of the whole.
+ *   MERGE   combines partial results, in ascending order of KV. No units where nothing was split.
+ *
+ * Bits: where the KV is split depends on token positions alone. Whether the parts are run by one unit in turn or by
+ * several at once (a matter of `participants` and of the room for partial results) never shows in the result.
+ *
+ * Limits: a unit is meant to take at most some 20 us, since the owner's poll is not interrupted within one; very long
+ * contexts may exceed that when the room for partial results is short. No allocation, no lock, no system call in any
+ * function here. Whatever q, k, v hold, also NaN and values that change while being read, is memory-safe: each element
+ * is read once per unit that needs it; o and lse are never read.
+ */
+#ifndef CPU_ATTENTION_H
+#define CPU_ATTENTION_H
+
+#include "base/base_cpu.h"
+#include "kernels/kern_backend.h"
+
+enum cpu_attention_phase { CPU_ATTENTION_APPEND, CPU_ATTENTION_ATTEND, CPU_ATTENTION_MERGE, CPU_ATTENTION_PHASES };
+
+struct cpu_attention_job {
+	/* Given by the executor. Strides are in elements, from one row to the next; inside a row the heads follow
+	 * each other: q and o [heads][head_dim], k and v [kv_heads][head_dim], lse [heads]. */
+	enum base_isa isa; /* which code runs: base_cpu()->isa, or lower in tests */
+	const struct kern_kv_geometry *kv;
+	unsigned char *const *blocks;
+	uint32_t layer;
+	uint32_t q_rows, kv_rows;
+	uint32_t kv_position; /* of the first new K row; the layer holds kv_position + kv_rows tokens afterwards */
+	uint32_t q_position;
+	uint32_t window; /* 0 none */
+	bool causal;
+	float scale, soft_cap; /* soft_cap 0: off */
+	enum kern_dtype dtype; /* of q, k, v and o */
+	const void *q, *k, *v;
+	size_t q_stride, k_stride, v_stride;
+	void *o;
+	size_t o_stride;
+	float *lse; /* NULL: not wanted */
+	size_t lse_stride;
+
+	/* Rotation of the first `rotated` elements of each head of K and Q. Row r of K and row r of Q have the same position
+	 * wherever rope is not NONE. rope_cos_sin [rows][rotated/2][2]: cosine, then sine, magnitude included. */
+	enum kern_rope rope;
+	uint32_t rotated;
+	const float *rope_cos_sin;
+
+	/* Filled by cpu_attention_plan; the executor reads units only. */
+	uint32_t units[CPU_ATTENTION_PHASES];
+	float *partial;
+	uint32_t rows_per_unit, row_chunks, split_tokens, splits;
+};
+
+/* Cuts the job: fills its last part. `partial` is room for partial results that this job may use until its MERGE is
+ * done (64-byte aligned, maybe too small or NULL: then the job is not split). Returns the bytes of it that are taken, a
+ * multiple of 64. participants: threads that may share the work, at least 1. */
+size_t cpu_attention_plan(struct cpu_attention_job *job, uint32_t participants, void *partial, size_t partial_bytes);
+
+/* Private memory that each participant needs while it runs a unit; 64-byte aligned, contents need not be kept. A bound
+ * for every geometry that kern_kv_init takes. */
+size_t cpu_attention_scratch_bytes(void);
+
+/* Runs unit 0 <= unit < job->units[phase]. */
+void cpu_attention_run(const struct cpu_attention_job *job, enum cpu_attention_phase phase, uint32_t unit, void *scratch);
+
+#endif
