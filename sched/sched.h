@@ -1,0 +1,146 @@
+/*
+ * The scheduler of one device: sessions, KV blocks, queues, batches. It decides what runs when; the backend runs it.
+ *
+ * Pure over its clock, its backend and its two queues: no ring, packet, thread, file or system call is known here, so the
+ * simulator polls it like everything else. One thread, its owner, calls sched_poll; everything else reaches it as a
+ * message. Nothing is allocated after sched_create.
+ *
+ *   front --- sched_message ---> [ in ]  sched  [ out ] --- sched_reply ---> front
+ *
+ * The life of a request (the daemon's private bookkeeping; each arrow is taken by sched_poll alone):
+ *
+ *   message -> QUEUED -> ACTIVE <-> RUNNING -> completed (exactly one final reply)
+ *                 \---------\----------\----> cancelled | expired | refused | client gone
+ *
+ * QUEUED: copied, validated, behind earlier requests of its session. ACTIVE: head of its session, its input copied, its blocks held.
+ * RUNNING: rows of it are in a submitted step.
+ */
+#ifndef SCHED_H
+#define SCHED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "attnd/record.h"
+#include "base/base_clock.h"
+#include "base/base_spsc.h"
+#include "kernels/kern_backend.h"
+#include "model/model.h"
+
+/* ---- what comes in ----------------------------------------------------------------------------------------- */
+
+enum sched_message_kind {
+	SCHED_REQUEST,
+	SCHED_CLIENT_ADD,  /* argument: tenant; credits: stream completions it may receive */
+	SCHED_CLIENT_GONE, /* ends and frees all it had; answered by SCHED_CLIENT_QUIESCED */
+	SCHED_CREDIT,      /* credits: so many stream completions were consumed */
+	SCHED_DRAIN,       /* refuse new work with DRAINING, finish what was accepted */
+};
+
+struct sched_message { /* 128 bytes */
+	struct attnd_request record; /* the front's private copy */
+	uint32_t kind;
+	uint32_t client;     /* the front's slot of the client, < clients_max; reused only after quiescence */
+	uint32_t argument, credits;
+	int64_t received_ns;
+	/* The ranges that the record names, already checked against the client's arena; NULL when empty. What indexes or sizes is
+	 * copied from here once and the copy validated; numeric payload is read in place by kernels. */
+	const void *in;
+	void *out;
+	uint64_t reserved[2];
+};
+_Static_assert(sizeof(struct sched_message) == 128, "two cache lines");
+
+/* ---- what goes out ----------------------------------------------------------------------------------------- */
+
+enum sched_reply_kind { SCHED_COMPLETION, SCHED_CLIENT_QUIESCED };
+
+struct sched_reply { /* 128 bytes */
+	struct attnd_completion completion; /* lap is the front's to fill */
+	uint32_t kind;
+	uint32_t client;
+	uint64_t reserved[7];
+};
+_Static_assert(sizeof(struct sched_reply) == 128, "two cache lines");
+
+/* The front must always drain `out`; the scheduler takes a request from `in` only while `out` has room for its final completion and for
+ * those of all it accepted, so it never waits and never drops. */
+
+/* ---- configuration --------------------------------------------------------------------------------------------- */
+
+enum { SCHED_TENANTS_MAX = 64, SCHED_MODELS_MAX = 16 };
+
+struct sched_tenant {
+	uint64_t models;         /* bit i: may use model i */
+	bool attention;          /* may open attention sessions */
+	uint32_t sessions_max;
+	uint64_t kv_bytes_max;
+	uint32_t weight;         /* share of device time; carried for the fair scheduler, 1 = normal */
+};
+
+struct sched_options {
+	size_t struct_bytes;
+	struct base_clock *clock;
+	struct kern_backend *backend;
+	struct base_spsc *in, *out;
+	const struct model *const *models; /* [model_count]; their programs are prepared on `backend` */
+	uint32_t model_count;
+	const struct sched_tenant *tenants;
+	uint32_t tenant_count;
+	uint32_t device;          /* this device's index: goes into session handles */
+	uint64_t boot_id;         /* goes into session handles: a handle of another life answers SESSION_LOST */
+	enum kern_kv kv_default;
+	uint64_t kv_bytes;        /* the KV pool */
+	uint64_t kv_extent_bytes; /* 0: chosen from kv_bytes */
+	uint32_t clients_max, sessions_max, requests_max;
+	uint32_t client_requests_max; /* accepted and not completed, of one client: the contract's max_in_flight */
+	uint32_t tokens_max;      /* of one session */
+	uint32_t step_rows_max;   /* token budget of one step; the models were loaded with max_rows >= this */
+	uint32_t prefill_chunk;   /* rows of one sequence in one step at most */
+	uint32_t out_rows_max;    /* output rows of one step (and of one request) */
+	const char *build;        /* for DESCRIBE */
+};
+
+/* ---- the role ------------------------------------------------------------------------------------------------------ */
+
+struct sched;
+
+/* -EINVAL, -ENOMEM with a message. */
+int sched_create(struct sched **sched, const struct sched_options *options);
+/* Takes messages, makes progress on the device, forms steps, sends replies. Returns the amount of work done; 0 = idle. Never blocks. */
+int sched_poll(struct sched *sched);
+/* True when nothing is queued, running, or waiting to be zeroed. */
+bool sched_idle(const struct sched *sched);
+/* When sched_poll has to be called next although no message arrives (a deadline): ns, INT64_MAX if never. */
+int64_t sched_next_event_ns(const struct sched *sched);
+void sched_destroy(struct sched *sched);
+
+/* ---- what can be read of it (owner's thread; the control role gets copies by way of svc) ----------------------------- */
+
+struct sched_counters {
+	uint64_t accepted, completed;          /* requests; equal when idle */
+	uint64_t by_status[ATTND_STATUS_END];  /* final completions */
+	uint64_t by_op[ATTND_OP_END];
+	uint64_t stream_completions;
+	uint64_t gone;                         /* completions that had no client left */
+	uint64_t steps, step_rows, decode_rows, prefill_rows, step_seqs, attends;
+	uint64_t busy_ns;                      /* time with work on the device */
+	uint64_t predicted_ns, actual_ns;      /* sums over steps */
+	uint64_t parked;                       /* times a stream had no credit */
+	uint32_t sessions, clients, requests;  /* live now */
+	uint64_t kv_bytes_used, kv_bytes_free, kv_bytes_dirty;
+	uint32_t blocks_used;
+};
+
+void sched_counters_read(const struct sched *sched, struct sched_counters *counters);
+
+/* Visits live sessions, for attnctl. */
+struct sched_session_view { uint64_t handle; uint32_t client, tenant, kind, model, position, blocks, queued; uint8_t kv_k, kv_v; };
+uint32_t sched_sessions_view(const struct sched *sched, struct sched_session_view *views, uint32_t capacity);
+
+/* Checks every invariant (conservation of blocks, requests and credits; reference counts against block tables). 0, or -EINVAL with a message
+ * saying which one broke. For tests and the simulator; not for the request path. */
+int sched_check(const struct sched *sched);
+
+#endif

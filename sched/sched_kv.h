@@ -1,0 +1,40 @@
+/*
+ * The pool of KV blocks of one device: fixed memory, taken once, cut into extents; an extent serves blocks of one size at a time and is
+ * given back when all of them are free. Blocks are reference counted (fork, later shared prefixes) and zeroed by the backend
+ * between two owners: free -> used -> dirty -> zeroing -> free.
+ *
+ * Owner: the scheduler's thread. Nothing is allocated after create; every call is O(1) but for the first use of an extent.
+ */
+#ifndef SCHED_KV_H
+#define SCHED_KV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/kern_backend.h"
+
+struct sched_kv;
+
+int sched_kv_create(struct sched_kv **kv, struct kern_backend *backend, uint64_t pool_bytes, uint64_t extent_bytes);
+void sched_kv_destroy(struct sched_kv *kv);
+
+/* How many blocks of this size could be taken now (clean ones and untouched extents). */
+uint64_t sched_kv_available(const struct sched_kv *kv, size_t block_bytes);
+/* A zeroed block with one reference, or NULL. block_bytes <= extent size. */
+unsigned char *sched_kv_take(struct sched_kv *kv, size_t block_bytes);
+void sched_kv_reference(struct sched_kv *kv, unsigned char *block);
+/* Drops a reference; the last one makes the block dirty. */
+void sched_kv_release(struct sched_kv *kv, unsigned char *block);
+uint32_t sched_kv_references(const struct sched_kv *kv, const unsigned char *block);
+
+/* Dirty blocks to zero: fills spans (at most capacity), marks them as being zeroed. sched_kv_zeroed gives those back as free. */
+uint32_t sched_kv_dirty(struct sched_kv *kv, struct kern_span *spans, uint32_t capacity);
+void sched_kv_zeroed(struct sched_kv *kv, const struct kern_span *spans, uint32_t count);
+
+struct sched_kv_usage { uint64_t total_bytes, used_bytes, dirty_bytes, free_bytes; uint32_t blocks_used, blocks_dirty; };
+void sched_kv_usage(const struct sched_kv *kv, struct sched_kv_usage *usage);
+/* Conservation: every block is in exactly one state. 0 or -EINVAL with a message. */
+int sched_kv_check(const struct sched_kv *kv);
+
+#endif
