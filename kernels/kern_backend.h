@@ -34,8 +34,8 @@ enum kern_op_kind {
 	KERN_OP_EMBED,    /* dst[r] = row tokens[r] of weight (times f0), or the caller's embedding row */
 	KERN_OP_RMSNORM,  /* dst = src * rsqrt(mean(src^2) + f0) * gain */
 	KERN_OP_LAYERNORM,/* dst = (src - mean) * rsqrt(var + f0) * gain + bias */
-	KERN_OP_MATMUL,   /* dst = src * weight^T (+ bias); add: dst += */
-	KERN_OP_HEADNORM, /* in place on src: RMSNORM of each head of u0 elements, heads first..first+u2 (Qwen3) */
+	KERN_OP_MATMUL,   /* dst[u0..u0+n) = src * weight^T (+ bias[n]); add: dst += */
+	KERN_OP_HEADNORM, /* in place on src: RMSNORM of each head of u0 elements, heads u1..u1+u2; gain[u0], f0 eps (Qwen3) */
 	KERN_OP_ATTENTION,/* src: fused q|k|v rows; rope, append to the cache, attend; dst: heads*head_dim */
 	KERN_OP_SILU_MUL, /* dst = silu(src) * src2 */
 	KERN_OP_GELU,     /* dst = gelu(src) (exact, erf) */
@@ -55,7 +55,8 @@ struct kern_op {
 	bool add;
 	const struct kern_weight *weight; /* EMBED, MATMUL, LOGITS */
 	const float *gain, *bias;         /* backend memory (see table: alloc) */
-	uint32_t u0, u1, u2;              /* ATTENTION: u0 layer, u1 enum kern_rope, u2 rotated dims */
+	uint32_t u0, u1, u2;              /* ATTENTION: u0 layer, u1 enum kern_rope, u2 rotated dims; MATMUL: u0 dst's
+	                                   * first column (0, but for q, k, v of different types into one slot) */
 	float f0, f1;                     /* ATTENTION: f0 scale, f1 soft cap */
 	uint32_t window;                  /* ATTENTION: sliding window, 0 none */
 };
