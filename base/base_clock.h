@@ -40,7 +40,7 @@ static inline int64_t base_clock_now(struct base_clock *clock)
 
 		if (ticks < clock->reanchor_ticks) {
 			int64_t now_ns = clock->anchor_ns +
-				(int64_t)(((unsigned __int128)ticks * clock->ns_per_tick_q32) >> 32);
+				(int64_t)(((__extension__ unsigned __int128)ticks * clock->ns_per_tick_q32) >> 32);
 
 			if (now_ns < clock->last_ns)
 				now_ns = clock->last_ns;

@@ -23,7 +23,7 @@ static inline uint64_t base_rand_next(uint64_t *state)
 /* Uniform in [0, n); n > 0. Bias below 2^-32 for n < 2^32 (multiply-shift on the high word). */
 static inline uint64_t base_rand_below(uint64_t *state, uint64_t n)
 {
-	return (uint64_t)(((unsigned __int128)base_rand_next(state) * n) >> 64);
+	return (uint64_t)(((__extension__ unsigned __int128)base_rand_next(state) * n) >> 64);
 }
 
 /* Uniform in [0, 1) from (seed, position) alone. */

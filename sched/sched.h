@@ -48,7 +48,7 @@ struct sched_message { /* 128 bytes */
 	 * copied from here once and the copy validated; numeric payload is read in place by kernels. */
 	const void *in;
 	void *out;
-	uint64_t reserved[2];
+	uint64_t reserved[3];
 };
 _Static_assert(sizeof(struct sched_message) == 128, "two cache lines");
 
