@@ -11,6 +11,8 @@
 
 #include <stdint.h>
 
+#include "base/base_int.h"
+
 enum base_clock_kind { BASE_CLOCK_MONOTONIC, BASE_CLOCK_TSC, BASE_CLOCK_FAKE };
 
 struct base_clock {
@@ -40,7 +42,7 @@ static inline int64_t base_clock_now(struct base_clock *clock)
 
 		if (ticks < clock->reanchor_ticks) {
 			int64_t now_ns = clock->anchor_ns +
-				(int64_t)(((__extension__ unsigned __int128)ticks * clock->ns_per_tick_q32) >> 32);
+				(int64_t)(((base_u128)ticks * clock->ns_per_tick_q32) >> 32);
 
 			if (now_ns < clock->last_ns)
 				now_ns = clock->last_ns;

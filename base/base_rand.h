@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "base/base_int.h"
+
 static inline uint64_t base_mix64(uint64_t z)
 {
 	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -23,7 +25,7 @@ static inline uint64_t base_rand_next(uint64_t *state)
 /* Uniform in [0, n); n > 0. Bias below 2^-32 for n < 2^32 (multiply-shift on the high word). */
 static inline uint64_t base_rand_below(uint64_t *state, uint64_t n)
 {
-	return (uint64_t)(((__extension__ unsigned __int128)base_rand_next(state) * n) >> 64);
+	return (uint64_t)(((base_u128)base_rand_next(state) * n) >> 64);
 }
 
 /* Uniform in [0, 1) from (seed, position) alone. */
