@@ -14,12 +14,13 @@
 
 enum { BASE_FAULT_RANGES = 4096 };
 
-/* Installs the handler, on an alternate stack per thread where asked. A fault outside every range keeps its
- * default action. -errno with a message. Idempotent. */
+/* Installs the handler; a thread that has an alternate stack takes the signal there. A fault outside every
+ * range keeps the action it had before, by default the end of the process. -errno with a message. Idempotent. */
 int base_fault_install(void);
 
-/* flag becomes 1 on a fault in the range; it must outlive the registration. Returns a handle >= 0,
- * or -ENOSPC with a message. */
+/* memory and size_bytes are one whole mapping. flag becomes 1 on a fault in it, and must outlive the
+ * registration. No thread may touch the range any more when it is removed. Returns a handle >= 0, or -ENOSPC
+ * (the table is full) or -EINVAL (not page aligned, or empty) with a message. */
 int base_fault_add(void *memory, size_t size_bytes, _Atomic int *flag);
 void base_fault_remove(int handle);
 
