@@ -41,6 +41,17 @@ struct kern_kv_geometry {
 /* -EINVAL with a message for a geometry that the kernels do not take. */
 int kern_kv_init(struct kern_kv_geometry *geometry);
 
+/* Where the arrays of a page begin, in bytes from its start; 0 for what this page has not (only k is really at 0). */
+struct kern_kv_layout {
+	enum kern_kv k_format, v_format; /* of this page: block 0 never holds int8 */
+	size_t k, k_scale, k_sum;
+	size_t v, v_scale;
+	size_t mean; /* block 0 only; filled when K is int8 */
+	size_t bytes;
+};
+
+struct kern_kv_layout kern_kv_layout(const struct kern_kv_geometry *geometry, uint32_t block_index);
+
 static inline unsigned char *kern_kv_page(const struct kern_kv_geometry *g, unsigned char *block,
 	uint32_t block_index, uint32_t layer, uint32_t kv_head)
 {
