@@ -2,7 +2,7 @@
  * A hardened reader of GGUF files (versions 2 and 3): every count, length, offset and product is checked against the
  * file's size before it is used; holes are tolerated only as alignment padding; overlapping or out-of-order tensors,
  * duplicate names and keys, unknown types, nested arrays and absurd counts are refused with a message that names the
- * offending key or tensor. The file is mapped read-only and its mapping is registered with base_fault, so that a later
+ * offending key or tensor. Names are printable ASCII, so that a message can quote them. The file is mapped read-only and its mapping is registered with base_fault, so that a later
  * truncation fails this model alone.
  *
  * Control thread, at load. The mapping is constant afterwards (any thread may read).
@@ -47,8 +47,19 @@ bool model_gguf_damaged(const struct model_gguf *gguf);
 
 uint64_t model_gguf_tensor_count(const struct model_gguf *gguf);
 const struct model_gguf_tensor *model_gguf_tensor_at(const struct model_gguf *gguf, uint64_t index);
-/* NULL when there is none. */
+/* NULL when there is none. One probe of a table made at open. */
 const struct model_gguf_tensor *model_gguf_tensor(const struct model_gguf *gguf, const char *name);
+
+/* A key as it stands in the file: for copying and listing. raw is the value's bytes, of an array with its head. */
+struct model_gguf_key {
+	struct model_text name;
+	enum model_gguf_value type, element_type; /* element_type and count: of an array */
+	uint64_t count;
+	struct model_text raw;
+};
+
+uint64_t model_gguf_key_count(const struct model_gguf *gguf);
+const struct model_gguf_key *model_gguf_key_at(const struct model_gguf *gguf, uint64_t index);
 
 /* Scalars: any integer type that fits; 0 found, -ENOENT absent, -EBADMSG wrong type or range, with a message. */
 int model_gguf_u32(const struct model_gguf *gguf, const char *key, uint32_t *value);
@@ -60,7 +71,8 @@ int model_gguf_text(const struct model_gguf *gguf, const char *key, struct model
 int model_gguf_array(const struct model_gguf *gguf, const char *key, enum model_gguf_value *type, uint64_t *count);
 /* Walks an array of strings in order: begin with *cursor = 0; 1 = one more in *text, 0 = at the end. */
 int model_gguf_array_text(const struct model_gguf *gguf, const char *key, uint64_t *cursor, struct model_text *text);
-/* Copies a numeric array, converting; -ERANGE when count differs from the array's. */
+/* Copies a numeric array, converting; -ERANGE when count differs from the array's; -EBADMSG when it is not numeric or
+ * a value does not fit. */
 int model_gguf_array_i32(const struct model_gguf *gguf, const char *key, int32_t *values, uint64_t count);
 int model_gguf_array_f32(const struct model_gguf *gguf, const char *key, float *values, uint64_t count);
 
