@@ -65,7 +65,8 @@ struct sched_reply { /* 128 bytes */
 _Static_assert(sizeof(struct sched_reply) == 128, "two cache lines");
 
 /* The front must always drain `out`; the scheduler takes a request from `in` only while `out` has room for its final completion and for
- * those of all it accepted, so it never waits and never drops. */
+ * those of all it accepted, so it never waits and never drops. `out` holds at least clients_max + requests_max + 64 elements: one for
+ * each final completion, one for each client's quiescence, and some for streams. */
 
 /* ---- configuration --------------------------------------------------------------------------------------------- */
 
@@ -79,16 +80,24 @@ struct sched_tenant {
 	uint32_t weight;         /* share of device time; carried for the fair scheduler, 1 = normal */
 };
 
+/* A model as the scheduler needs it, all constant while it lives. */
+struct sched_model {
+	const struct kern_program *program;      /* prepared on `backend`, with max_rows >= step_rows_max */
+	const struct model_info *info;
+	const struct model_tokenizer *tokenizer; /* end tokens; NULL: none */
+	const struct model *file;                /* asked whether its file was damaged; NULL: never */
+};
+
 struct sched_options {
 	size_t struct_bytes;
 	struct base_clock *clock;
 	struct kern_backend *backend;
 	struct base_spsc *in, *out;
-	const struct model *const *models; /* [model_count]; their programs are prepared on `backend` */
+	const struct sched_model *models; /* [model_count] */
 	uint32_t model_count;
 	const struct sched_tenant *tenants;
 	uint32_t tenant_count;
-	uint32_t device;          /* this device's index: goes into session handles */
+	uint32_t device;          /* this device's index, < 256: goes into session handles */
 	uint64_t boot_id;         /* goes into session handles: a handle of another life answers SESSION_LOST */
 	enum kern_kv kv_default;
 	uint64_t kv_bytes;        /* the KV pool */
@@ -98,7 +107,7 @@ struct sched_options {
 	uint32_t tokens_max;      /* of one session */
 	uint32_t step_rows_max;   /* token budget of one step; the models were loaded with max_rows >= this */
 	uint32_t prefill_chunk;   /* rows of one sequence in one step at most */
-	uint32_t out_rows_max;    /* output rows of one step (and of one request) */
+	uint32_t out_rows_max;    /* output rows of one step; a request with more is cut into several */
 	const char *build;        /* for DESCRIBE */
 };
 
