@@ -28,12 +28,18 @@ void sched_kv_reference(struct sched_kv *kv, unsigned char *block);
 void sched_kv_release(struct sched_kv *kv, unsigned char *block);
 uint32_t sched_kv_references(const struct sched_kv *kv, const unsigned char *block);
 
-/* Dirty blocks to zero: fills spans (at most capacity), marks them as being zeroed. sched_kv_zeroed gives those back as free. */
-uint32_t sched_kv_dirty(struct sched_kv *kv, struct kern_span *spans, uint32_t capacity);
+/* Dirty blocks to zero: fills spans (at most capacity, and bytes_max but for the first), marks them as being zeroed. sched_kv_zeroed
+ * gives those back as free; sched_kv_still_dirty those whose zeroing failed. */
+uint32_t sched_kv_dirty(struct sched_kv *kv, struct kern_span *spans, uint32_t capacity, size_t bytes_max);
 void sched_kv_zeroed(struct sched_kv *kv, const struct kern_span *spans, uint32_t count);
+void sched_kv_still_dirty(struct sched_kv *kv, const struct kern_span *spans, uint32_t count);
 
 struct sched_kv_usage { uint64_t total_bytes, used_bytes, dirty_bytes, free_bytes; uint32_t blocks_used, blocks_dirty; };
 void sched_kv_usage(const struct sched_kv *kv, struct sched_kv_usage *usage);
+size_t sched_kv_extent_bytes(const struct sched_kv *kv);
+/* A number below sched_kv_limit for every block in use, for checks of who holds it. */
+uint32_t sched_kv_number(const struct sched_kv *kv, const unsigned char *block);
+uint32_t sched_kv_limit(const struct sched_kv *kv);
 /* Conservation: every block is in exactly one state. 0 or -EINVAL with a message. */
 int sched_kv_check(const struct sched_kv *kv);
 
