@@ -43,6 +43,18 @@ static inline void *base_spsc_claim(struct base_spsc *queue)
 	return queue->elements + (tail & queue->capacity_mask) * queue->element_bytes;
 }
 
+/* Producer: whether so many slots can be claimed, one after the other. */
+static inline bool base_spsc_room(struct base_spsc *queue, uint64_t slots)
+{
+	uint64_t tail = atomic_load_explicit(&queue->tail, memory_order_relaxed);
+	uint64_t capacity = queue->capacity_mask + 1;
+
+	if (tail - queue->head_seen + slots > capacity)
+		/* A2 again: pairs with R2 in base_spsc_release. */
+		queue->head_seen = atomic_load_explicit(&queue->head, memory_order_acquire);
+	return tail - queue->head_seen + slots <= capacity;
+}
+
 static inline void base_spsc_publish(struct base_spsc *queue)
 {
 	uint64_t tail = atomic_load_explicit(&queue->tail, memory_order_relaxed);
