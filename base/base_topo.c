@@ -80,6 +80,15 @@ static uint64_t huge_pages(const char *name)
 	return count;
 }
 
+/* Memory that a hypervisor added later is missing from the node's own count. */
+static void count_added_memory(struct base_topo *topo)
+{
+	uint64_t bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+
+	if (topo->node_count == 1 && topo->nodes[0].memory_bytes < bytes)
+		topo->nodes[0].memory_bytes = bytes;
+}
+
 int base_topo_read(struct base_topo *topo)
 {
 	int err;
@@ -94,6 +103,7 @@ int base_topo_read(struct base_topo *topo)
 	if (topo->is_this_machine) {
 		topo->huge_2m_total = huge_pages("nr_hugepages");
 		topo->huge_2m_free = huge_pages("free_hugepages");
+		count_added_memory(topo);
 	}
 	if (topo->left_out)
 		base_log(BASE_LOG_WARN, "control", "topology_cut",
