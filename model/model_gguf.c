@@ -336,8 +336,8 @@ static int place_tensors(struct model_gguf *gguf, uint64_t infos_end, uint64_t a
 
 static int read_header(struct model_gguf *gguf, struct model_gguf_cursor *cursor)
 {
-	char magic[4];
-	uint32_t version;
+	char magic[4] = "";
+	uint32_t version = 0;
 
 	if (gguf->size_bytes < HEADER_BYTES)
 		return base_fail(EBADMSG, "%zu bytes are too few for a GGUF file, whose header has %d",
@@ -507,8 +507,8 @@ void model_gguf_close(struct model_gguf *gguf)
 
 bool model_gguf_damaged(const struct model_gguf *gguf)
 {
-	/* The flag is raised by a fault of the reading thread itself or of one that shares no other data with it. */
-	return atomic_load_explicit(&gguf->damaged, memory_order_relaxed) != 0;
+	/* Pairs with R3 in base_fault.c: who sees the flag finds the zeros mapped. */
+	return atomic_load_explicit(&gguf->damaged, memory_order_acquire) != 0;
 }
 
 uint64_t model_gguf_tensor_count(const struct model_gguf *gguf)
