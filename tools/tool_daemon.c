@@ -1,0 +1,176 @@
+/*
+ * Which daemon a tool talks to. See tool_daemon.h.
+ */
+#include "tools/tool_daemon.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/base_error.h"
+#include "tools/tool_text.h"
+
+enum { KEY_SPAWN = 0x1000, KEY_ADDRESS, KEY_DAEMON_OPTION };
+
+static const struct argp_option daemon_options[] = {
+	{ NULL, 0, NULL, 0, "Which daemon:", 50 },
+	{ "spawn", KEY_SPAWN, NULL, 0, "start a private daemon for the duration of this program",
+		50 },
+	{ "model", 'm', "MODEL", 0,
+		"the model: with --spawn a GGUF file, else a name that the daemon knows", 50 },
+	{ "address", KEY_ADDRESS, "ADDRESS", 0,
+		"a running daemon, as shm:PATH (else $ATTND_ADDRESS, then the usual places)", 50 },
+	{ "daemon-option", KEY_DAEMON_OPTION, "SECTION.KEY=VALUE", 0,
+		"a setting for the private daemon; may be repeated", 50 },
+	{ "verbose", 'v', NULL, 0, "show the private daemon's log", 50 },
+	{ 0 },
+};
+
+static error_t parse(int key, char *value, struct argp_state *state)
+{
+	struct tool_daemon *daemon = state->input;
+
+	switch (key) {
+	case KEY_SPAWN:
+		daemon->spawn = true;
+		return 0;
+	case 'm':
+		daemon->model = value;
+		return 0;
+	case KEY_ADDRESS:
+		daemon->address = value;
+		return 0;
+	case KEY_DAEMON_OPTION:
+		if (!strchr(value, '='))
+			argp_error(
+				state, "--daemon-option takes section.key=value, not '%s'", value);
+		if (daemon->option_count + 8 >= TOOL_SPAWN_OPTIONS_MAX)
+			argp_error(state, "too many --daemon-option");
+		daemon->options[daemon->option_count++] = value;
+		return 0;
+	case 'v':
+		daemon->verbose = true;
+		return 0;
+	case ARGP_KEY_FINI:
+		if (daemon->spawn && daemon->address)
+			argp_error(
+				state, "--spawn starts a daemon of its own; it takes no --address");
+		if (!daemon->spawn && daemon->option_count)
+			argp_error(state, "--daemon-option needs --spawn");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+const struct argp tool_daemon_argp = { .options = daemon_options, .parser = parse };
+
+void tool_daemon_default(struct tool_daemon *daemon, const char *option)
+{
+	memmove(daemon->options + 1, daemon->options,
+		daemon->option_count * sizeof(daemon->options[0]));
+	daemon->options[0] = option;
+	daemon->option_count++;
+}
+
+/* The daemon reads the file itself; looking here first gives the plainer message. */
+static void add_model(struct tool_daemon *daemon)
+{
+	char resolved[PATH_MAX];
+
+	if (!realpath(daemon->model, resolved) || access(resolved, R_OK))
+		tool_die(TOOL_FAILED, "cannot read the model '%s': %s", daemon->model,
+			strerror(errno));
+	snprintf(daemon->model_option, sizeof(daemon->model_option), "model.default.path=%s",
+		resolved);
+	tool_daemon_default(daemon, daemon->model_option);
+}
+
+void tool_daemon_open(struct tool_daemon *daemon)
+{
+	if (!daemon->spawn)
+		return;
+	if (daemon->model)
+		add_model(daemon);
+	if (tool_spawn_start(
+		    &daemon->spawned, daemon->options, daemon->option_count, daemon->verbose))
+		tool_die(TOOL_FAILED, "%s", base_error_message());
+	snprintf(daemon->address_text, sizeof(daemon->address_text), "shm:%s/attnd.sock",
+		daemon->spawned.folder);
+	daemon->address = daemon->address_text;
+}
+
+struct attnd_client *tool_daemon_connect(
+	struct tool_daemon *daemon, const struct attnd_options *options)
+{
+	struct attnd_options used = { .struct_bytes = sizeof(used) };
+	struct attnd_client *client;
+
+	if (options)
+		used = *options;
+	used.address = daemon->address;
+	if (attnd_connect(&client, &used) == 0)
+		return client;
+	if (daemon->spawn)
+		tool_spawn_show_log(&daemon->spawned);
+	tool_die(TOOL_NO_DAEMON, "%s%s", attnd_error(),
+		daemon->spawn || daemon->address ? "" : "; --spawn starts a private daemon");
+}
+
+uint32_t tool_daemon_model(
+	struct tool_daemon *daemon, struct attnd_client *client, struct attnd_model_info *info)
+{
+	struct attnd_daemon_info about;
+	uint32_t index = 0;
+
+	if (attnd_describe_daemon(client, &about))
+		tool_die(TOOL_FAILED, "cannot ask the daemon what it is: %s", attnd_error());
+	if (about.models == 0)
+		tool_die(TOOL_FAILED, "the daemon has no model; give one with --model%s",
+			daemon->spawn ? " FILE" : " in its configuration");
+	if (!daemon->spawn && daemon->model) {
+		int found = attnd_model_by_name(client, daemon->model);
+
+		if (found < 0)
+			tool_die(TOOL_FAILED,
+				"the daemon has no model '%s'; `attnctl models` lists what it has",
+				daemon->model);
+		index = (uint32_t)found;
+	}
+	if (attnd_describe_model(client, index, info))
+		tool_die(TOOL_FAILED, "cannot ask the daemon about its model: %s", attnd_error());
+	return index;
+}
+
+void tool_daemon_control_path(const struct tool_daemon *daemon, char *path, size_t path_bytes)
+{
+	const char *address = daemon->address ? daemon->address : getenv("ATTND_ADDRESS");
+
+	if (!address)
+		address = access("/run/attnd/attnd.ctl", F_OK) == 0 || !getenv("XDG_RUNTIME_DIR") ?
+			"shm:/run/attnd/attnd.sock" :
+			NULL;
+	if (!address) {
+		snprintf(path, path_bytes, "%s/attnd/attnd.ctl", getenv("XDG_RUNTIME_DIR"));
+		return;
+	}
+	if (strncmp(address, "shm:", 4) == 0)
+		address += 4;
+
+	const char *slash = strrchr(address, '/');
+
+	if (slash)
+		snprintf(path, path_bytes, "%.*s/attnd.ctl", (int)(slash - address), address);
+	else
+		snprintf(path, path_bytes, "attnd.ctl");
+}
+
+int tool_daemon_close(struct tool_daemon *daemon, int status)
+{
+	if (tool_spawn_stop(&daemon->spawned) == 0)
+		return status;
+	tool_say("%s", base_error_message());
+	return TOOL_FAILED;
+}
