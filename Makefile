@@ -15,7 +15,7 @@ DPDK    ?= auto#        DPDK: auto, 1 or 0
 CUDA    ?= auto#        CUDA: auto, 1 or 0
 FUZZ    ?=#             FUZZ=1 with CC=clang links the fuzz targets with libFuzzer
 KINDS   ?= unit abi kernels stress fuzz sim fault system# kinds of tests
-TESTS   ?=#             check and test only what matches this pattern, e.g. TESTS=base_clock
+TESTS   ?=#             only the tests with this in their path, e.g. TESTS=base_clock
 
 ifeq ($(origin CC),default)
 CC      := gcc
@@ -103,8 +103,9 @@ TEST_SOURCES := $(foreach k,$(KINDS) bench,$(wildcard tests/$(k)/test_*.c tests/
 	$(filter-out tests/fuzz/fuzz_main.c,$(wildcard tests/$(k)/fuzz_*.c))))
 TEST_PARTS := $(filter-out $(wildcard tests/*/test_*.c tests/*/fuzz_*.c tests/*/bench_*.c), \
 	$(wildcard tests/*.c tests/*/*.c))
-TEST_PROGRAMS := $(patsubst %.c,$(O)/%,$(filter-out tests/bench/%,$(TEST_SOURCES)))
-BENCH_PROGRAMS := $(patsubst %.c,$(O)/%,$(filter tests/bench/%,$(TEST_SOURCES)))
+wanted = $(foreach f,$(1),$(if $(or $(if $(TESTS),,1),$(findstring $(TESTS),$(f))),$(O)/$(f:.c=)))
+TEST_PROGRAMS := $(call wanted,$(filter-out tests/bench/%,$(TEST_SOURCES)))
+BENCH_PROGRAMS := $(call wanted,$(filter tests/bench/%,$(TEST_SOURCES)))
 
 # ---- What people ask for ---------------------------------------------------------------------------------
 
@@ -125,7 +126,7 @@ bench: ## build and run the benchmarks
 	@$(MAKE) all benchmarks
 	@O=$(O) TESTS='$(TESTS)' tests/run.sh --show 'bench:$(O):bench'
 
-all-tests: all $(TEST_PROGRAMS) ## build the tests too, without running them
+all-tests: $(TEST_PROGRAMS) $(if $(filter abi fault system,$(KINDS)),all) ## build the tests, without running them
 benchmarks: $(BENCH_PROGRAMS)
 
 $(foreach s,$(SUITES),$(eval O_$(s) := $(O)$(if $(SAN_$(s)),/$(s))))

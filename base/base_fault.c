@@ -43,7 +43,6 @@ struct fault_range {
 
 static struct fault_range ranges[BASE_FAULT_RANGES];
 static struct sigaction action_before;
-static _Atomic bool installed;
 
 struct fault_view {
 	uintptr_t start;
@@ -129,15 +128,14 @@ static void on_sigbus(int signal_number, siginfo_t *info, void *context)
 
 int base_fault_install(void)
 {
-	struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+	struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK}, current;
 
-	if (atomic_exchange(&installed, true))
+	if (sigaction(SIGBUS, NULL, &current) == 0 && current.sa_sigaction == on_sigbus)
 		return 0;
 	sigemptyset(&action.sa_mask);
-	if (sigaction(SIGBUS, &action, &action_before) != 0) {
-		atomic_store(&installed, false);
+	action_before = current;
+	if (sigaction(SIGBUS, &action, NULL) != 0)
 		return base_fail(errno, "cannot install a handler for SIGBUS (errno %d)", errno);
-	}
 	return 0;
 }
 

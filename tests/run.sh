@@ -6,7 +6,7 @@
 # SUITE is a name to print, FOLDER holds that suite's build, KINDS is a list of folders below tests/; the kind
 # "checks" stands for the tools/check-* scripts. A test is a built tests/KIND/test_*.c or fuzz_*.c, or a script
 # tests/KIND/test_*.sh or .py; it exits 0 (passed), 77 (skipped) or anything else (failed), and may print TAP,
-# in which case its single cases are counted. TESTS, a regular expression, picks by name. --show prints output.
+# in which case its single cases are counted. TESTS picks those with it in their path. --show prints output.
 #
 # A test has two minutes, or what it says in its first lines: "Time limit: 300 s". Logs are kept in
 # FOLDER/tests/log. Tests of the quick kinds run side by side, one per processor; the others alone, because
@@ -80,7 +80,7 @@ for suite in "$@"; do
 		[ "$kind" != checks ] || pattern="tools/check-*"
 		for file in $pattern; do
 			[ -e "$file" ] && [ "$file" != tests/fuzz/fuzz_main.c ] || continue
-			[[ $file =~ ${TESTS-} ]] && printf '%s\0%s\0%s\0%s\0' "$folder" "$name" "$kind" "$file" \
+			[[ $file == *"${TESTS-}"* ]] && printf '%s\0%s\0%s\0%s\0' "$folder" "$name" "$kind" "$file" \
 				>>"$list.$([[ $quick_kinds == *" $kind "* ]] && echo quick || echo alone)"
 		done
 	done
