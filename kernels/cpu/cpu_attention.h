@@ -56,7 +56,8 @@ struct cpu_attention_job {
 	/* Filled by cpu_attention_plan; the executor reads units only. */
 	uint32_t units[CPU_ATTENTION_PHASES];
 	float *partial;
-	uint32_t rows_per_unit, row_chunks, split_tokens, splits;
+	uint32_t rows_per_unit, row_chunks, heads_per_unit, head_parts; /* head_parts: of the heads of one KV head */
+	uint32_t first_split, splits; /* in units of CPU_ATTENTION_SPLIT_TOKENS */
 };
 
 /* Cuts the job: fills its last part. `partial` is room for partial results that this job may use until its MERGE is

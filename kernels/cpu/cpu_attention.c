@@ -1,0 +1,166 @@
+/*
+ * How a job of attention is cut into units, and how a unit finds its work. See cpu_attention.h for the phases and
+ * cpu_attention_unit.h for tiles and splits.
+ */
+#include "kernels/cpu/cpu_attention.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu_attention_unit.h"
+
+/* Channels of query vectors in a tile: more share the conversion of a page, fewer keep a unit short. Where K is not int8
+ * a page is transposed for every tile, which is worth more vectors. */
+enum { TILE_CHANNELS_INT8 = 1024, TILE_CHANNELS = 2048, TILE_VECTORS_MIN = 8 };
+
+const struct cpu_attention_kernels *cpu_attention_kernels(enum base_isa isa)
+{
+	switch (isa) {
+	case BASE_ISA_AVX512:
+	case BASE_ISA_AVX2:
+	case BASE_ISA_SCALAR:
+		break;
+	}
+	return &cpu_attention_scalar;
+}
+
+size_t cpu_attention_scratch_bytes(void)
+{
+	return sizeof(struct cpu_attention_scratch);
+}
+
+static uint32_t divide_up(uint32_t a, uint32_t b)
+{
+	return a / b + (a % b != 0);
+}
+
+static uint32_t tile_vectors(const struct kern_kv_geometry *kv)
+{
+	uint32_t vectors = (kv->k == KERN_KV_INT8 ? TILE_CHANNELS_INT8 : TILE_CHANNELS) / kv->head_dim;
+
+	vectors = vectors > TILE_VECTORS_MIN ? vectors : TILE_VECTORS_MIN;
+	return vectors < CPU_ATTENTION_VECTORS ? vectors : CPU_ATTENTION_VECTORS;
+}
+
+/* Cuts heads and rows into tiles, and rows finer where there would be fewer units than threads. */
+static void cut_tiles(struct cpu_attention_job *job, uint32_t participants)
+{
+	const uint32_t group = job->kv->heads / job->kv->kv_heads, vectors = tile_vectors(job->kv);
+	uint64_t columns;
+
+	job->head_parts = divide_up(group, vectors);
+	job->heads_per_unit = divide_up(group, job->head_parts);
+	job->rows_per_unit = vectors / job->heads_per_unit;
+	if (job->rows_per_unit > job->q_rows)
+		job->rows_per_unit = job->q_rows;
+	columns = (uint64_t)job->kv->kv_heads * job->head_parts * job->splits;
+	while (job->rows_per_unit > 1 && columns * divide_up(job->q_rows, job->rows_per_unit) < participants)
+		job->rows_per_unit = divide_up(job->rows_per_unit, 2);
+	job->row_chunks = divide_up(job->q_rows, job->rows_per_unit);
+}
+
+/* The splits that some row of the job sees; one, of nothing, where there are no keys. */
+static void cut_splits(struct cpu_attention_job *job)
+{
+	const uint32_t begin = cpu_attention_visible(job, 0).begin, end = cpu_attention_visible(job, job->q_rows - 1).end;
+
+	job->first_split = begin / CPU_ATTENTION_SPLIT_TOKENS;
+	job->splits = end > begin ? (end - 1) / CPU_ATTENTION_SPLIT_TOKENS - job->first_split + 1 : 1;
+}
+
+size_t cpu_attention_plan(struct cpu_attention_job *job, uint32_t participants, void *partial, size_t partial_bytes)
+{
+	size_t needed;
+	uint32_t tiles;
+
+	if (job->isa == BASE_ISA_AVX512 && !base_cpu()->avx512_vnni)
+		job->isa = BASE_ISA_AVX2;
+	memset(job->units, 0, sizeof(job->units));
+	job->partial = NULL;
+	if (job->kv_rows > 0)
+		job->units[CPU_ATTENTION_APPEND] = job->kv->kv_heads;
+	if (job->q_rows == 0)
+		return 0;
+	cut_splits(job);
+	cut_tiles(job, participants);
+	tiles = job->kv->kv_heads * job->head_parts * job->row_chunks;
+	job->units[CPU_ATTENTION_ATTEND] = tiles;
+	needed = (size_t)job->q_rows * job->kv->heads * job->splits * cpu_attention_part_floats(job->kv->head_dim) *
+		sizeof(float);
+	if (job->splits == 1 || partial == NULL || partial_bytes < needed)
+		return 0;
+	job->partial = partial;
+	job->units[CPU_ATTENTION_ATTEND] = tiles * job->splits;
+	job->units[CPU_ATTENTION_MERGE] = tiles;
+	return needed;
+}
+
+/* Tile number `index`, chunk of rows fastest, then part of the heads, then KV head. */
+static struct cpu_attention_tile tile_at(const struct cpu_attention_job *job, uint32_t column, uint32_t chunk)
+{
+	const uint32_t group = job->kv->heads / job->kv->kv_heads;
+	const uint32_t part_begin = column % job->head_parts * job->heads_per_unit;
+	struct cpu_attention_tile tile = {
+		.job = job,
+		.kernels = cpu_attention_kernels(job->isa),
+		.kv_head = column / job->head_parts,
+		.first_row = chunk * job->rows_per_unit,
+	};
+
+	tile.first_head = tile.kv_head * group + part_begin;
+	tile.heads = group - part_begin < job->heads_per_unit ? group - part_begin : job->heads_per_unit;
+	tile.rows = job->q_rows - tile.first_row;
+	tile.rows = tile.rows < job->rows_per_unit ? tile.rows : job->rows_per_unit;
+	tile.vectors = tile.rows * tile.heads;
+	return tile;
+}
+
+static void merge(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch)
+{
+	const struct cpu_attention_job *job = tile->job;
+	const uint32_t dim = job->kv->head_dim;
+
+	for (uint32_t i = 0; i < tile->vectors; i++) {
+		float *o = scratch->total + (size_t)i * dim;
+
+		scratch->total_state[i] = (struct cpu_attention_state){ .max = -INFINITY, .sum = 0.0f };
+		memset(o, 0, dim * sizeof(*o));
+		for (uint32_t split = job->first_split; split < job->first_split + job->splits; split++) {
+			struct cpu_attention_part part = cpu_attention_part(tile, i, split);
+
+			tile->kernels->fold(&scratch->total_state[i], o, part.state, part.o, dim);
+		}
+	}
+	cpu_attention_finish(tile, scratch->total_state, scratch->total);
+}
+
+/* Units of ATTEND that follow each other share a split's pages: chunk of rows fastest, then split. */
+static void attend(const struct cpu_attention_job *job, uint32_t unit, struct cpu_attention_scratch *scratch)
+{
+	const uint32_t splits = job->partial != NULL ? job->splits : 1, chunk = unit % job->row_chunks;
+	const uint32_t split = unit / job->row_chunks % splits, column = unit / job->row_chunks / splits;
+	const struct cpu_attention_tile tile = tile_at(job, column, chunk);
+
+	cpu_attention_attend(&tile, job->first_split + split, scratch);
+}
+
+void cpu_attention_run(const struct cpu_attention_job *job, enum cpu_attention_phase phase, uint32_t unit, void *memory)
+{
+	struct cpu_attention_scratch *scratch = memory;
+	struct cpu_attention_tile tile;
+
+	switch (phase) {
+	case CPU_ATTENTION_APPEND:
+		cpu_attention_append(job, unit, scratch->o);
+		break;
+	case CPU_ATTENTION_ATTEND:
+		attend(job, unit, scratch);
+		break;
+	case CPU_ATTENTION_MERGE:
+		tile = tile_at(job, unit / job->row_chunks, unit % job->row_chunks);
+		merge(&tile, scratch);
+		break;
+	case CPU_ATTENTION_PHASES:
+		break;
+	}
+}

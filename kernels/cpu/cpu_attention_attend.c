@@ -1,0 +1,221 @@
+/*
+ * The ATTEND phase of one tile: flash attention (online softmax: Milakov and Gimelshein 2018; Dao et al. 2022) over the
+ * pages that its rows see. Runs on any thread within a unit; touches the job's pages, its partial results, its
+ * output and the participant's scratch.
+ */
+#include "kernels/cpu/cpu_attention_unit.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { SPLIT_PAGES = CPU_ATTENTION_SPLIT_TOKENS / KERN_PAGE_TOKENS };
+
+static size_t element_bytes(enum kern_dtype dtype)
+{
+	return dtype == KERN_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
+/* Loads and rotates the tile's query vectors, and notes what each row sees. */
+static void load_queries(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch)
+{
+	const struct cpu_attention_job *job = tile->job;
+	const uint32_t dim = job->kv->head_dim;
+
+	for (uint32_t i = 0; i < tile->rows; i++) {
+		const uint32_t row = tile->first_row + i;
+		const size_t from = row * job->q_stride + (size_t)tile->first_head * dim;
+		float *q = scratch->q + (size_t)i * tile->heads * dim;
+
+		scratch->range[i] = cpu_attention_visible(job, row);
+		tile->kernels->load(q, (const unsigned char *)job->q + from * element_bytes(job->dtype), tile->heads * dim,
+			job->dtype);
+		for (uint32_t head = 0; job->rope != KERN_ROPE_NONE && head < tile->heads; head++)
+			tile->kernels->rope(q + (size_t)head * dim, job->rope_cos_sin + (size_t)row * job->rotated, job->rope,
+				job->rotated);
+	}
+}
+
+/* For int8 pages: integers of q, and q.mean, which those pages lack. */
+static void quantize_queries(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch)
+{
+	const struct cpu_attention_job *job = tile->job;
+	const struct kern_kv_layout first = kern_kv_layout(job->kv, 0);
+	const unsigned char *page = kern_kv_page(job->kv, job->blocks[0], 0, job->layer, tile->kv_head);
+	const float *mean = (const float *)(page + first.mean);
+	const uint32_t dim = job->kv->head_dim;
+
+	for (uint32_t i = 0; i < tile->vectors; i++) {
+		const float *q = scratch->q + (size_t)i * dim;
+
+		scratch->q_scale[i] = tile->kernels->quantize_query(scratch->packed + (size_t)i * dim, q, dim);
+		scratch->mean_product[i] = tile->kernels->dot(q, mean, dim);
+	}
+}
+
+/* Products of `count` vectors from `first` with a page, of whose tokens the first `tokens` matter. */
+static void multiply_page(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const unsigned char *page, const struct kern_kv_layout *layout, uint32_t first, uint32_t count, uint32_t tokens)
+{
+	const uint32_t dim = tile->job->kv->head_dim;
+	float *products = scratch->weights + (size_t)first * KERN_PAGE_TOKENS;
+
+	if (layout->k_format == KERN_KV_INT8) {
+		const struct cpu_attention_int8 k = {
+			.k = (const int8_t *)(page + layout->k),
+			.scale = (const float *)(page + layout->k_scale),
+			.sum = (const int32_t *)(page + layout->k_sum),
+		};
+		const struct cpu_attention_query8 q = {
+			.packed = scratch->packed + (size_t)first * dim,
+			.scale = scratch->q_scale + first,
+			.mean_product = scratch->mean_product + first,
+		};
+
+		tile->kernels->product_int8(products, &k, &q, count, dim);
+		return;
+	}
+	tile->kernels->transpose(scratch->k, page + layout->k, layout->k_format, tokens, dim);
+	tile->kernels->product(products, scratch->k, scratch->q + (size_t)first * dim, count, tokens, dim);
+}
+
+/* What a range has within the page that begins at `base`, from the start of the page. */
+static struct cpu_attention_range clip(struct cpu_attention_range range, uint32_t base)
+{
+	uint32_t begin = range.begin > base ? range.begin - base : 0, end = range.end > base ? range.end - base : 0;
+
+	end = end < KERN_PAGE_TOKENS ? end : KERN_PAGE_TOKENS;
+	return (struct cpu_attention_range){ begin < end ? begin : end, end };
+}
+
+/* Softmax and weighted sum for rows that see the same part of a page. */
+static void add_rows(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const unsigned char *page, const struct kern_kv_layout *layout, uint32_t row, uint32_t rows,
+	struct cpu_attention_range part)
+{
+	const struct cpu_attention_softmax how = {
+		.scale = tile->job->scale,
+		.soft_cap = tile->job->soft_cap,
+		.v_scale = layout->v_format == KERN_KV_INT8 ? (const float *)(page + layout->v_scale) : NULL,
+	};
+	const uint32_t dim = tile->job->kv->head_dim, first = row * tile->heads, count = rows * tile->heads;
+
+	for (uint32_t i = first; i < first + count; i++) {
+		float factor = tile->kernels->softmax(scratch->weights + (size_t)i * KERN_PAGE_TOKENS, part.begin, part.end,
+			&how, &scratch->state[i]);
+
+		if (factor != 1.0f)
+			tile->kernels->multiply(scratch->o + (size_t)i * dim, factor, dim);
+	}
+	tile->kernels->accumulate(scratch->o + (size_t)first * dim, scratch->weights + (size_t)first * KERN_PAGE_TOKENS,
+		count, page + layout->v, layout->v_format, part.begin, part.end, dim);
+}
+
+static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch, uint32_t block,
+	const struct kern_kv_layout *layout)
+{
+	const struct cpu_attention_job *job = tile->job;
+	const struct cpu_attention_range *range = scratch->range;
+	const unsigned char *page = kern_kv_page(job->kv, job->blocks[block], block, job->layer, tile->kv_head);
+	const uint32_t base = block * KERN_PAGE_TOKENS;
+	uint32_t first = 0, last = tile->rows;
+
+	while (first < last && range[first].end <= base)
+		first++;
+	while (first < last && range[last - 1].begin >= base + KERN_PAGE_TOKENS)
+		last--;
+	if (first == last)
+		return;
+	multiply_page(tile, scratch, page, layout, first * tile->heads, (last - first) * tile->heads,
+		clip(range[last - 1], base).end);
+	for (uint32_t row = first, rows; row < last; row += rows) {
+		struct cpu_attention_range part = clip(range[row], base);
+
+		for (rows = 1; row + rows < last; rows++) {
+			struct cpu_attention_range next = clip(range[row + rows], base);
+
+			if (next.begin != part.begin || next.end != part.end)
+				break;
+		}
+		add_rows(tile, scratch, page, layout, row, rows, part);
+	}
+}
+
+static void attend_split(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch, uint32_t split,
+	const struct kern_kv_layout layout[2])
+{
+	const uint32_t end = scratch->range[tile->rows - 1].end;
+	uint32_t block = scratch->range[0].begin / KERN_PAGE_TOKENS, last = split * SPLIT_PAGES + SPLIT_PAGES;
+
+	block = block > split * SPLIT_PAGES ? block : split * SPLIT_PAGES;
+	for (uint32_t i = 0; i < tile->vectors; i++)
+		scratch->state[i] = (struct cpu_attention_state){ .max = -INFINITY, .sum = 0.0f };
+	memset(scratch->o, 0, (size_t)tile->vectors * tile->job->kv->head_dim * sizeof(*scratch->o));
+	for (; block < last && (uint64_t)block * KERN_PAGE_TOKENS < end; block++)
+		attend_page(tile, scratch, block, &layout[block > 0]);
+}
+
+static void keep_parts(const struct cpu_attention_tile *tile, const struct cpu_attention_scratch *scratch, uint32_t split)
+{
+	const uint32_t dim = tile->job->kv->head_dim;
+
+	for (uint32_t i = 0; i < tile->vectors; i++) {
+		struct cpu_attention_part part = cpu_attention_part(tile, i, split);
+
+		*part.state = scratch->state[i];
+		memcpy(part.o, scratch->o + (size_t)i * dim, dim * sizeof(float));
+	}
+}
+
+/* All splits in turn, for a job that keeps no partial results. */
+static void attend_all(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const struct kern_kv_layout layout[2])
+{
+	const struct cpu_attention_job *job = tile->job;
+	const uint32_t dim = job->kv->head_dim;
+
+	for (uint32_t i = 0; i < tile->vectors; i++)
+		scratch->total_state[i] = (struct cpu_attention_state){ .max = -INFINITY, .sum = 0.0f };
+	memset(scratch->total, 0, (size_t)tile->vectors * dim * sizeof(*scratch->total));
+	for (uint32_t split = job->first_split; split < job->first_split + job->splits; split++) {
+		attend_split(tile, scratch, split, layout);
+		for (uint32_t i = 0; i < tile->vectors; i++)
+			tile->kernels->fold(&scratch->total_state[i], scratch->total + (size_t)i * dim, &scratch->state[i],
+				scratch->o + (size_t)i * dim, dim);
+	}
+	cpu_attention_finish(tile, scratch->total_state, scratch->total);
+}
+
+void cpu_attention_attend(const struct cpu_attention_tile *tile, uint32_t split, struct cpu_attention_scratch *scratch)
+{
+	const struct cpu_attention_job *job = tile->job;
+	const struct kern_kv_layout layout[2] = { kern_kv_layout(job->kv, 0), kern_kv_layout(job->kv, 1) };
+
+	load_queries(tile, scratch);
+	if (job->kv->k == KERN_KV_INT8 && scratch->range[tile->rows - 1].end > KERN_PAGE_TOKENS)
+		quantize_queries(tile, scratch);
+	if (job->partial == NULL) {
+		attend_all(tile, scratch, layout);
+		return;
+	}
+	attend_split(tile, scratch, split, layout);
+	keep_parts(tile, scratch, split);
+}
+
+void cpu_attention_finish(const struct cpu_attention_tile *tile, const struct cpu_attention_state *state, float *o)
+{
+	const struct cpu_attention_job *job = tile->job;
+	const uint32_t dim = job->kv->head_dim;
+
+	for (uint32_t i = 0; i < tile->vectors; i++) {
+		const uint32_t row = tile->first_row + i / tile->heads, head = tile->first_head + i % tile->heads;
+		const size_t to = row * job->o_stride + (size_t)head * dim;
+
+		/* A row that sees nothing has a sum of 0 and an o of zeros. */
+		if (state[i].sum != 0.0f)
+			tile->kernels->multiply(o + (size_t)i * dim, 1.0f / state[i].sum, dim);
+		tile->kernels->store((unsigned char *)job->o + to * element_bytes(job->dtype), o + (size_t)i * dim, dim,
+			job->dtype);
+		if (job->lse != NULL)
+			job->lse[row * job->lse_stride + head] = state[i].max + logf(state[i].sum);
+	}
+}

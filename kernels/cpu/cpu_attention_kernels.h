@@ -1,0 +1,95 @@
+/*
+ * What each instruction set brings to attention: a table of small functions over rows and pages, called by
+ * cpu_attention.c and cpu_attention_append.c on whichever thread runs a unit. They touch what they are given, and
+ * keep no state.
+ *
+ * Bits. A query vector's result must not depend on which other vectors share a call. So every function that takes
+ * several vectors does, for each, the same operations in the same order whatever their number: sums over channels
+ * go in ascending order with one lane per token, sums over tokens in ascending order with one lane per channel, and
+ * the sum of a page's probabilities is a fixed tree over its 64 lanes, in which invisible tokens are exact zeros.
+ *
+ * Quantized query vectors. Against int8 K a query is a scale and integers of 15 bits (+-16256), so its rounding is
+ * far below that of K; products are sums of integers, exact, and the same on every instruction set.
+ */
+#ifndef CPU_ATTENTION_KERNELS_H
+#define CPU_ATTENTION_KERNELS_H
+
+#include "kernels/cpu/cpu_attention.h"
+
+enum {
+	CPU_ATTENTION_VECTORS = 32, /* query vectors (row, head) that a unit handles at once */
+	CPU_ATTENTION_DIM_MAX = 256,
+	CPU_ATTENTION_SPLIT_TOKENS = 512, /* KV is split at multiples of this; part of the definition of the result */
+	CPU_ATTENTION_QUERY_LIMIT = 127 * 128,
+};
+
+/* Running state of a query vector's softmax: sum of exp(logit - max) over the keys seen so far. */
+struct cpu_attention_state { float max, sum; };
+
+/* The int8 K of a page. */
+struct cpu_attention_int8 {
+	const int8_t *k;
+	const float *scale;
+	const int32_t *sum;
+};
+
+/* Query vectors ready for int8 K: [vectors] scales and q.mean, and integers in the table's own packing. */
+struct cpu_attention_query8 {
+	const void *packed; /* [vectors][head_dim] of 2 bytes each */
+	const float *scale, *mean_product;
+};
+
+/* How raw products become probabilities, the same for all vectors of a job. */
+struct cpu_attention_softmax {
+	float scale, soft_cap;
+	const float *v_scale; /* of the page, or NULL where V has none */
+};
+
+struct cpu_attention_kernels {
+	/* ---- rows ------------------------------------------------------------------------------------------ */
+
+	/* Between client memory and float32; each element is read or written once. */
+	void (*load)(float *to, const void *from, uint32_t n, enum kern_dtype dtype);
+	void (*store)(void *to, const float *from, uint32_t n, enum kern_dtype dtype);
+	/* Rotates x in place; cos_sin [rotated/2][2]. */
+	void (*rope)(float *x, const float *cos_sin, enum kern_rope rope, uint32_t rotated);
+	/* x to integers of +-127; returns the scale, and their sum if `sum` is not NULL. A row with a NaN or infinity
+	 * becomes zeros with a NaN for scale, so that whoever sees the token gets NaN, as with float32. */
+	float (*quantize)(int8_t *to, const float *x, uint32_t n, int32_t *sum);
+	/* Mean of 64 rows of float32 or bf16; 0 for a channel where it is not finite. */
+	void (*mean)(float *mean, const void *rows, enum kern_kv format, uint32_t dim);
+	float (*dot)(const float *a, const float *b, uint32_t n);
+	/* Packs a query vector for `product_int8`; returns its scale. NaN as in quantize. */
+	float (*quantize_query)(void *packed, const float *q, uint32_t n);
+	/* Adds a later part to (state, o). The parts of a row are added in ascending order of position. */
+	void (*fold)(struct cpu_attention_state *state, float *o, const struct cpu_attention_state *part,
+		const float *part_o, uint32_t dim);
+	void (*multiply)(float *x, float factor, uint32_t n);
+
+	/* ---- pages ----------------------------------------------------------------------------------------- */
+
+	/* K of float32 or bf16, its first `tokens` rows (rounded up to 16), to float32 [dim][64]. */
+	void (*transpose)(float *tile, const void *k, enum kern_kv format, uint32_t tokens, uint32_t dim);
+	/* Raw products of q [vectors][dim] with the first `tokens` (rounded up to 16) of a tile: [vectors][64]. */
+	void (*product)(float *products, const float *tile, const float *q, uint32_t vectors, uint32_t tokens,
+		uint32_t dim);
+	void (*product_int8)(float *products, const struct cpu_attention_int8 *k,
+		const struct cpu_attention_query8 *q, uint32_t vectors, uint32_t dim);
+	/* One vector: products of the tokens begin <= t < end become weights of V (probability times v_scale), the
+	 * others zeros; state moves on. Returns the factor for what o held before. */
+	float (*softmax)(float *products, uint32_t begin, uint32_t end, const struct cpu_attention_softmax *how,
+		struct cpu_attention_state *state);
+	/* o [vectors][dim] += weights [vectors][64] * V, tokens begin <= t < end only: others may be NaN. */
+	void (*accumulate)(float *o, const float *weights, uint32_t vectors, const void *v, enum kern_kv format,
+		uint32_t begin, uint32_t end, uint32_t dim);
+};
+
+extern const struct cpu_attention_kernels cpu_attention_scalar, cpu_attention_avx2, cpu_attention_avx512;
+
+/* isa must be one that plan has left in a job. */
+const struct cpu_attention_kernels *cpu_attention_kernels(enum base_isa isa);
+
+/* The APPEND phase of one KV head. scratch: 2 * CPU_ATTENTION_DIM_MAX floats. */
+void cpu_attention_append(const struct cpu_attention_job *job, uint32_t kv_head, float *scratch);
+
+#endif

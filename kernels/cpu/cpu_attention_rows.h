@@ -1,0 +1,306 @@
+/*
+ * The row functions of struct cpu_attention_kernels in plain C, for the compiler to vectorize: the file of each
+ * instruction set includes this and so compiles its own copy. No reduction of floats is left to the compiler and
+ * nothing is contracted, so these give the same bits on every instruction set; in particular the stored K and V are
+ * the same everywhere.
+ */
+#ifndef CPU_ATTENTION_ROWS_H
+#define CPU_ATTENTION_ROWS_H
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu_attention_kernels.h"
+
+/* Of exp and tanh: Cephes' single precision constants (Moshier, 1989), used by every instruction set. */
+#define EXP_LOWEST (-87.336544f) /* below, the result would be subnormal; it is 0 */
+#define EXP_LOG2E 1.44269504f
+#define EXP_LN2_HIGH 0.693359375f
+#define EXP_LN2_LOW (-2.12194440e-4f)
+#define EXP_C0 1.9875691500e-4f
+#define EXP_C1 1.3981999507e-3f
+#define EXP_C2 8.3334519073e-3f
+#define EXP_C3 4.1665795894e-2f
+#define EXP_C4 1.6666665459e-1f
+#define EXP_C5 5.0000001201e-1f
+#define TANH_SMALL 0.625f
+#define TANH_C0 (-5.70498872745e-3f)
+#define TANH_C1 2.06390887954e-2f
+#define TANH_C2 (-5.37397155531e-2f)
+#define TANH_C3 1.33314422036e-1f
+#define TANH_C4 (-3.33332819422e-1f)
+
+/* Adding this to |x| < 2^22 leaves the nearest integer (ties to even) in the low bits of the sum. */
+#define ROUND_MAGIC 0x1.8p23f
+enum { ROUND_MAGIC_BITS = 0x4b400000 };
+
+enum { FLOAT_INFINITY_BITS = 0x7f800000, FLOAT_MAGNITUDE_BITS = 0x7fffffff };
+
+static inline uint32_t row_bits(float x)
+{
+	uint32_t bits;
+
+	memcpy(&bits, &x, sizeof(bits));
+	return bits;
+}
+
+static inline float row_float(uint32_t bits)
+{
+	float x;
+
+	memcpy(&x, &bits, sizeof(x));
+	return x;
+}
+
+static inline int32_t row_round(float x)
+{
+	return (int32_t)(row_bits(x + ROUND_MAGIC) - ROUND_MAGIC_BITS);
+}
+
+/* e^x for x <= 0; exactly 0 below EXP_LOWEST, exactly 1 at 0, NaN for NaN. */
+static inline float row_exp(float x)
+{
+	float whole = x * EXP_LOG2E + ROUND_MAGIC;
+	uint32_t exponent = row_bits(whole) - ROUND_MAGIC_BITS;
+	float n = whole - ROUND_MAGIC;
+	float r = x - n * EXP_LN2_HIGH - n * EXP_LN2_LOW;
+	float p = EXP_C0;
+
+	p = p * r + EXP_C1;
+	p = p * r + EXP_C2;
+	p = p * r + EXP_C3;
+	p = p * r + EXP_C4;
+	p = p * r + EXP_C5;
+	p = (p * r * r + r) + 1.0f;
+	p *= row_float((exponent + 127) << 23);
+	return x < EXP_LOWEST ? 0.0f : p;
+}
+
+static inline float row_tanh(float x)
+{
+	float magnitude = row_float(row_bits(x) & FLOAT_MAGNITUDE_BITS), z = x * x, t = row_exp(-2.0f * magnitude);
+	float large = (1.0f - t) / (1.0f + t), small = TANH_C0;
+
+	small = small * z + TANH_C1;
+	small = small * z + TANH_C2;
+	small = small * z + TANH_C3;
+	small = small * z + TANH_C4;
+	small = small * z * x + x;
+	return magnitude < TANH_SMALL ? small : copysignf(large, x);
+}
+
+/* ---- element formats ------------------------------------------------------------------------------------- */
+
+/* The mantissa and exponent are moved into place; a multiplication corrects the bias and normalizes subnormals. */
+static inline float row_from_f16(uint16_t half)
+{
+	uint32_t magnitude = (uint32_t)(half & 0x7fff) << 13, sign = (uint32_t)(half & 0x8000) << 16;
+	uint32_t bits = row_bits(row_float(magnitude) * 0x1p112f);
+
+	bits = magnitude >= 0x7c00u << 13 ? FLOAT_INFINITY_BITS | magnitude : bits;
+	return row_float(bits | sign);
+}
+
+/* Rounding is left to a float addition whose last place is that of the half: M. Dukhan's FP16 library. */
+static inline uint16_t row_to_f16(float x)
+{
+	uint32_t bits = row_bits(x), twice = bits + bits, exponent = twice & 0xff000000u, result;
+	float base = row_float(bits & FLOAT_MAGNITUDE_BITS) * 0x1p112f * 0x1p-110f;
+
+	exponent = exponent < 0x71000000u ? 0x71000000u : exponent;
+	result = row_bits(row_float((exponent >> 1) + 0x07800000u) + base);
+	result = (result >> 13 & 0x7c00) + (result & 0x0fff);
+	result = twice > 0xff000000u ? 0x7e00 : result;
+	return (uint16_t)(result | (bits >> 16 & 0x8000));
+}
+
+static inline float row_from_bf16(uint16_t brain)
+{
+	return row_float((uint32_t)brain << 16);
+}
+
+static inline uint16_t row_to_bf16(float x)
+{
+	uint32_t bits = row_bits(x), rounded = bits + 0x7fff + (bits >> 16 & 1);
+
+	return (uint16_t)(((bits & FLOAT_MAGNITUDE_BITS) > FLOAT_INFINITY_BITS ? bits | 0x400000 : rounded) >> 16);
+}
+
+static void row_load(float *restrict to, const void *from, uint32_t n, enum kern_dtype dtype)
+{
+	const uint16_t *from16 = from;
+
+	switch (dtype) {
+	case KERN_DTYPE_F32:
+		memcpy(to, from, n * sizeof(float));
+		break;
+	case KERN_DTYPE_F16:
+		for (uint32_t i = 0; i < n; i++)
+			to[i] = row_from_f16(from16[i]);
+		break;
+	case KERN_DTYPE_BF16:
+		for (uint32_t i = 0; i < n; i++)
+			to[i] = row_from_bf16(from16[i]);
+		break;
+	}
+}
+
+static void row_store(void *restrict to, const float *from, uint32_t n, enum kern_dtype dtype)
+{
+	uint16_t *to16 = to;
+
+	switch (dtype) {
+	case KERN_DTYPE_F32:
+		memcpy(to, from, n * sizeof(float));
+		break;
+	case KERN_DTYPE_F16:
+		for (uint32_t i = 0; i < n; i++)
+			to16[i] = row_to_f16(from[i]);
+		break;
+	case KERN_DTYPE_BF16:
+		for (uint32_t i = 0; i < n; i++)
+			to16[i] = row_to_bf16(from[i]);
+		break;
+	}
+}
+
+/* ---- the rows ---------------------------------------------------------------------------------------------- */
+
+static void row_rope(float *restrict x, const float *restrict cos_sin, enum kern_rope rope, uint32_t rotated)
+{
+	const uint32_t half = rotated / 2;
+
+	for (uint32_t i = 0; rope == KERN_ROPE_PAIRS && i < half; i++) {
+		float cosine = cos_sin[2 * i], sine = cos_sin[2 * i + 1], x0 = x[2 * i], x1 = x[2 * i + 1];
+
+		x[2 * i] = x0 * cosine - x1 * sine;
+		x[2 * i + 1] = x0 * sine + x1 * cosine;
+	}
+	for (uint32_t i = 0; rope == KERN_ROPE_HALVES && i < half; i++) {
+		float cosine = cos_sin[2 * i], sine = cos_sin[2 * i + 1], x0 = x[i], x1 = x[i + half];
+
+		x[i] = x0 * cosine - x1 * sine;
+		x[i + half] = x0 * sine + x1 * cosine;
+	}
+}
+
+/* The largest magnitude, of non-negative floats in the order of their bits; a NaN is above all. */
+static inline uint32_t row_largest_bits(const float *x, uint32_t n)
+{
+	uint32_t largest = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t magnitude = row_bits(x[i]) & FLOAT_MAGNITUDE_BITS;
+
+		largest = magnitude > largest ? magnitude : largest;
+	}
+	return largest;
+}
+
+/* Scale of a row that is to become integers of +-limit, and what to multiply by: 0 for a row that becomes zeros. */
+static inline float row_scale(const float *x, uint32_t n, float limit, float *inverse)
+{
+	const uint32_t bits = row_largest_bits(x, n);
+	const float largest = row_float(bits);
+
+	*inverse = 0.0f;
+	if (bits >= FLOAT_INFINITY_BITS)
+		return NAN;
+	if (largest < 0x1p-100f) /* the inverse might be infinite */
+		return 0.0f;
+	*inverse = limit / largest;
+	return largest / limit;
+}
+
+static float row_quantize(int8_t *restrict to, const float *restrict x, uint32_t n, int32_t *sum)
+{
+	float inverse, scale = row_scale(x, n, 127.0f, &inverse);
+	int32_t total = 0;
+
+	if (inverse == 0.0f)
+		memset(to, 0, n);
+	for (uint32_t i = 0; inverse != 0.0f && i < n; i++) {
+		int32_t q = row_round(x[i] * inverse);
+
+		to[i] = (int8_t)q;
+		total += q;
+	}
+	if (sum != NULL)
+		*sum = total;
+	return scale;
+}
+
+static float row_quantize_query(int16_t *restrict to, const float *restrict q, uint32_t n)
+{
+	float inverse, scale = row_scale(q, n, (float)CPU_ATTENTION_QUERY_LIMIT, &inverse);
+
+	if (inverse == 0.0f)
+		memset(to, 0, n * sizeof(*to));
+	for (uint32_t i = 0; inverse != 0.0f && i < n; i++)
+		to[i] = (int16_t)row_round(q[i] * inverse);
+	return scale;
+}
+
+static void row_mean(float *restrict mean, const void *rows, enum kern_kv format, uint32_t dim)
+{
+	const float *f32 = rows;
+	const uint16_t *bf16 = rows;
+
+	memset(mean, 0, dim * sizeof(*mean));
+	for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
+		for (uint32_t d = 0; format == KERN_KV_F32 && d < dim; d++)
+			mean[d] += f32[t * dim + d];
+		for (uint32_t d = 0; format == KERN_KV_BF16 && d < dim; d++)
+			mean[d] += row_from_bf16(bf16[t * dim + d]);
+	}
+	for (uint32_t d = 0; d < dim; d++) {
+		float value = mean[d] * (1.0f / KERN_PAGE_TOKENS);
+
+		mean[d] = (row_bits(value) & FLOAT_MAGNITUDE_BITS) < FLOAT_INFINITY_BITS ? value : 0.0f;
+	}
+}
+
+/* n: a multiple of 8. Eight partial sums, so that the order is the same however wide the registers are. */
+static float row_dot(const float *a, const float *b, uint32_t n)
+{
+	float sum[8] = { 0 };
+
+	for (uint32_t i = 0; i < n; i += 8) {
+		for (uint32_t lane = 0; lane < 8; lane++)
+			sum[lane] += a[i + lane] * b[i + lane];
+	}
+	return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+}
+
+static void row_multiply(float *x, float factor, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		x[i] *= factor;
+}
+
+/* True for a part in which nothing was visible: adding it changes nothing. */
+static inline bool row_part_is_empty(const struct cpu_attention_state *part)
+{
+	return part->sum == 0.0f && part->max == -INFINITY;
+}
+
+static void row_fold(struct cpu_attention_state *state, float *restrict o, const struct cpu_attention_state *part,
+	const float *restrict part_o, uint32_t dim)
+{
+	if (row_part_is_empty(part))
+		return;
+	if (row_part_is_empty(state)) {
+		*state = *part;
+		memcpy(o, part_o, dim * sizeof(*o));
+		return;
+	}
+	float max = state->max > part->max ? state->max : part->max;
+	float old_factor = row_exp(state->max - max), part_factor = row_exp(part->max - max);
+
+	state->max = max;
+	state->sum = state->sum * old_factor + part->sum * part_factor;
+	for (uint32_t d = 0; d < dim; d++)
+		o[d] = o[d] * old_factor + part_o[d] * part_factor;
+}
+
+#endif

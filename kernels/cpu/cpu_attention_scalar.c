@@ -1,0 +1,123 @@
+/*
+ * The page functions of attention in plain C: for processors without AVX2, and the plainest statement of what the
+ * vector files do. See cpu_attention_kernels.h.
+ */
+#include "kernels/cpu/cpu_attention_rows.h"
+
+static float quantize_query(void *packed, const float *q, uint32_t n)
+{
+	return row_quantize_query(packed, q, n);
+}
+
+static void transpose(float *restrict tile, const void *k, enum kern_kv format, uint32_t tokens, uint32_t dim)
+{
+	const float *f32 = k;
+	const uint16_t *bf16 = k;
+
+	for (uint32_t t = 0; t < tokens; t++) {
+		for (uint32_t d = 0; format == KERN_KV_F32 && d < dim; d++)
+			tile[d * KERN_PAGE_TOKENS + t] = f32[t * dim + d];
+		for (uint32_t d = 0; format == KERN_KV_BF16 && d < dim; d++)
+			tile[d * KERN_PAGE_TOKENS + t] = row_from_bf16(bf16[t * dim + d]);
+	}
+}
+
+static void product(float *restrict products, const float *restrict tile, const float *restrict q, uint32_t vectors,
+	uint32_t tokens, uint32_t dim)
+{
+	for (uint32_t i = 0; i < vectors; i++) {
+		float *row = products + (size_t)i * KERN_PAGE_TOKENS;
+
+		memset(row, 0, tokens * sizeof(*row));
+		for (uint32_t d = 0; d < dim; d++) {
+			for (uint32_t t = 0; t < tokens; t++)
+				row[t] += q[i * dim + d] * tile[d * KERN_PAGE_TOKENS + t];
+		}
+	}
+}
+
+static void product_int8(float *restrict products, const struct cpu_attention_int8 *k,
+	const struct cpu_attention_query8 *query, uint32_t vectors, uint32_t dim)
+{
+	for (uint32_t i = 0; i < vectors; i++) {
+		const int16_t *q = (const int16_t *)query->packed + (size_t)i * dim;
+		int32_t sum[KERN_PAGE_TOKENS] = { 0 };
+
+		for (uint32_t d = 0; d < dim; d += 4) {
+			const int8_t *quad = k->k + (size_t)d * KERN_PAGE_TOKENS;
+
+			for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++, quad += 4)
+				sum[t] += q[d] * quad[0] + q[d + 1] * quad[1] + q[d + 2] * quad[2] + q[d + 3] * quad[3];
+		}
+		for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++)
+			products[i * KERN_PAGE_TOKENS + t] =
+				(float)sum[t] * (query->scale[i] * k->scale[t]) + query->mean_product[i];
+	}
+}
+
+static float softmax(float *restrict products, uint32_t begin, uint32_t end, const struct cpu_attention_softmax *how,
+	struct cpu_attention_state *state)
+{
+	float max = state->max, sum = 0.0f;
+
+	for (uint32_t t = begin; t < end; t++) {
+		float logit = products[t] * how->scale;
+
+		if (how->soft_cap != 0.0f)
+			logit = how->soft_cap * row_tanh(logit / how->soft_cap);
+		products[t] = logit;
+		max = logit > max ? logit : max;
+	}
+	float factor = row_exp(state->max - (max == -INFINITY ? 0.0f : max));
+
+	for (uint32_t t = begin; t < end; t++) {
+		float p = row_exp(products[t] - (max == -INFINITY ? 0.0f : max));
+
+		sum += p;
+		products[t] = how->v_scale != NULL ? p * how->v_scale[t] : p;
+	}
+	state->sum = state->sum * factor + sum;
+	state->max = max;
+	return factor;
+}
+
+static void accumulate_one(float *restrict o, const float *weights, const void *v, enum kern_kv format,
+	uint32_t begin, uint32_t end, uint32_t dim)
+{
+	for (uint32_t t = begin; t < end; t++) {
+		const float *f32 = (const float *)v + (size_t)t * dim;
+		const uint16_t *bf16 = (const uint16_t *)v + (size_t)t * dim;
+		const int8_t *int8 = (const int8_t *)v + (size_t)t * dim;
+
+		for (uint32_t d = 0; format == KERN_KV_F32 && d < dim; d++)
+			o[d] += weights[t] * f32[d];
+		for (uint32_t d = 0; format == KERN_KV_BF16 && d < dim; d++)
+			o[d] += weights[t] * row_from_bf16(bf16[d]);
+		for (uint32_t d = 0; format == KERN_KV_INT8 && d < dim; d++)
+			o[d] += weights[t] * (float)int8[d];
+	}
+}
+
+static void accumulate(float *o, const float *weights, uint32_t vectors, const void *v, enum kern_kv format,
+	uint32_t begin, uint32_t end, uint32_t dim)
+{
+	for (uint32_t i = 0; i < vectors; i++)
+		accumulate_one(o + (size_t)i * dim, weights + (size_t)i * KERN_PAGE_TOKENS, v, format, begin, end, dim);
+}
+
+const struct cpu_attention_kernels cpu_attention_scalar = {
+	.load = row_load,
+	.store = row_store,
+	.rope = row_rope,
+	.quantize = row_quantize,
+	.mean = row_mean,
+	.dot = row_dot,
+	.quantize_query = quantize_query,
+	.fold = row_fold,
+	.multiply = row_multiply,
+	.transpose = transpose,
+	.product = product,
+	.product_int8 = product_int8,
+	.softmax = softmax,
+	.accumulate = accumulate,
+};

@@ -1,0 +1,80 @@
+/*
+ * How a job of attention is cut, shared by the files that plan, attend and merge.
+ *
+ * A *tile* is what one unit of ATTEND or MERGE works on: some query rows times some heads of one KV head, at most
+ * CPU_ATTENTION_VECTORS query vectors, ordered by row, then head. A *split* is a range of CPU_ATTENTION_SPLIT_TOKENS
+ * positions beginning at a multiple of that. The result of a row is defined as: one pass over each split that the row
+ * sees, pages in ascending order, then the parts added in ascending order. Whoever runs the parts does just that.
+ */
+#ifndef CPU_ATTENTION_UNIT_H
+#define CPU_ATTENTION_UNIT_H
+
+#include "kernels/cpu/cpu_attention_kernels.h"
+
+/* Positions begin <= j < end; begin == end for none. */
+struct cpu_attention_range { uint32_t begin, end; };
+
+struct cpu_attention_tile {
+	const struct cpu_attention_job *job;
+	const struct cpu_attention_kernels *kernels;
+	uint32_t kv_head, first_head, heads;
+	uint32_t first_row, rows;
+	uint32_t vectors; /* rows * heads */
+};
+
+/* What a participant needs while it runs a unit. */
+struct cpu_attention_scratch {
+	_Alignas(64) float q[CPU_ATTENTION_VECTORS * CPU_ATTENTION_DIM_MAX];
+	_Alignas(64) float o[CPU_ATTENTION_VECTORS * CPU_ATTENTION_DIM_MAX];     /* of the split in work */
+	_Alignas(64) float total[CPU_ATTENTION_VECTORS * CPU_ATTENTION_DIM_MAX]; /* of the splits before it */
+	_Alignas(64) float weights[CPU_ATTENTION_VECTORS * KERN_PAGE_TOKENS];    /* products, then probabilities */
+	_Alignas(64) float k[CPU_ATTENTION_DIM_MAX * KERN_PAGE_TOKENS];          /* a transposed page */
+	_Alignas(64) uint16_t packed[CPU_ATTENTION_VECTORS * CPU_ATTENTION_DIM_MAX];
+	_Alignas(64) float q_scale[CPU_ATTENTION_VECTORS];
+	_Alignas(64) float mean_product[CPU_ATTENTION_VECTORS];
+	_Alignas(64) struct cpu_attention_state state[CPU_ATTENTION_VECTORS];
+	_Alignas(64) struct cpu_attention_state total_state[CPU_ATTENTION_VECTORS];
+	struct cpu_attention_range range[CPU_ATTENTION_VECTORS]; /* of each row of the tile */
+};
+
+/* A partial result, as it lies in job->partial: [q_rows][heads][splits] of `floats` floats. */
+struct cpu_attention_part {
+	struct cpu_attention_state *state;
+	float *o;
+};
+
+enum { CPU_ATTENTION_PART_HEADER = 16 }; /* floats in front of o, so that it begins on a cache line */
+
+static inline size_t cpu_attention_part_floats(uint32_t head_dim)
+{
+	return CPU_ATTENTION_PART_HEADER + (head_dim + 15) / 16 * 16;
+}
+
+static inline struct cpu_attention_part cpu_attention_part(const struct cpu_attention_tile *tile, uint32_t vector,
+	uint32_t split)
+{
+	const struct cpu_attention_job *job = tile->job;
+	uint32_t row = tile->first_row + vector / tile->heads, head = tile->first_head + vector % tile->heads;
+	size_t index = ((size_t)row * job->kv->heads + head) * job->splits + (split - job->first_split);
+	float *at = job->partial + index * cpu_attention_part_floats(job->kv->head_dim);
+
+	return (struct cpu_attention_part){ .state = (struct cpu_attention_state *)at, .o = at + CPU_ATTENTION_PART_HEADER };
+}
+
+/* The keys that a query row sees. Both ends ascend from row to row. */
+static inline struct cpu_attention_range cpu_attention_visible(const struct cpu_attention_job *job, uint32_t row)
+{
+	const uint64_t seen = (uint64_t)job->q_position + row + 1;
+	const uint32_t keys = job->kv_position + job->kv_rows;
+	const uint32_t end = job->causal && seen < keys ? (uint32_t)seen : keys;
+
+	return (struct cpu_attention_range){ job->window != 0 && end > job->window ? end - job->window : 0, end };
+}
+
+/* Attends to one split, or to all in turn when the job keeps no partial results. */
+void cpu_attention_attend(const struct cpu_attention_tile *tile, uint32_t split, struct cpu_attention_scratch *scratch);
+
+/* Divides by the sum and writes o and lse of the tile's rows. Overwrites o. */
+void cpu_attention_finish(const struct cpu_attention_tile *tile, const struct cpu_attention_state *state, float *o);
+
+#endif

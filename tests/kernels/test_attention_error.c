@@ -1,0 +1,252 @@
+/*
+ * Attention over the paged cache against float64: every head dimension, ratio of heads, format, instruction set,
+ * window, soft cap, and the log-sum-exp; and how much the int8 and bf16 formats lose.
+ *
+ * Gates. f32: maximum error 1e-5 * max|V|. int8 and bf16: cosine 0.9999 over the whole output (bf16, random: 0.99999),
+ * on these inputs:
+ *   random:   q, k, v of N(0, 1);
+ *   outliers: the same, and in each KV head 4 channels of K have means of +20, -20, +10, -10 (unit variance), as the
+ *             persistent channels of real models have;
+ *   spikes:   outliers, and 1 % of the tokens have one further channel of K raised by 8.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/ref/ref_attention.h"
+#include "tests/kernels/attention_rig.h"
+
+/* A session of `tokens` keys, computed in one step, beside its oracle. */
+struct trial {
+	struct attention_shape shape;
+	uint32_t tokens, q_rows; /* the last q_rows tokens attend */
+	uint32_t window;
+	float soft_cap;
+	bool not_causal;
+	void (*spoil)(const struct trial *trial, float *q, float *k);
+};
+
+/* The worst so far. */
+struct result {
+	double max_error; /* over max|V| */
+	double cosine, lse_error;
+	enum base_isa isa; /* of the cosine */
+};
+
+static void add_outliers(const struct trial *trial, float *q, float *k)
+{
+	static const float mean[4] = { 20, -20, 10, -10 };
+	const uint32_t dim = trial->shape.head_dim;
+
+	(void)q;
+	for (size_t row = 0; row < (size_t)trial->tokens * trial->shape.kv_heads; row++) {
+		for (uint32_t i = 0; i < 4; i++)
+			k[row * dim + i * dim / 4 + row % trial->shape.kv_heads] += mean[i];
+	}
+}
+
+static void add_spikes(const struct trial *trial, float *q, float *k)
+{
+	const uint32_t dim = trial->shape.head_dim, kv_heads = trial->shape.kv_heads;
+
+	add_outliers(trial, q, k);
+	for (uint32_t token = 50; token < trial->tokens; token += 100) {
+		for (uint32_t head = 0; head < kv_heads; head++)
+			k[((size_t)token * kv_heads + head) * dim + (token * 7 + head) % dim] += 8;
+	}
+}
+
+static void compare(const struct ref_attention *ref, const float *o, const float *lse, size_t v_count,
+	enum base_isa isa, struct result *result)
+{
+	double dot = 0, a = 0, b = 0, worst = 0, largest = 0, cosine;
+	const size_t rows = (size_t)ref->q_rows * ref->heads;
+
+	for (size_t i = 0; i < rows * ref->head_dim; i++) {
+		worst = fmax(worst, fabs((double)o[i] - ref->o[i]));
+		assert_false(isnan(o[i]));
+		dot += (double)o[i] * ref->o[i];
+		a += (double)o[i] * (double)o[i];
+		b += ref->o[i] * ref->o[i];
+	}
+	for (size_t i = 0; i < v_count; i++)
+		largest = fmax(largest, fabs((double)ref->v[i]));
+	for (size_t i = 0; i < rows; i++)
+		result->lse_error = fmax(result->lse_error, fabs((double)lse[i] - ref->lse[i]));
+	result->max_error = fmax(result->max_error, worst / largest);
+	cosine = dot / sqrt(a * b);
+	if (!(cosine >= result->cosine)) {
+		result->cosine = cosine;
+		result->isa = isa;
+	}
+}
+
+/* The worst over the instruction sets; result->isa says whose the least cosine is. */
+static struct result run_trial(const struct trial *trial)
+{
+	const struct attention_shape *shape = &trial->shape;
+	const size_t q_count = (size_t)trial->q_rows * shape->heads * shape->head_dim;
+	const size_t kv_count = (size_t)trial->tokens * shape->kv_heads * shape->head_dim;
+	float *q = new_normal(q_count, 1), *k = new_normal(kv_count, 2), *v = new_normal(kv_count, 3);
+	float *o = new_zeroed(q_count * sizeof(*o)), *lse = new_zeroed(q_count * sizeof(*lse));
+	struct ref_attention ref = {
+		.heads = shape->heads, .kv_heads = shape->kv_heads, .head_dim = shape->head_dim,
+		.q_rows = trial->q_rows, .keys = trial->tokens, .q_position = trial->tokens - trial->q_rows,
+		.causal = !trial->not_causal, .window = trial->window,
+		.scale = 1 / sqrt((double)shape->head_dim), .soft_cap = (double)trial->soft_cap,
+		.q = q, .k = k, .v = v,
+		.o = new_zeroed(q_count * sizeof(double)), .lse = new_zeroed(q_count * sizeof(double)),
+		.logits = new_zeroed(trial->tokens * sizeof(double)),
+	};
+	struct result result = { .cosine = 1 };
+	enum base_isa isas[3];
+	const uint32_t isa_count = attention_isas(isas);
+
+	if (trial->spoil != NULL)
+		trial->spoil(trial, q, k);
+	ref_attention(&ref);
+	for (uint32_t i = 0; i < isa_count; i++) {
+		struct attention_rig rig;
+
+		attention_rig_open(&rig, *shape, 1, trial->tokens);
+		rig.isa = isas[i];
+		rig.window = trial->window;
+		rig.soft_cap = trial->soft_cap;
+		rig.causal = !trial->not_causal;
+		attention_rig_run(&rig, 0, trial->tokens, k, v, ref.q_position, trial->q_rows, q, o, lse);
+		compare(&ref, o, lse, kv_count, isas[i], &result);
+		attention_rig_close(&rig);
+	}
+	free(ref.o), free(ref.lse), free(ref.logits);
+	free(q), free(k), free(v), free(o), free(lse);
+	return result;
+}
+
+static void check_f32(struct trial trial)
+{
+	struct result result = run_trial(&trial);
+
+	if (!(result.max_error <= 1e-5) || !(result.lse_error <= 1e-5))
+		fail_msg("heads %u/%u x %u, %u tokens, window %u, cap %g: error %.3g of max|V|, lse %.3g", trial.shape.heads,
+			trial.shape.kv_heads, trial.shape.head_dim, trial.tokens, trial.window, (double)trial.soft_cap,
+			result.max_error, result.lse_error);
+}
+
+static const uint32_t dims[] = { 8, 32, 40, 64, 80, 96, 128, 192, 256 };
+static const uint32_t groups[] = { 1, 3, 4, 8 };
+
+enum { DIMS = sizeof(dims) / sizeof(*dims), GROUPS = sizeof(groups) / sizeof(*groups) };
+
+static void f32_shapes(void **state)
+{
+	(void)state;
+	for (uint32_t i = 0; i < DIMS * GROUPS; i++)
+		check_f32((struct trial){
+			.shape = { 2 * groups[i % GROUPS], 2, dims[i / GROUPS], KERN_KV_F32, KERN_KV_F32 },
+			.tokens = 150, .q_rows = 37,
+		});
+}
+
+static void f32_lengths(void **state)
+{
+	static const uint32_t lengths[] = { 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 511, 512, 513, 1100 };
+
+	(void)state;
+	for (uint32_t i = 0; i < sizeof(lengths) / sizeof(*lengths); i++) {
+		struct trial trial = { .shape = { 3, 1, 64, KERN_KV_F32, KERN_KV_F32 }, .tokens = lengths[i] };
+
+		trial.q_rows = trial.tokens < 70 ? trial.tokens : 70;
+		check_f32(trial);
+		trial.q_rows = 1;
+		check_f32(trial);
+	}
+}
+
+static void f32_options(void **state)
+{
+	static const uint32_t windows[] = { 0, 1, 5, 64, 100, 600 };
+	const uint32_t count = sizeof(windows) / sizeof(*windows);
+
+	(void)state;
+	for (uint32_t i = 0; i < count * 4; i++)
+		check_f32((struct trial){
+			.shape = { 6, 2, 32, KERN_KV_F32, KERN_KV_F32 },
+			.tokens = 700, .q_rows = 90, .window = windows[i % count],
+			.soft_cap = i / count % 2 == 0 ? 0.0f : 1.5f, .not_causal = i / count / 2 == 1,
+		});
+}
+
+static const struct { const char *name; void (*spoil)(const struct trial *, float *, float *); } inputs[] = {
+	{ "random", NULL }, { "outliers", add_outliers }, { "spikes", add_spikes },
+};
+
+enum { INPUTS = sizeof(inputs) / sizeof(*inputs) };
+
+/* All inputs and some shapes; prints the least cosine of each input. */
+static void check_format(enum kern_kv k, enum kern_kv v, const double gate[INPUTS])
+{
+	static const struct attention_shape shapes[] = { { 9, 3, 64, 0, 0 }, { 4, 4, 32, 0, 0 }, { 8, 2, 128, 0, 0 },
+		{ 4, 1, 96, 0, 0 }, { 2, 1, 256, 0, 0 }, { 3, 3, 80, 0, 0 } };
+
+	for (uint32_t input = 0; input < INPUTS; input++) {
+		double least = 1;
+
+		for (uint32_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
+			struct trial trial = { .shape = shapes[i], .tokens = 700, .q_rows = 20, .spoil = inputs[input].spoil };
+			struct result result;
+
+			trial.shape.k = k;
+			trial.shape.v = v;
+			result = run_trial(&trial);
+			least = fmin(least, result.cosine);
+			if (!(result.cosine >= gate[input]))
+				fail_msg("%s, %s: K %d, V %d, head dimension %u: cosine %.7f below %g", base_isa_name(result.isa),
+					inputs[input].name, (int)k, (int)v, trial.shape.head_dim, result.cosine, gate[input]);
+		}
+		print_message("K %d, V %d, %-8s: cosine at least %.7f\n", (int)k, (int)v, inputs[input].name, least);
+	}
+}
+
+static const double gate_int8[INPUTS] = { 0.9999, 0.9999, 0.9999 }, gate_bf16[INPUTS] = { 0.99999, 0.9999, 0.9999 };
+
+static void int8_gate(void **state)
+{
+	(void)state;
+	check_format(KERN_KV_INT8, KERN_KV_INT8, gate_int8);
+}
+
+static void bf16_gate(void **state)
+{
+	(void)state;
+	check_format(KERN_KV_BF16, KERN_KV_BF16, gate_bf16);
+}
+
+static void mixed_gates(void **state)
+{
+	(void)state;
+	check_format(KERN_KV_INT8, KERN_KV_BF16, gate_int8);
+	check_format(KERN_KV_BF16, KERN_KV_INT8, gate_int8);
+	check_format(KERN_KV_F32, KERN_KV_INT8, gate_int8);
+	check_format(KERN_KV_INT8, KERN_KV_F32, gate_int8);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(f32_shapes),
+		cmocka_unit_test(f32_lengths),
+		cmocka_unit_test(f32_options),
+		cmocka_unit_test(int8_gate),
+		cmocka_unit_test(bf16_gate),
+		cmocka_unit_test(mixed_gates),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
