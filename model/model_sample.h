@@ -1,8 +1,8 @@
 /*
  * Sampling: from logits to a token, as a function of (logits, history, parameters, seed, position) alone.
  * Pure; any thread with its own scratch; nothing is allocated. Order of the filters: repetition penalty (Keskar et al. 2019), temperature,
- * top-k, top-p, min-p, draw. temperature 0 is arg max, the lowest id among equals. NaN logits count as -inf; if no logit is finite the
- * answer is id 0.
+ * top-k, top-p, min-p, draw. temperature 0 is arg max, the lowest id among equals. A NaN logit counts as -inf, +inf as the largest
+ * float; if no logit is above -inf the answer is id 0. Time is linear in the vocabulary, whatever the logits and the parameters.
  */
 #ifndef MODEL_SAMPLE_H
 #define MODEL_SAMPLE_H
