@@ -67,8 +67,10 @@ struct kern_kv_layout kern_kv_layout(const struct kern_kv_geometry *geometry, ui
 	layout.v = take(&layout.bytes, elements * element_bytes(layout.v_format));
 	if (layout.v_format == KERN_KV_INT8)
 		layout.v_scale = take(&layout.bytes, KERN_PAGE_TOKENS * sizeof(float));
-	if (block_index == 0)
+	if (block_index == 0) {
 		layout.mean = take(&layout.bytes, geometry->head_dim * sizeof(float));
+		layout.width = take(&layout.bytes, geometry->head_dim * sizeof(float));
+	}
 	return layout;
 }
 

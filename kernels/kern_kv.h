@@ -6,16 +6,17 @@
  *
  * Formats. f32 and bf16 store K and V as they come. int8 stores, for each token and head, 8-bit integers and
  * one float32 scale; K is smoothed first: the session's mean of K per layer, head and channel is subtracted, which
- * softmax cannot see once q.mean is added back to those logits.
+ * softmax cannot see once q.mean is added back to those logits, and each channel is divided by a width, a power of two >= 1 that
+ * tames channels much wider than the others (q is multiplied by it before the product).
  *
  * Where the mean comes from: block 0 of a session is kept in bf16 (f32 sessions: f32) whatever the format; when its 64th
- * token arrives the mean of its 64 K rows is computed and stored in block 0, beside the page; every later token is
- * smoothed by it. So the stored bits depend on tokens and positions only: not on how a prefill was cut, not on
+ * token arrives the mean and the widths of its 64 K rows are computed and stored in block 0, beside the page; every later
+ * token is smoothed by them. So the stored bits depend on tokens and positions only: not on how a prefill was cut, not on
  * neighbours, and TRUNCATE and FORK need nothing rebuilt (a truncation below 64 makes the mean be computed again). The
  * attention sink and the start of the prompt stay exact as a side effect.
  *
  * Page layouts (T = 64 tokens, D = head_dim):
- *   f32, bf16: K [T][D], V [T][D]; block 0 then float32 mean[D].
+ *   f32, bf16: K [T][D], V [T][D]; block 0 then float32 mean[D], float32 width[D].
  *   int8: K interleaved for the dot product unit: [D/4][T][4]; V [T][D]; float32 k_scale[T], v_scale[T];
  *         int32 k_sum[T] (sum of the token's quantized K: lets an unsigned-by-signed dot product take Q offset by 128).
  * Every array starts at a multiple of 64 bytes. K and V may have different formats: the K part comes first.
@@ -46,7 +47,7 @@ struct kern_kv_layout {
 	enum kern_kv k_format, v_format; /* of this page: block 0 never holds int8 */
 	size_t k, k_scale, k_sum;
 	size_t v, v_scale;
-	size_t mean; /* block 0 only; filled when K is int8 */
+	size_t mean, width; /* block 0 only; filled when K is int8 */
 	size_t bytes;
 };
 

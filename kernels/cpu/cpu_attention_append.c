@@ -1,6 +1,6 @@
 /*
  * The APPEND phase: new K and V rows of one KV head are rotated, quantized and stored in their pages, in order of
- * position, so that a chunk that crosses token 63 finds the mean of block 0 when it needs it.
+ * position, so that a chunk that crosses token 63 finds the survey of block 0 when it needs it.
  */
 #include "kernels/cpu/cpu_attention_kernels.h"
 
@@ -29,16 +29,18 @@ static void store_float(const struct cpu_attention_kernels *kernels, unsigned ch
 		kernels->store(array + (size_t)token * dim * sizeof(uint16_t), x, dim, KERN_DTYPE_BF16);
 }
 
-/* Int8 K lies as the dot product unit reads it, [dim/4][64][4]. */
+/* Smooths x by the session's first page. Int8 K lies as the dot product unit reads it, [dim/4][64][4]. */
 static void store_k_int8(const struct cpu_attention_kernels *kernels, const struct page *page, uint32_t token, float *x,
-	const float *mean, uint32_t dim)
+	const struct page *first, uint32_t dim)
 {
+	const float *mean = (const float *)(first->at + first->layout.mean);
+	const float *width = (const float *)(first->at + first->layout.width);
 	int8_t row[CPU_ATTENTION_DIM_MAX];
 	int8_t *k = (int8_t *)(page->at + page->layout.k) + (size_t)token * 4;
 	int32_t sum;
 
 	for (uint32_t d = 0; d < dim; d++)
-		x[d] -= mean[d];
+		x[d] = (x[d] - mean[d]) / width[d];
 	((float *)(page->at + page->layout.k_scale))[token] = kernels->quantize(row, x, dim, &sum);
 	((int32_t *)(page->at + page->layout.k_sum))[token] = sum;
 	for (uint32_t d = 0; d < dim; d += 4)
@@ -46,20 +48,19 @@ static void store_k_int8(const struct cpu_attention_kernels *kernels, const stru
 }
 
 static void append_k(const struct cpu_attention_job *job, const struct cpu_attention_kernels *kernels,
-	uint32_t kv_head, const struct page *page, uint32_t token, float *x)
+	const struct page *first, const struct page *page, uint32_t token, float *x)
 {
 	const uint32_t dim = job->kv->head_dim;
 
 	if (page->layout.k_format == KERN_KV_INT8) {
-		struct page first = page_of(job, kv_head, 0);
-
-		store_k_int8(kernels, page, token, x, (const float *)(first.at + first.layout.mean), dim);
+		store_k_int8(kernels, page, token, x, first, dim);
 		return;
 	}
 	store_float(kernels, page->at + page->layout.k, page->layout.k_format, token, x, dim);
-	/* Only a page of block 0 can be of another format than the session, and its last token completes the mean. */
+	/* Only a page of block 0 can be of another format than the session, and its last token completes the survey. */
 	if (page->layout.k_format != job->kv->k && token == KERN_PAGE_TOKENS - 1)
-		kernels->mean((float *)(page->at + page->layout.mean), page->at + page->layout.k, page->layout.k_format, dim);
+		kernels->survey((float *)(page->at + page->layout.mean), (float *)(page->at + page->layout.width),
+			page->at + page->layout.k, page->layout.k_format, dim);
 }
 
 static void append_v(const struct cpu_attention_kernels *kernels, const struct page *page, uint32_t token,
@@ -79,7 +80,8 @@ void cpu_attention_append(const struct cpu_attention_job *job, uint32_t kv_head,
 	const struct cpu_attention_kernels *kernels = cpu_attention_kernels(job->isa);
 	const uint32_t dim = job->kv->head_dim;
 	const size_t element = job->dtype == KERN_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
-	struct page page = { 0 };
+	const struct page first = page_of(job, kv_head, 0);
+	struct page page = first;
 
 	for (uint32_t row = 0; row < job->kv_rows; row++) {
 		uint32_t position = job->kv_position + row, token = position % KERN_PAGE_TOKENS;
@@ -90,7 +92,7 @@ void cpu_attention_append(const struct cpu_attention_job *job, uint32_t kv_head,
 		kernels->load(scratch, (const unsigned char *)job->k + k_at * element, dim, job->dtype);
 		if (job->rope != KERN_ROPE_NONE)
 			kernels->rope(scratch, job->rope_cos_sin + (size_t)row * job->rotated, job->rope, job->rotated);
-		append_k(job, kernels, kv_head, &page, token, scratch);
+		append_k(job, kernels, &first, &page, token, scratch);
 		kernels->load(scratch, (const unsigned char *)job->v + v_at * element, dim, job->dtype);
 		append_v(kernels, &page, token, scratch, dim);
 	}

@@ -41,13 +41,13 @@ static void quantize_queries(const struct cpu_attention_tile *tile, struct cpu_a
 	const struct cpu_attention_job *job = tile->job;
 	const struct kern_kv_layout first = kern_kv_layout(job->kv, 0);
 	const unsigned char *page = kern_kv_page(job->kv, job->blocks[0], 0, job->layer, tile->kv_head);
-	const float *mean = (const float *)(page + first.mean);
+	const float *mean = (const float *)(page + first.mean), *width = (const float *)(page + first.width);
 	const uint32_t dim = job->kv->head_dim;
 
 	for (uint32_t i = 0; i < tile->vectors; i++) {
 		const float *q = scratch->q + (size_t)i * dim;
 
-		scratch->q_scale[i] = tile->kernels->quantize_query(scratch->packed + (size_t)i * dim, q, dim);
+		scratch->q_scale[i] = tile->kernels->quantize_query(scratch->packed + (size_t)i * dim, q, width, dim);
 		scratch->mean_product[i] = tile->kernels->dot(q, mean, dim);
 	}
 }

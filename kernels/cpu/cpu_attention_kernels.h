@@ -56,11 +56,12 @@ struct cpu_attention_kernels {
 	/* x to integers of +-127; returns the scale, and their sum if `sum` is not NULL. A row with a NaN or infinity
 	 * becomes zeros with a NaN for scale, so that whoever sees the token gets NaN, as with float32. */
 	float (*quantize)(int8_t *to, const float *x, uint32_t n, int32_t *sum);
-	/* Mean of 64 rows of float32 or bf16; 0 for a channel where it is not finite. */
-	void (*mean)(float *mean, const void *rows, enum kern_kv format, uint32_t dim);
+	/* What 64 rows of float32 or bf16 say about each channel: the mean (0 where it is not finite), and how much wider it is
+	 * than the average channel, as a power of two >= 1. */
+	void (*survey)(float *mean, float *width, const void *rows, enum kern_kv format, uint32_t dim);
 	float (*dot)(const float *a, const float *b, uint32_t n);
-	/* Packs a query vector for `product_int8`; returns its scale. NaN as in quantize. */
-	float (*quantize_query)(void *packed, const float *q, uint32_t n);
+	/* Packs q * width for `product_int8`; returns its scale. NaN as in quantize. */
+	float (*quantize_query)(void *packed, const float *q, const float *width, uint32_t n);
 	/* Adds a later part to (state, o). The parts of a row are added in ascending order of position. */
 	void (*fold)(struct cpu_attention_state *state, float *o, const struct cpu_attention_state *part,
 		const float *part_o, uint32_t dim);

@@ -230,33 +230,63 @@ static float row_quantize(int8_t *restrict to, const float *restrict x, uint32_t
 	return scale;
 }
 
-static float row_quantize_query(int16_t *restrict to, const float *restrict q, uint32_t n)
+static float row_quantize_query(int16_t *restrict to, const float *restrict q, const float *restrict width, uint32_t n)
 {
-	float inverse, scale = row_scale(q, n, (float)CPU_ATTENTION_QUERY_LIMIT, &inverse);
+	float wide[CPU_ATTENTION_DIM_MAX], inverse, scale;
 
+	for (uint32_t i = 0; i < n; i++)
+		wide[i] = q[i] * width[i];
+	scale = row_scale(wide, n, (float)CPU_ATTENTION_QUERY_LIMIT, &inverse);
 	if (inverse == 0.0f)
 		memset(to, 0, n * sizeof(*to));
 	for (uint32_t i = 0; inverse != 0.0f && i < n; i++)
-		to[i] = (int16_t)row_round(q[i] * inverse);
+		to[i] = (int16_t)row_round(wide[i] * inverse);
 	return scale;
 }
 
-static void row_mean(float *restrict mean, const void *rows, enum kern_kv format, uint32_t dim)
+static inline bool row_is_finite(float x)
 {
-	const float *f32 = rows;
-	const uint16_t *bf16 = rows;
+	return (row_bits(x) & FLOAT_MAGNITUDE_BITS) < FLOAT_INFINITY_BITS;
+}
+
+static void row_page_row(float *restrict to, const void *rows, enum kern_kv format, uint32_t token, uint32_t dim)
+{
+	if (format == KERN_KV_F32)
+		row_load(to, (const float *)rows + (size_t)token * dim, dim, KERN_DTYPE_F32);
+	else
+		row_load(to, (const uint16_t *)rows + (size_t)token * dim, dim, KERN_DTYPE_BF16);
+}
+
+/* Widths from mean absolute deviations. A channel is never narrowed: one that happened to be still so far must not
+ * swamp the others when it wakes up. */
+static void row_survey(float *restrict mean, float *restrict width, const void *rows, enum kern_kv format, uint32_t dim)
+{
+	float row[CPU_ATTENTION_DIM_MAX], average = 0.0f;
 
 	memset(mean, 0, dim * sizeof(*mean));
+	memset(width, 0, dim * sizeof(*width));
 	for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
-		for (uint32_t d = 0; format == KERN_KV_F32 && d < dim; d++)
-			mean[d] += f32[t * dim + d];
-		for (uint32_t d = 0; format == KERN_KV_BF16 && d < dim; d++)
-			mean[d] += row_from_bf16(bf16[t * dim + d]);
+		row_page_row(row, rows, format, t, dim);
+		for (uint32_t d = 0; d < dim; d++)
+			mean[d] += row[d];
 	}
 	for (uint32_t d = 0; d < dim; d++) {
-		float value = mean[d] * (1.0f / KERN_PAGE_TOKENS);
+		mean[d] *= 1.0f / KERN_PAGE_TOKENS;
+		mean[d] = row_is_finite(mean[d]) ? mean[d] : 0.0f;
+	}
+	for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
+		row_page_row(row, rows, format, t, dim);
+		for (uint32_t d = 0; d < dim; d++)
+			width[d] += fabsf(row[d] - mean[d]);
+	}
+	for (uint32_t d = 0; d < dim; d++)
+		average += width[d];
+	average /= (float)dim;
+	for (uint32_t d = 0; d < dim; d++) {
+		float ratio = width[d] / average * 1.41421356f;
 
-		mean[d] = (row_bits(value) & FLOAT_MAGNITUDE_BITS) < FLOAT_INFINITY_BITS ? value : 0.0f;
+		/* The exponent alone: with the factor above, the nearest power of two. */
+		width[d] = ratio >= 2.0f && ratio < 0x1p20f ? row_float(row_bits(ratio) & FLOAT_INFINITY_BITS) : 1.0f;
 	}
 }
 

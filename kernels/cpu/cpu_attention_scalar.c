@@ -4,9 +4,9 @@
  */
 #include "kernels/cpu/cpu_attention_rows.h"
 
-static float quantize_query(void *packed, const float *q, uint32_t n)
+static float quantize_query(void *packed, const float *q, const float *width, uint32_t n)
 {
-	return row_quantize_query(packed, q, n);
+	return row_quantize_query(packed, q, width, n);
 }
 
 static void transpose(float *restrict tile, const void *k, enum kern_kv format, uint32_t tokens, uint32_t dim)
@@ -110,7 +110,7 @@ const struct cpu_attention_kernels cpu_attention_scalar = {
 	.store = row_store,
 	.rope = row_rope,
 	.quantize = row_quantize,
-	.mean = row_mean,
+	.survey = row_survey,
 	.dot = row_dot,
 	.quantize_query = quantize_query,
 	.fold = row_fold,
