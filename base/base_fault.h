@@ -15,8 +15,8 @@
 enum { BASE_FAULT_RANGES = 4096 };
 
 /* Installs the handler; a thread that has an alternate stack takes the signal there. A fault outside every
- * range keeps the action it had before, by default the end of the process. -errno with a message. A second call changes nothing,
- * unless somebody else took the signal meanwhile. Start and control thread. */
+ * range keeps the action it had before, by default the end of the process. A second call changes nothing,
+ * unless somebody else took the signal meanwhile. Control thread. -errno with a message. */
 int base_fault_install(void);
 
 /* memory and size_bytes are one whole mapping. flag becomes 1 on a fault in it, and must outlive the

@@ -44,7 +44,8 @@ void base_topo_print(const struct base_topo *topo, FILE *file);
 int base_topo_bind_self(const struct base_topo *topo, uint32_t pu_os_index);
 
 /* On which node the pages of a range really lie, by move_pages(2): fills pages_per_node[BASE_TOPO_NODES], by
- * the nodes' os index, and returns how many pages were found; -errno with a message where the kernel refuses. Samples at most 4096. */
+ * the nodes' os index, and returns how many pages were found; -errno with a message where the kernel refuses.
+ * Samples at most 4096. */
 int base_topo_pages(const void *memory, size_t size_bytes, uint32_t *pages_per_node);
 
 #endif
