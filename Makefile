@@ -14,7 +14,7 @@ URING   ?= auto#        io_uring: auto, 1 or 0
 DPDK    ?= auto#        DPDK: auto, 1 or 0
 CUDA    ?= auto#        CUDA: auto, 1 or 0
 FUZZ    ?=#             FUZZ=1 with CC=clang links the fuzz targets with libFuzzer
-KINDS   ?= unit abi kernels stress fuzz sim fault system# kinds of tests
+KINDS   ?= checks unit abi kernels stress fuzz sim fault system# what to check
 TESTS   ?=#             only the tests with this in their path, e.g. TESTS=base_clock
 
 ifeq ($(origin CC),default)
@@ -25,22 +25,24 @@ VERSION := 0.1.0
 SONAME  := libattnd.so.0
 FOLDERS := base shm-ipc netio kernels model sched service client-lib
 
-# The suites of `make check`: each is a build of its own below $(O), and runs these kinds of tests.
-SUITES      := plain asan tsan
+# The suites of `make check`: each is a build of its own below $(O), and runs these kinds of tests. The kind
+# "checks" is the scripts tools/check-*. There is a suite for clang where clang is.
+SUITES      := plain asan tsan $(if $(shell command -v clang),clang)
 SAN_asan    := address,undefined
 SAN_tsan    := thread
-KINDS_plain := checks $(KINDS)
+CC_clang    := clang
+KINDS_plain := $(KINDS)
 KINDS_asan  := $(filter unit kernels fuzz sim fault system,$(KINDS))
 KINDS_tsan  := $(filter unit stress,$(KINDS))
+KINDS_clang := $(filter unit kernels,$(KINDS))
 
-# A sanitizer build asked for by hand has its own folder, so that builds coexist.
+# A sanitizer build asked for by hand has its own folder, so that builds coexist, and is a suite of its own.
 ifneq ($(SAN),)
 ifeq ($(origin O),file)
 comma   := ,
 O       := build/$(subst $(comma),-,$(SAN))
 endif
 SUITES      := plain
-KINDS_plain := $(KINDS)
 endif
 
 .DEFAULT_GOAL := all
@@ -126,12 +128,12 @@ bench: ## build and run the benchmarks
 	@$(MAKE) all benchmarks
 	@O=$(O) TESTS='$(TESTS)' tests/run.sh --show 'bench:$(O):bench'
 
-all-tests: $(TEST_PROGRAMS) $(if $(filter abi fault system,$(KINDS)),all) ## build the tests, without running them
+all-tests: $(TEST_PROGRAMS) $(if $(filter checks abi fault system,$(KINDS)),all) ## build the tests, without running them
 benchmarks: $(BENCH_PROGRAMS)
 
-$(foreach s,$(SUITES),$(eval O_$(s) := $(O)$(if $(SAN_$(s)),/$(s))))
+$(foreach s,$(SUITES),$(eval O_$(s) := $(O)$(if $(filter plain,$(s)),,/$(s))))
 suite-%:
-	@$(MAKE) O=$(O_$*) $(if $(SAN_$*),SAN=$(SAN_$*)) KINDS='$(filter-out checks,$(KINDS_$*))' all-tests
+	@$(MAKE) O=$(O_$*) SAN=$(or $(SAN_$*),$(SAN)) CC=$(or $(CC_$*),$(CC)) KINDS='$(KINDS_$*)' all-tests
 
 INSTALL  = install -D $(if $(findstring x,$(3)),-m755,-m644) $(1) $(DESTDIR)$(2)
 HEADERS := $(wildcard client-lib/include/attnd/*.h)

@@ -42,7 +42,7 @@ static void read_brand(char *brand)
 {
 	uint32_t words[12];
 
-	if (__get_cpuid_max(0x80000000, NULL) < 0x80000004)
+	if ((uint32_t)__get_cpuid_max(0x80000000, NULL) < 0x80000004)
 		return;
 	for (uint32_t i = 0; i < 3; i++)
 		__get_cpuid(0x80000002 + i, &words[4 * i], &words[4 * i + 1], &words[4 * i + 2],

@@ -106,6 +106,7 @@ struct line {
 	size_t used;
 };
 
+__attribute__((format(printf, 2, 0)))
 static void line_add_va(struct line *line, const char *format, va_list arguments)
 {
 	size_t room = sizeof(line->text) - 1 - line->used;
