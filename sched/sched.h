@@ -97,7 +97,7 @@ struct sched_options {
 	uint32_t model_count;
 	const struct sched_tenant *tenants;
 	uint32_t tenant_count;
-	uint32_t device;          /* this device's index, < 256: goes into session handles */
+	uint32_t device;          /* this device's index, < 256: goes into session handles (sched/sched_handle.h) */
 	uint64_t boot_id;         /* goes into session handles: a handle of another life answers SESSION_LOST */
 	enum kern_kv kv_default;
 	uint64_t kv_bytes;        /* the KV pool */
@@ -147,6 +147,9 @@ void sched_counters_read(const struct sched *sched, struct sched_counters *count
 /* Visits live sessions, for attnctl. */
 struct sched_session_view { uint64_t handle; uint32_t client, tenant, kind, model, position, blocks, queued; uint8_t kv_k, kv_v; };
 uint32_t sched_sessions_view(const struct sched *sched, struct sched_session_view *views, uint32_t capacity);
+
+/* The KV pool's memory, for a look at where its pages lie. Constant. */
+const void *sched_pool(const struct sched *sched, size_t *size_bytes);
 
 /* Checks every invariant (conservation of blocks, requests and credits; reference counts against block tables). 0, or -EINVAL with a message
  * saying which one broke. For tests and the simulator; not for the request path. */

@@ -36,6 +36,8 @@ static const struct setting settings[] = {
 	{ "daemon", "log_level", SETTING_TEXT, ROOM(log_level), 0, 0, NULL, "info", "debug, info, warn or error." },
 	{ "daemon", "log_file", SETTING_TEXT, ROOM(log_file), 0, 0, NULL, "", "A file to append the log to; empty: standard error." },
 
+	{ "shm", "socket_mode", SETTING_TEXT, ROOM(socket_mode), 0, 0, NULL, "0660",
+		"Permissions of attnd.sock, in octal: who may try to attach. Whom they are let in as, the tenants say." },
 	{ "shm", "huge_pages", SETTING_CHOICE, AT(huge_pages), 0, 0, 0, "auto yes no", "auto",
 		"Huge pages under clients' segments: yes refuses a client when there are none." },
 	{ "shm", "max_clients", SETTING_COUNT, AT(max_clients), 0, 1, 4096, NULL, "1024", "Clients attached at a time." },
@@ -250,8 +252,8 @@ static struct svc_tenant_config *tenant_find(struct svc_config *config, const ch
 	struct svc_tenant_config *tenant = &config->tenants[i];
 
 	if (i == config->tenant_count) {
-		*tenant = (struct svc_tenant_config){ .uid = -1, .gid = -1, .models = "*", .attention = true, .sessions = 65536,
-			.kv_bytes = INT64_MAX, .weight = 1 };
+		*tenant = (struct svc_tenant_config){ .uid = -1, .gid = -1, .models = "*", .attention = true, .clients = 65536,
+			.sessions = 65536, .kv_bytes = INT64_MAX, .weight = 1 };
 		config->tenant_count++;
 	}
 	return tenant;
@@ -267,6 +269,7 @@ static int tenant_set(struct svc_config *config, const char *name, const char *k
 	const struct { const char *key; int64_t *number; int64_t max; bool size; } numbers[] = {
 		{ "uid", &tenant->uid, UINT32_MAX, false },
 		{ "gid", &tenant->gid, UINT32_MAX, false },
+		{ "clients", &tenant->clients, 65536, false },
 		{ "sessions", &tenant->sessions, 65536, false },
 		{ "kv", &tenant->kv_bytes, INT64_MAX, true },
 		{ "weight", &tenant->weight, 1000, false },
@@ -285,7 +288,7 @@ static int tenant_set(struct svc_config *config, const char *name, const char *k
 			return bad_value("tenant", key, value, "not a number in range");
 		return 0;
 	}
-	return bad_value("tenant", key, value, "unknown key; a tenant has: uid gid models sessions kv attention weight");
+	return bad_value("tenant", key, value, "unknown key; a tenant has: uid gid models clients sessions kv attention weight");
 }
 
 /* ---- the ways in ---------------------------------------------------------------------------------------------- */
@@ -400,6 +403,8 @@ int svc_config_check(const struct svc_config *config)
 
 	if (base_log_level_parse(config->log_level, &level))
 		return bad_value("daemon", "log_level", config->log_level, "choose debug, info, warn or error");
+	if (svc_config_socket_mode(config) < 0)
+		return bad_value("shm", "socket_mode", config->socket_mode, "give three or four octal digits, such as 0660");
 	if (!power_of_two(config->submission_slots) || !power_of_two(config->completion_slots))
 		return base_fail(EINVAL, "[shm] submission_slots and completion_slots are powers of two");
 	if (config->completion_slots < 2 * config->client_requests)
@@ -418,6 +423,14 @@ int svc_config_check(const struct svc_config *config)
 			return rc;
 	}
 	return 0;
+}
+
+int svc_config_socket_mode(const struct svc_config *config)
+{
+	char *end;
+	unsigned long mode = strtoul(config->socket_mode, &end, 8);
+
+	return end == config->socket_mode || *end || mode > 0777 ? -EINVAL : (int)mode;
 }
 
 void svc_config_print_defaults(FILE *file)
@@ -441,7 +454,7 @@ void svc_config_print_defaults(FILE *file)
 		"#[model default]\n#path = /var/lib/attnd/model.gguf\n"
 		"\n# Who may attach, and to how much; the first entry that fits a client's uid and gid counts, and without any entry everybody\n"
 		"# who can open the socket may. kv is a size such as 512M; models is * or names.\n"
-		"#[tenant strategies]\n#uid = 1000\n#gid = 1000\n#models = *\n#attention = yes\n#sessions = 64\n#kv = 512M\n#weight = 1\n", file);
+		"#[tenant strategies]\n#uid = 1000\n#gid = 1000\n#models = *\n#attention = yes\n#clients = 16\n#sessions = 64\n#kv = 512M\n#weight = 1\n", file);
 }
 
 int svc_config_tenant(const struct svc_config *config, uint32_t uid, uint32_t gid)

@@ -35,7 +35,7 @@ struct svc_tenant_config {
 	int64_t uid, gid; /* -1: any */
 	char models[512]; /* names, separated by blanks; "*": all */
 	bool attention;
-	int64_t sessions, kv_bytes, weight;
+	int64_t clients, sessions, kv_bytes, weight;
 };
 
 struct svc_config {
@@ -43,6 +43,7 @@ struct svc_config {
 	char log_level[16];
 	char log_file[SVC_PATH_BYTES];
 
+	char socket_mode[8];
 	int64_t huge_pages; /* enum svc_huge */
 	int64_t max_clients, arena_max_bytes, submission_slots, completion_slots, attach_per_second;
 
@@ -70,6 +71,8 @@ int svc_config_file(struct svc_config *config, const char *path);
 int svc_config_set(struct svc_config *config, const char *assignment);
 /* What no single value shows: files there, names known, limits that fit each other. -EINVAL with a message. */
 int svc_config_check(const struct svc_config *config);
+/* [shm] socket_mode as a number; -EINVAL. */
+int svc_config_socket_mode(const struct svc_config *config);
 /* A commented file with every setting at its default. */
 void svc_config_print_defaults(FILE *file);
 

@@ -31,7 +31,7 @@ enum attnd_op {
 	ATTND_OP_APPEND = 6,     /* in: attnd_attend_params, K, V */
 	ATTND_OP_ATTEND = 7,     /* in: attnd_attend_params, Q, and K, V when kv_rows > 0; out: O, and LSE */
 	ATTND_OP_TOKENIZE = 8,   /* argument: model; in: text; out: uint32_t ids; value: how many */
-	ATTND_OP_DETOKENIZE = 9, /* argument: model; in: uint32_t ids; out: bytes of text */
+	ATTND_OP_DETOKENIZE = 9, /* argument: model; in: uint32_t ids; out: bytes of text; position 0: the text begins here */
 	ATTND_OP_FORK = 10,      /* argument: tokens to keep, 0 = all; value: the new session's handle */
 	ATTND_OP_TRUNCATE = 11,  /* argument: tokens to keep */
 	ATTND_OP_CLOSE = 12,
@@ -49,6 +49,7 @@ enum {
 	ATTND_REQ_SPECIAL = 1 << 2,        /* TOKENIZE: add the model's begin/end tokens; DETOKENIZE: show control tokens */
 	ATTND_REQ_PARSE_SPECIAL = 1 << 3,  /* TOKENIZE: text such as <|im_end|> becomes its control token */
 	ATTND_REQ_CHAT = 1 << 4,           /* TOKENIZE: the input is attnd_chat_message records; the model's template is applied */
+	ATTND_REQ_ALL = (1 << 5) - 1,
 };
 
 struct attnd_request {
