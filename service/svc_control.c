@@ -47,7 +47,7 @@ struct client {
 	int socket, bell_fd;
 	struct shm_peer peer;
 	uint32_t tenant;
-	struct svc_rings *rings = NULL;
+	struct svc_rings *rings;
 };
 
 struct visitor {
