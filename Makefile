@@ -55,6 +55,7 @@ MAKEFLAGS += -j$(shell nproc)
 endif
 
 Q       := $(if $(V),,@)
+keep_if_same = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 say      = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2:$(O)/%=%);)
 is_on    = $(filter-out 0 no off,$(strip $(1)))
 
@@ -135,33 +136,25 @@ $(foreach s,$(SUITES),$(eval O_$(s) := $(O)$(if $(filter plain,$(s)),,/$(s))))
 suite-%:
 	@$(MAKE) O=$(O_$*) SAN=$(or $(SAN_$*),$(SAN)) CC=$(or $(CC_$*),$(CC)) KINDS='$(KINDS_$*)' all-tests
 
-INSTALL  = install -D $(if $(findstring x,$(3)),-m755,-m644) $(1) $(DESTDIR)$(2)
-HEADERS := $(wildcard client-lib/include/attnd/*.h)
-PAGES   := $(wildcard docs/man/*.[1-8])
-UNIT    := $(wildcard service/attnd.service)
-EXAMPLE := $(wildcard service/attnd.conf)
-page_to  = $(PREFIX)/share/man/man$(subst .,,$(suffix $(1)))/$(notdir $(1))
-INSTALLED := $(TOOLS:%=$(PREFIX)/bin/%) $(PREFIX)/sbin/attnd $(HEADERS:client-lib/%=$(PREFIX)/%) \
-	$(addprefix $(PREFIX)/lib/,libattnd.so libattnd.so.$(VERSION) $(SONAME) libattnd.a pkgconfig/attnd.pc) \
-	$(foreach p,$(PAGES),$(call page_to,$(p))) $(PREFIX)/lib/systemd/system/attnd.service
+# What is installed, as mode:file:place below $(PREFIX).
+INSTALLED := $(foreach t,$(TOOLS),755:$(O)/$(t):bin/$(t)) 755:$(O)/attnd:sbin/attnd \
+	755:$(O)/libattnd.so:lib/libattnd.so.$(VERSION) 644:$(O)/libattnd.a:lib/libattnd.a \
+	644:$(O)/attnd.pc:lib/pkgconfig/attnd.pc 644:service/attnd.service:lib/systemd/system/attnd.service \
+	$(foreach h,$(wildcard client-lib/include/attnd/*.h),644:$(h):$(h:client-lib/%=%)) \
+	$(foreach p,$(wildcard docs/man/*.[1-8]),644:$(p):share/man/man$(subst .,,$(suffix $(p)))/$(notdir $(p)))
+TO  = $(DESTDIR)$(PREFIX)
+ETC = $(DESTDIR)/etc
 
 install: all ## install below $(DESTDIR)$(PREFIX); a configuration that is there is never overwritten
-	$(Q)for f in $(TOOLS); do install -D -m755 $(O)/$$f $(DESTDIR)$(PREFIX)/bin/$$f; done
-	$(Q)if [ -e $(O)/attnd ]; then install -D -m755 $(O)/attnd $(DESTDIR)$(PREFIX)/sbin/attnd; fi
-	$(Q)for f in $(HEADERS:client-lib/%=%); do install -D -m644 client-lib/$$f $(DESTDIR)$(PREFIX)/$$f; done
-	$(Q)if [ -n "$(LIBRARY)" ]; then \
-		cd $(O) && install -D -m755 libattnd.so $(DESTDIR)$(PREFIX)/lib/libattnd.so.$(VERSION) && \
-		install -D -m644 -t $(DESTDIR)$(PREFIX)/lib libattnd.a && \
-		install -D -m644 -t $(DESTDIR)$(PREFIX)/lib/pkgconfig attnd.pc && \
-		ln -sf libattnd.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/$(SONAME) && \
-		ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libattnd.so; fi
-	$(Q)$(foreach p,$(PAGES),install -D -m644 $(p) $(DESTDIR)$(call page_to,$(p));)
-	$(Q)$(foreach u,$(UNIT),install -D -m644 $(u) $(DESTDIR)$(PREFIX)/lib/systemd/system/attnd.service;)
-	$(Q)$(foreach c,$(EXAMPLE),[ -e $(DESTDIR)/etc/attnd.conf ] || install -D -m644 $(c) $(DESTDIR)/etc/attnd.conf)
+	$(Q)for item in $(INSTALLED); do IFS=:; set -- $$item; install -D -m$$1 $$2 $(TO)/$$3 || exit 1; done
+	$(Q)ln -sf libattnd.so.$(VERSION) $(TO)/lib/$(SONAME)
+	$(Q)ln -sf $(SONAME) $(TO)/lib/libattnd.so
+	$(Q)[ -e $(ETC)/attnd.conf ] || install -D -m644 service/attnd.conf $(ETC)/attnd.conf
 
 uninstall: ## remove what install put there, except the configuration
-	$(Q)rm -f $(addprefix $(DESTDIR),$(INSTALLED))
-	$(Q)rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/include/attnd 2>/dev/null || true
+	$(Q)for item in $(INSTALLED); do rm -f $(TO)/$${item##*:}; done
+	$(Q)rm -f $(TO)/lib/$(SONAME) $(TO)/lib/libattnd.so
+	$(Q)rmdir --ignore-fail-on-non-empty $(TO)/include/attnd
 
 dist: ## pack the committed sources
 	$(Q)mkdir -p $(O)
@@ -219,16 +212,15 @@ $(O)/libattnd.a: $(ARCHIVES)
 	$(call say,AR,$@)rm -f $@ && $(CC) -r -nostdlib -o $(O)/obj/libattnd.o $(CLIENT_PARTS) && \
 		objcopy -w --keep-global-symbol='attnd_*' $(O)/obj/libattnd.o && ar rcs $@ $(O)/obj/libattnd.o
 
-$(O)/attnd.pc: client-lib/attnd.pc.in $(O)/flags
-	$(call say,GEN,$@)sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $< >$@
+$(O)/attnd.pc: client-lib/attnd.pc.in FORCE
+	@sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $< >$@.new && $(keep_if_same)
 
 # ---- Stamps: rebuild when the flags or the features change -----------------------------------------------
 
 has_package = $(if $(call is_on,$(1)),$(if $(filter auto,$(1)),$(shell pkg-config --exists $(2) && echo 1),1))
 FLAGS := $(CC) $(shell $(CC) -dumpfullversion 2>/dev/null || $(CC) -dumpversion) $(CFLAGS_ALL) $(OPTIMIZE) \
-	$(LDFLAGS_ALL) $(LIBS) $(PREFIX)
+	$(LDFLAGS_ALL) $(LIBS)
 quote = '$(subst ','\'',$(1))'
-keep_if_same = if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 $(O)/flags: FORCE
 	@tools/setup.sh --have build && mkdir -p $(@D)
