@@ -25,6 +25,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 struct attnd_client;
 
@@ -74,7 +75,8 @@ uint32_t attnd_offset(const struct attnd_client *client, const void *memory);
 /* Submits up to count requests in order, as one batch; returns how many were taken (maybe fewer), or -EAGAIN when none, -ENOTCONN.
  * version is filled in; everything else is the caller's. */
 int attnd_submit(struct attnd_client *client, const struct attnd_request *requests, unsigned count);
-/* Takes what has arrived, at most max. Returns how many; 0 = nothing yet; -ENOTCONN. Never a system call. */
+/* Takes what has arrived, at most max. Returns how many; 0 = nothing yet; -ENOTCONN. No system call, but for one that wakes a daemon
+ * asleep for want of room, and, once polls have found nothing for 100 ms (or dead_after_ns / 4), one look at the socket in that time. */
 int attnd_poll(struct attnd_client *client, struct attnd_completion *completions, unsigned max);
 /* As poll, but waits: spins spin_ns, then sleeps. timeout_ns < 0: for ever. 0 = timed out. */
 int attnd_wait(struct attnd_client *client, struct attnd_completion *completions, unsigned max, int64_t timeout_ns);
@@ -105,8 +107,8 @@ int attnd_session_close(struct attnd_client *client, uint64_t session);
 int attnd_session_fork(struct attnd_client *client, uint64_t session, uint32_t keep, uint64_t *fork);
 int attnd_session_truncate(struct attnd_client *client, uint64_t session, uint32_t keep);
 
-/* Pushes tokens; writes the output (see enum attnd_output) to `out`. Returns the bytes written. Copies through the arena: the zero-copy way
- * is attnd_loan and attnd_submit. */
+/* Pushes tokens; writes the output (see enum attnd_output) to `out`. Returns the bytes written. With ATTND_SELECT_CHOSEN the row indices follow
+ * the tokens in the array. Copies through the arena: the zero-copy way is attnd_loan and attnd_submit. */
 int64_t attnd_step(struct attnd_client *client, uint64_t session, const uint32_t *tokens, uint32_t count, struct attnd_step_args args, void *out,
 	size_t out_bytes);
 
@@ -132,6 +134,7 @@ struct attnd_message { uint32_t role; const char *text; }; /* enum attnd_role; N
 int64_t attnd_chat_tokenize(struct attnd_client *client, uint32_t model, const struct attnd_message *messages, size_t count, uint32_t *ids,
 	size_t capacity);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif
