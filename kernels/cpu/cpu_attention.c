@@ -17,6 +17,7 @@ const struct cpu_attention_kernels *cpu_attention_kernels(enum base_isa isa)
 {
 	switch (isa) {
 	case BASE_ISA_AVX512:
+		return &cpu_attention_avx512;
 	case BASE_ISA_AVX2:
 	case BASE_ISA_SCALAR:
 		break;
