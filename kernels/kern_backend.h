@@ -124,6 +124,9 @@ enum kern_work_kind { KERN_WORK_STEP, KERN_WORK_ATTEND, KERN_WORK_ZERO, KERN_WOR
 
 struct kern_span { unsigned char *to; const unsigned char *from; size_t bytes; };
 
+/* Most items of one KERN_WORK_ATTEND. */
+enum { KERN_ATTEND_MAX = 512 };
+
 /* Everything a work struct points to stays valid until its ticket is done. */
 struct kern_work {
 	enum kern_work_kind kind;
