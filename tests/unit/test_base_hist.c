@@ -113,8 +113,8 @@ static void test_merge_loses_nothing(void **state)
 	base_hist_clear(&hist);
 	base_hist_clear(&other);
 	for (int i = 0; i < VALUES; i++) {
-		base_hist_add(&whole, values[i] >> 12);
-		base_hist_add(i < VALUES / 3 ? &hist : &other, values[i] >> 12);
+		base_hist_add(&whole, 5 + (values[i] >> 12));
+		base_hist_add(i < VALUES / 3 ? &hist : &other, 5 + (values[i] >> 12));
 	}
 	base_hist_merge(&hist, &other);
 	assert_memory_equal(hist.buckets, whole.buckets, sizeof(whole.buckets));

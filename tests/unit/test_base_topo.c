@@ -135,6 +135,21 @@ static void test_made_up_machine(void **state)
 	assert_int_equal(base_topo_bind_self(&topo, 0), -ENOTSUP);
 }
 
+/* Two kinds of memory next to each package: the first node has the cores, the second one is memory alone. */
+static void test_nodes_without_cores(void **state)
+{
+	(void)state;
+	read_machine("HWLOC_SYNTHETIC", "pack:2 [numa] [numa] core:3 pu:1");
+	assert_int_equal(topo.node_count, 4);
+	assert_int_equal(topo.core_count, 6);
+	assert_int_equal(topo.nodes[0].core_count, 3);
+	assert_int_equal(topo.nodes[1].core_count, 0);
+	assert_int_equal(topo.nodes[2].core_count, 3);
+	assert_int_equal(topo.nodes[2].first_core, 3);
+	assert_int_equal(topo.nodes[3].core_count, 0);
+	check_consistent();
+}
+
 /* A description without a core level. */
 static void test_processors_without_cores(void **state)
 {
@@ -267,6 +282,7 @@ int main(void)
 		cmocka_unit_test_teardown(test_this_machine, forget_other_machines),
 		cmocka_unit_test_teardown(test_only_allowed_processors, forget_other_machines),
 		cmocka_unit_test_teardown(test_made_up_machine, forget_other_machines),
+		cmocka_unit_test_teardown(test_nodes_without_cores, forget_other_machines),
 		cmocka_unit_test_teardown(test_processors_without_cores, forget_other_machines),
 		cmocka_unit_test_teardown(test_machine_beyond_the_limits, forget_other_machines),
 		cmocka_unit_test_teardown(test_devices_and_their_nodes, forget_other_machines),
