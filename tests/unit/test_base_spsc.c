@@ -59,6 +59,26 @@ static void test_claim_shows_nothing_before_publish(void **state)
 	base_spsc_destroy(&queue);
 }
 
+static void test_room(void **state)
+{
+	struct base_spsc queue;
+	uint64_t value = 0;
+
+	(void)state;
+	assert_int_equal(base_spsc_create(&queue, 4, sizeof(value)), 0);
+	assert_true(base_spsc_room(&queue, 4));
+	assert_false(base_spsc_room(&queue, 5));
+	for (int i = 0; i < 3; i++)
+		assert_true(base_spsc_push(&queue, &value));
+	assert_true(base_spsc_room(&queue, 1));
+	assert_false(base_spsc_room(&queue, 2));
+	assert_non_null(base_spsc_peek(&queue));
+	base_spsc_release(&queue);
+	assert_true(base_spsc_room(&queue, 2));
+	assert_false(base_spsc_room(&queue, 3));
+	base_spsc_destroy(&queue);
+}
+
 static void test_impossible_sizes(void **state)
 {
 	struct base_spsc queue;
@@ -121,6 +141,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_one_thread),
 		cmocka_unit_test(test_claim_shows_nothing_before_publish),
+		cmocka_unit_test(test_room),
 		cmocka_unit_test(test_impossible_sizes),
 		cmocka_unit_test(test_two_threads),
 	};
