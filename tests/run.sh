@@ -46,8 +46,10 @@ run_one() {
 		[ "$failed" != 0 ] || failed=1
 		reason="exit status $status" ;;
 	esac
-	[ "$skipped" = 0 ] || reason=${reason:-$(grep -iE '# *skip|^skip' "$log" | tail -n 1 |
-		sed 's/.*# *[Ss][Kk][Ii][Pp] *//; s/^[Ss][Kk][Ii][Pp][a-z]*:* *//')}
+	if [ "$skipped" != 0 ] && [ -z "$reason" ]; then
+		reason=$({ grep -i '^skip' "$log" || grep -iE '# *skip' "$log" || tail -n 1 "$log"; } | head -n 1 |
+			sed 's/.*# *SKIP *//; s/^[Ss][Kk][Ii][Pp][a-z]*:* *//')
+	fi
 	echo "$passed $failed $skipped" >"${log%.log}.count"
 
 	local verdict=pass
