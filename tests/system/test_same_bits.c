@@ -1,0 +1,203 @@
+/*
+ * Time limit: 300 s
+ *
+ * The same session gives the same bits: alone, in a batch with 31 others, with 0, 1 and 2 workers, and whatever the chunks of its prefill; through
+ * the whole daemon, for every KV format. Compared are all logits of a prompt that crosses page boundaries, and of tokens after it.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "attnd/attnd.h"
+#include "base/base_rand.h"
+#include "tests/system/sys_daemon.h"
+
+enum { PROMPT = 150, AFTER = 8, OTHERS = 31 };
+
+struct run {
+	uint32_t vocab;
+	float *logits; /* [PROMPT + AFTER][vocab] */
+};
+
+static void fill_tokens(uint32_t *tokens, uint32_t count, uint64_t seed, uint32_t vocab)
+{
+	for (uint32_t i = 0; i < count; i++)
+		tokens[i] = (uint32_t)base_rand_below(&seed, vocab);
+}
+
+static struct attnd_request step(struct attnd_client *client, uint64_t id, uint64_t session, const uint32_t *tokens, uint32_t count,
+	float *logits, uint32_t vocab)
+{
+	struct attnd_request request = { .op = ATTND_OP_STEP, .request_id = id, .session = session, .argument = count,
+		.in_offset = attnd_offset(client, tokens), .in_bytes = count * 4 };
+	const struct attnd_step_args args = { .output = logits ? ATTND_OUT_LOGITS : ATTND_OUT_NONE, .select = ATTND_SELECT_ALL };
+
+	memcpy(&request.args, &args, sizeof(args));
+	if (logits) {
+		request.out_offset = attnd_offset(client, logits);
+		request.out_capacity = count * vocab * 4;
+	}
+	return request;
+}
+
+static void submit(struct attnd_client *client, const struct attnd_request *request)
+{
+	int rc;
+
+	while ((rc = attnd_submit(client, request, 1)) == -EAGAIN)
+		;
+	assert_int_equal(rc, 1);
+}
+
+static void finish(struct attnd_client *client, uint32_t count)
+{
+	struct attnd_completion completion;
+
+	while (count) {
+		assert_true(attnd_wait(client, &completion, 1, -1) == 1);
+		assert_int_equal(completion.status, ATTND_OK);
+		count--;
+	}
+}
+
+/* Our session's prompt in pieces, then token after token, while `others` sessions do work of their own in the same batches. */
+static void play(struct attnd_client *client, const struct attnd_open_params *open, uint32_t others, const uint32_t *pieces, struct run *run)
+{
+	uint32_t all[PROMPT + AFTER];
+	uint32_t *tokens = attnd_loan(client, PROMPT * 4), *noise = attnd_loan(client, (PROMPT + AFTER) * 4);
+	float *logits = attnd_loan(client, sizeof(float) * PROMPT * run->vocab);
+	uint64_t sessions[1 + OTHERS];
+
+	assert_non_null(logits);
+	fill_tokens(all, PROMPT + AFTER, 5, run->vocab);
+	fill_tokens(noise, PROMPT + AFTER, 6, run->vocab);
+	for (uint32_t i = 0; i <= others; i++)
+		assert_int_equal(attnd_session_open(client, open, &sessions[i]), 0);
+	for (uint32_t at = 0, piece = 0, count; at < PROMPT + AFTER; at += count) {
+		count = at < PROMPT ? pieces[piece++] : 1;
+		if (at < PROMPT && count > PROMPT - at)
+			count = PROMPT - at;
+		memcpy(tokens, all + at, count * 4);
+		const struct attnd_request ours = step(client, 1000, sessions[0], tokens, count, logits, run->vocab);
+
+		for (uint32_t i = 0; i <= others; i++) { /* ours among the others; these ragged, each with a length of its own */
+			const struct attnd_request other = step(client, i, sessions[i], noise + i % 8 * 16, 1 + (count + i) % 20, NULL, 0);
+
+			if (i == others / 2)
+				submit(client, &ours);
+			if (i)
+				submit(client, &other);
+		}
+		finish(client, 1 + others);
+		memcpy(run->logits + (size_t)at * run->vocab, logits, sizeof(float) * count * run->vocab);
+	}
+	for (uint32_t i = 0; i <= others; i++)
+		assert_int_equal(attnd_session_close(client, sessions[i]), 0);
+	attnd_return(client, logits);
+	attnd_return(client, noise);
+	attnd_return(client, tokens);
+}
+
+static const uint32_t whole[] = { PROMPT }, small[] = { 1, 15, 17, 16, 14, 1, 1, 35, 16, 16, 16, 16, 16 }, mixed[] = { 63, 2, 64, 48 };
+
+static bool same(const struct run *a, const struct run *b, const char *what)
+{
+	size_t count = (size_t)(PROMPT + AFTER) * a->vocab;
+
+	for (size_t i = 0; i < count; i++)
+		if (memcmp(&a->logits[i], &b->logits[i], sizeof(float))) {
+			printf("# %s: position %zu, token %zu: %a is not %a\n", what, i / a->vocab, i % a->vocab, (double)b->logits[i],
+				(double)a->logits[i]);
+			return false;
+		}
+	return true;
+}
+
+static void try_daemon(const char *const *options, enum attnd_kv kv, struct run *reference, bool is_reference)
+{
+	struct sys_daemon daemon;
+	struct attnd_client *client;
+	struct attnd_open_params open;
+	struct attnd_model_info info;
+	struct run run;
+
+	sys_daemon_start(&daemon, true, options);
+	const struct attnd_options attach = { .struct_bytes = sizeof(attach), .address = daemon.address, .arena_bytes = 16 << 20 };
+
+	assert_int_equal(attnd_connect(&client, &attach), 0);
+	assert_int_equal(attnd_describe_model(client, 0, &info), 0);
+	attnd_open_defaults(&open);
+	open.kv_k = open.kv_v = (uint8_t)kv;
+	run.vocab = info.vocab;
+	run.logits = malloc(sizeof(float) * (PROMPT + AFTER) * info.vocab);
+	if (is_reference) {
+		reference->vocab = info.vocab;
+		reference->logits = malloc(sizeof(float) * (PROMPT + AFTER) * info.vocab);
+		play(client, &open, 0, whole, reference);
+	}
+	const struct { const char *what; uint32_t others; const uint32_t *pieces; } cases[] = {
+		{ "alone, whole prompt", 0, whole }, { "alone, small pieces", 0, small }, { "alone, mixed pieces", 0, mixed },
+		{ "31 others, whole prompt", OTHERS, whole }, { "31 others, mixed pieces", OTHERS, mixed },
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		play(client, &open, cases[i].others, cases[i].pieces, &run);
+		assert_true(same(reference, &run, cases[i].what));
+	}
+	free(run.logits);
+	attnd_disconnect(client);
+	sys_daemon_stop(&daemon);
+}
+
+static void all_daemons(enum attnd_kv kv)
+{
+	static const char *const base[] = { "kv.pool=256M", "placement.workers=0", "daemon.log_level=warn", NULL };
+	static const char *const one[] = { "kv.pool=256M", "placement.workers=1", "daemon.log_level=warn", "limits.prefill_chunk=48",
+		"limits.step_rows=100", "limits.out_rows=40", NULL };
+	static const char *const two[] = { "kv.pool=256M", "placement.workers=2", "daemon.log_level=warn", "limits.prefill_chunk=7",
+		"limits.step_rows=33", "limits.out_rows=9", NULL };
+	struct run reference;
+
+	try_daemon(base, kv, &reference, true);
+	try_daemon(one, kv, &reference, false);
+	try_daemon(two, kv, &reference, false);
+	free(reference.logits);
+}
+
+static void test_f32(void **state) { (void)state; all_daemons(ATTND_KV_F32); }
+static void test_bf16(void **state) { (void)state; all_daemons(ATTND_KV_BF16); }
+static void test_int8(void **state) { (void)state; all_daemons(ATTND_KV_INT8); }
+
+/* The comparison can fail: one changed bit is seen. */
+static void test_comparison(void **state)
+{
+	struct run a = { .vocab = 2 }, b = a;
+
+	(void)state;
+	a.logits = calloc((PROMPT + AFTER) * 2, sizeof(float));
+	b.logits = calloc((PROMPT + AFTER) * 2, sizeof(float));
+	assert_true(same(&a, &b, "equal"));
+	b.logits[77] = -0.0f;
+	assert_false(same(&a, &b, "planted difference"));
+	free(a.logits);
+	free(b.logits);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_comparison),
+		cmocka_unit_test(test_f32),
+		cmocka_unit_test(test_bf16),
+		cmocka_unit_test(test_int8),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
