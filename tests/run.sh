@@ -22,12 +22,13 @@ run_one() {
 	local name=${file##*/}; name=${name%.*}
 	local log=$folder/tests/log/$kind-$name.log
 	local command=$file limit status start_ms took_ms reason
-	local passed failed skipped
+	local passed failed skipped planned
 
 	[[ $file == *.c ]] && command=$folder/tests/$kind/$name
 	limit=$(head -n 30 "$file" | sed -n 's/.*Time limit: \([0-9]*\) s.*/\1/p;' | head -n 1)
 	start_ms=$(date +%s%3N)
-	CMOCKA_MESSAGE_OUTPUT=TAP ATTND_BUILD=$(realpath "$folder") ATTND_SUITE=$suite ATTND_DATA=${ATTND_DATA-../shared} \
+	CMOCKA_MESSAGE_OUTPUT=TAP ATTND_BUILD=$(realpath "$folder") ATTND_SUITE=$suite \
+		ATTND_DATA=${ATTND_DATA-../shared} UBSAN_OPTIONS=${UBSAN_OPTIONS-print_stacktrace=1} \
 		timeout -k 5 "${limit:-120}" "$command" >"$log" 2>&1 </dev/null
 	status=$?
 	took_ms=$(($(date +%s%3N) - start_ms))
@@ -35,6 +36,7 @@ run_one() {
 	skipped=$(grep -cE '^(not )?ok [0-9]+.*# *SKIP' "$log")
 	failed=$(grep -E '^not ok [0-9]+' "$log" | grep -vcE '# *SKIP')
 	passed=$(grep -E '^ok [0-9]+' "$log" | grep -vcE '# *SKIP')
+	planned=$(grep -m 1 -oE '^1\.\.[0-9]+$' "$log")
 	reason=
 	case $status in
 	0) [ $((passed + failed + skipped)) != 0 ] || passed=1 ;;
@@ -46,6 +48,9 @@ run_one() {
 		[ "$failed" != 0 ] || failed=1
 		reason="exit status $status" ;;
 	esac
+	if [ "$failed" = 0 ] && [ $((passed + skipped)) -lt "${planned#1..}" ] 2>/dev/null; then
+		failed=1 reason="ended after $((passed + skipped)) of ${planned#1..} cases"
+	fi
 	if [ "$skipped" != 0 ] && [ -z "$reason" ]; then
 		reason=$({ grep -i '^skip' "$log" || grep -iE '# *skip' "$log" || tail -n 1 "$log"; } | head -n 1 |
 			sed 's/.*# *SKIP *//; s/^[Ss][Kk][Ii][Pp][a-z]*:* *//')
