@@ -221,6 +221,27 @@ void sched_kv_still_dirty(struct sched_kv *kv, const struct kern_span *spans, ui
 	}
 }
 
+uint64_t sched_kv_dirty_bytes(const struct sched_kv *kv)
+{
+	return kv->dirty_bytes;
+}
+
+static uint64_t extents_needed(const struct sched_kv *kv, size_t block_bytes, uint64_t count)
+{
+	uint32_t c = class_find(kv, block_bytes);
+	uint64_t free = c == KV_NONE ? 0 : kv->classes[c].free;
+	uint64_t per_extent = kv->extent_bytes / block_bytes;
+
+	return count <= free ? 0 : (count - free + per_extent - 1) / per_extent;
+}
+
+bool sched_kv_fits(const struct sched_kv *kv, const size_t bytes[2], const uint32_t counts[2])
+{
+	if (bytes[0] == bytes[1])
+		return extents_needed(kv, bytes[0], (uint64_t)counts[0] + counts[1]) <= kv->untouched;
+	return extents_needed(kv, bytes[0], counts[0]) + extents_needed(kv, bytes[1], counts[1]) <= kv->untouched;
+}
+
 void sched_kv_usage(const struct sched_kv *kv, struct sched_kv_usage *usage)
 {
 	uint64_t total = (uint64_t)kv->extent_count * kv->extent_bytes;

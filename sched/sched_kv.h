@@ -35,11 +35,17 @@ void sched_kv_zeroed(struct sched_kv *kv, const struct kern_span *spans, uint32_
 void sched_kv_still_dirty(struct sched_kv *kv, const struct kern_span *spans, uint32_t count);
 
 struct sched_kv_usage { uint64_t total_bytes, used_bytes, dirty_bytes, free_bytes; uint32_t blocks_used, blocks_dirty; };
+/* Of blocks that wait to be zeroed or are being zeroed. */
+uint64_t sched_kv_dirty_bytes(const struct sched_kv *kv);
+/* Whether counts[0] blocks of bytes[0] and counts[1] of bytes[1] can all be taken now. */
+bool sched_kv_fits(const struct sched_kv *kv, const size_t bytes[2], const uint32_t counts[2]);
 void sched_kv_usage(const struct sched_kv *kv, struct sched_kv_usage *usage);
 size_t sched_kv_extent_bytes(const struct sched_kv *kv);
 /* A number below sched_kv_limit for every block in use, for checks of who holds it. */
 uint32_t sched_kv_number(const struct sched_kv *kv, const unsigned char *block);
 uint32_t sched_kv_limit(const struct sched_kv *kv);
+/* References of the block with this number; 0 where none is in use. */
+uint32_t sched_kv_references_at(const struct sched_kv *kv, uint32_t number);
 /* Conservation: every block is in exactly one state. 0 or -EINVAL with a message. */
 int sched_kv_check(const struct sched_kv *kv);
 

@@ -76,6 +76,11 @@ uint32_t sched_kv_number(const struct sched_kv *kv, const unsigned char *block)
 	return kv_number(kv, block);
 }
 
+uint32_t sched_kv_references_at(const struct sched_kv *kv, uint32_t number)
+{
+	return kv->blocks[number].references;
+}
+
 struct tally { uint64_t blocks[KV_ZEROING + 1], bytes[KV_ZEROING + 1]; };
 
 static int check_extent(const struct sched_kv *kv, uint32_t e, struct tally *tally)

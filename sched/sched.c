@@ -1,0 +1,155 @@
+/*
+ * The scheduler's poll: messages in, replies out, and the order in which a poll does its work. Scheduler's thread; no allocation, no
+ * lock, no system call, and a bounded amount of work per call.
+ *
+ * The latency floor runs through here: a NOP is answered by the poll that takes it, and touches its message, its client's
+ * record and one slot of `out`, nothing else.
+ */
+#include "sched/sched_private.h"
+
+struct sched_reply *sched_reply_claim(struct sched *sched)
+{
+	struct sched_reply *reply = base_spsc_claim(sched->out);
+
+	/* Every reply's slot was promised before its request was taken. */
+	BASE_ASSERT(reply != NULL);
+	memset(reply, 0, sizeof(*reply));
+	return reply;
+}
+
+void sched_reply_send(struct sched *sched)
+{
+	base_spsc_publish(sched->out);
+}
+
+void sched_answer(struct sched *sched, const struct sched_message *message, struct sched_answer answer)
+{
+	struct sched_reply *reply = sched_reply_claim(sched);
+	int64_t now_ns = base_clock_now(sched->clock);
+
+	reply->kind = SCHED_COMPLETION;
+	reply->client = message->client;
+	reply->completion = (struct attnd_completion){
+		.request_id = message->record.request_id,
+		.status = (uint8_t)answer.status,
+		.flags = ATTND_CPL_FINAL,
+		.result_bytes = answer.result_bytes,
+		.position = answer.position,
+		.received_ns = message->received_ns,
+		.admitted_ns = answer.status == ATTND_OK ? now_ns : 0,
+		.done_ns = now_ns,
+		.value = answer.value,
+	};
+	sched_reply_send(sched);
+	sched->counters.accepted++;
+	sched->counters.completed++;
+	sched->counters.by_status[answer.status]++;
+	sched->counters.by_op[message->record.op < ATTND_OP_END ? message->record.op : 0]++;
+}
+
+static bool nop_plain(const struct attnd_request *record)
+{
+	return record->op == ATTND_OP_NOP && record->version == ATTND_VERSION && record->reserved == 0 &&
+		record->flags == 0 && record->priority_class < ATTND_CLASS_END;
+}
+
+static void nop(struct sched *sched, const struct sched_message *message)
+{
+	const struct attnd_request *record = &message->record;
+	uint32_t bytes = record->in_bytes < record->out_capacity ? record->in_bytes : record->out_capacity;
+	enum attnd_status status = ATTND_OK;
+
+	if (bytes > SCHED_NOP_BYTES_MAX)
+		status = ATTND_TOO_LARGE;
+	else if (bytes > 0 && (!message->in || !message->out))
+		status = ATTND_BAD_RANGE;
+	else if (bytes > 0)
+		memmove(message->out, message->in, bytes);
+	sched_answer(sched, message, (struct sched_answer){ .status = status, .result_bytes = status == ATTND_OK ? bytes : 0 });
+}
+
+static void take_request(struct sched *sched, const struct sched_message *message)
+{
+	/* The front numbers clients; one that never came, or that it said is gone, has nobody to answer. */
+	if (message->client >= sched->options.clients_max || sched->clients[message->client].state != CLIENT_LIVE)
+		sched->counters.gone++;
+	else if (nop_plain(&message->record))
+		nop(sched, message);
+	else
+		sched_request_take(sched, message);
+}
+
+static void take(struct sched *sched, const struct sched_message *message)
+{
+	switch ((enum sched_message_kind)message->kind) {
+	case SCHED_REQUEST:
+		take_request(sched, message);
+		break;
+	case SCHED_CLIENT_ADD:
+		sched_client_add(sched, message);
+		break;
+	case SCHED_CLIENT_GONE:
+		sched_client_gone(sched, message->client);
+		break;
+	case SCHED_CREDIT:
+		sched_client_credit(sched, message->client, message->credits);
+		break;
+	case SCHED_DRAIN:
+		sched->draining = true;
+		break;
+	}
+}
+
+static int take_messages(struct sched *sched)
+{
+	int taken = 0;
+
+	while (taken < SCHED_MESSAGES_PER_POLL) {
+		const struct sched_message *message = base_spsc_peek(sched->in);
+
+		/* One slot beyond all that were promised: whatever this message leads to can be answered. */
+		if (!message || !base_spsc_room(sched->out, sched->promised + 1))
+			break;
+		take(sched, message);
+		base_spsc_release(sched->in);
+		taken++;
+	}
+	return taken;
+}
+
+/* Nothing of what a poll does beyond messages could find work: the idle case costs a few loads and no clock. */
+static bool quiet(const struct sched *sched)
+{
+	return sched->flight_count == 0 && sched_list_empty(&sched->kicked) && sched_list_empty(&sched->active) &&
+		sched_list_empty(&sched->blocked) && sched->next_expiry_ns == INT64_MAX &&
+		sched_kv_dirty_bytes(sched->kv) == 0;
+}
+
+int sched_poll(struct sched *sched)
+{
+	int work = take_messages(sched);
+
+	if (quiet(sched))
+		return work;
+	sched->now_ns = base_clock_now(sched->clock);
+	work += sched_requests_expire(sched);
+	work += sched_requests_start(sched);
+	work += sched_requests_unblock(sched);
+	work += sched_step_form(sched);
+	work += sched_zero_form(sched);
+	work += sched_flights_poll(sched);
+	return work;
+}
+
+bool sched_idle(const struct sched *sched)
+{
+	return quiet(sched) && sched->counters.requests == 0 && base_spsc_count(sched->in) == 0;
+}
+
+int64_t sched_next_event_ns(const struct sched *sched)
+{
+	bool busy = sched->flight_count > 0 || !sched_list_empty(&sched->kicked) || !sched_list_empty(&sched->active) ||
+		!sched_list_empty(&sched->blocked) || sched_kv_dirty_bytes(sched->kv) > 0;
+
+	return busy ? 0 : sched->next_expiry_ns;
+}

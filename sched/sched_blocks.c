@@ -1,0 +1,114 @@
+/*
+ * The KV blocks of a session: taken for a request, all of them or none; copied before a write when they are shared; shared with a
+ * fork; released. Scheduler's thread.
+ *
+ * Quotas count a block once for every session that refers to it, so that a tenant's use does not change when a relative goes.
+ */
+#include "sched/sched_private.h"
+
+static uint32_t blocks_for(uint32_t tokens)
+{
+	return tokens / KERN_PAGE_TOKENS + (tokens % KERN_PAGE_TOKENS != 0);
+}
+
+static uint64_t *use_of(struct sched *sched, const struct sched_session *session)
+{
+	return &sched->uses[session->client->tenant].kv_bytes;
+}
+
+/* What a request needs: fresh blocks at the end, and copies of shared ones that it writes to. */
+struct need { uint32_t begin, end, copies, counts[2]; uint64_t fresh_bytes; };
+
+static void count_need(const struct sched *sched, const struct sched_session *session, uint32_t first, uint32_t rows, struct need *need)
+{
+	need->begin = first / KERN_PAGE_TOKENS;
+	need->end = blocks_for(first + rows);
+	/* A layer may stand before the last one's end, but never beyond it by more than it appends. */
+	if (need->begin > session->block_count)
+		need->begin = session->block_count;
+	for (uint32_t i = need->begin; i < need->end; i++) {
+		bool fresh = i >= session->block_count;
+
+		if (!fresh && sched_kv_references(sched->kv, session->blocks[i]) == 1)
+			continue;
+		need->counts[i > 0]++;
+		need->copies += !fresh;
+		need->fresh_bytes += fresh ? session->take_bytes[i > 0] : 0;
+	}
+}
+
+static void replace(struct sched *sched, struct sched_session *session, uint32_t index, struct sched_flight *copy)
+{
+	unsigned char *old = session->blocks[index];
+	unsigned char *new = sched_kv_take(sched->kv, session->take_bytes[index > 0]);
+
+	BASE_ASSERT(new != NULL);
+	copy->spans[copy->span_count] = (struct kern_span){ new, old, session->kv.block_bytes[index > 0] };
+	/* The old block stays ours until the copy has landed. */
+	copy->replaced[copy->span_count++] = old;
+	session->blocks[index] = new;
+}
+
+enum sched_blocks sched_blocks_take(struct sched *sched, struct sched_session *session, uint32_t first, uint32_t rows,
+	struct sched_flight *copy)
+{
+	struct need need = { 0 };
+	uint64_t *used = use_of(sched, session);
+
+	if (rows == 0)
+		return BLOCKS_THERE;
+	count_need(sched, session, first, rows, &need);
+	if (need.counts[0] + need.counts[1] == 0)
+		return BLOCKS_THERE;
+	if (*used + need.fresh_bytes > sched->tenants[session->client->tenant].kv_bytes_max)
+		return BLOCKS_OVER_QUOTA;
+	if (!sched_kv_fits(sched->kv, session->take_bytes, need.counts)) {
+		if (sched_kv_dirty_bytes(sched->kv) == 0)
+			return BLOCKS_NONE;
+		sched->want_zero = true;
+		return BLOCKS_WAIT;
+	}
+	if (need.copies > 0 && (!copy || copy->span_count + need.copies > SCHED_SPANS ||
+		copy->member_count == sched->members_max))
+		return BLOCKS_WAIT;
+	for (uint32_t i = need.begin; i < need.end; i++) {
+		if (i >= session->block_count) {
+			session->blocks[i] = sched_kv_take(sched->kv, session->take_bytes[i > 0]);
+			BASE_ASSERT(session->blocks[i] != NULL && i == session->block_count);
+			session->block_count++;
+		} else if (sched_kv_references(sched->kv, session->blocks[i]) > 1) {
+			replace(sched, session, i, copy);
+		}
+	}
+	*used += need.fresh_bytes;
+	return need.copies > 0 ? BLOCKS_COPYING : BLOCKS_THERE;
+}
+
+void sched_blocks_trim(struct sched *sched, struct sched_session *session, uint32_t tokens)
+{
+	uint32_t keep = blocks_for(tokens);
+
+	while (session->block_count > keep) {
+		uint32_t i = --session->block_count;
+
+		sched_kv_release(sched->kv, session->blocks[i]);
+		session->blocks[i] = NULL;
+		*use_of(sched, session) -= session->take_bytes[i > 0];
+	}
+}
+
+bool sched_blocks_share(struct sched *sched, struct sched_session *child, const struct sched_session *parent, uint32_t tokens)
+{
+	uint32_t count = blocks_for(tokens);
+	uint64_t bytes = count ? child->take_bytes[0] + (uint64_t)(count - 1) * child->take_bytes[1] : 0;
+
+	if (*use_of(sched, child) + bytes > sched->tenants[child->client->tenant].kv_bytes_max)
+		return false;
+	for (uint32_t i = 0; i < count; i++) {
+		sched_kv_reference(sched->kv, parent->blocks[i]);
+		child->blocks[i] = parent->blocks[i];
+	}
+	child->block_count = count;
+	*use_of(sched, child) += bytes;
+	return true;
+}

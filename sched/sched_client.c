@@ -1,0 +1,113 @@
+/*
+ * Clients: arrival, credits, cancel, and death. Scheduler's thread.
+ *
+ * Death, as an argument: GONE ends every request that is not in flight and closes every session, so nothing new of the client can be
+ * submitted; what is in flight lands within the device's time, and its landing ends its request and frees its session. When both counts
+ * are zero no work refers to the client's memory any more, and QUIESCED says so, once.
+ */
+#include "sched/sched_private.h"
+
+void sched_client_add(struct sched *sched, const struct sched_message *message)
+{
+	struct sched_client *client;
+
+	if (message->client >= sched->options.clients_max || message->argument >= sched->options.tenant_count)
+		return;
+	client = &sched->clients[message->client];
+	if (client->state != CLIENT_FREE)
+		return;
+	client->state = CLIENT_LIVE;
+	client->tenant = message->argument;
+	client->credits = message->credits;
+	client->promised = 0;
+	client->credits_given = message->credits;
+	client->credits_spent = 0;
+	client->served = sched->virtual_time;
+	sched->promised++; /* the slot of its QUIESCED */
+	sched->counters.clients++;
+}
+
+void sched_client_settle(struct sched *sched, struct sched_client *client)
+{
+	struct sched_reply *reply;
+
+	if (client->state != CLIENT_LEAVING || client->request_count > 0 || client->session_count > 0)
+		return;
+	client->state = CLIENT_FREE;
+	sched->counters.clients--;
+	reply = sched_reply_claim(sched);
+	reply->kind = SCHED_CLIENT_QUIESCED;
+	reply->client = client->number;
+	sched->promised--;
+	sched_reply_send(sched);
+}
+
+void sched_client_gone(struct sched *sched, uint32_t number)
+{
+	struct sched_client *client;
+	struct sched_list *link, *next;
+
+	if (number >= sched->options.clients_max || sched->clients[number].state != CLIENT_LIVE)
+		return;
+	client = &sched->clients[number];
+	client->state = CLIENT_LEAVING;
+	/* One too many to settle before both walks are over. */
+	client->session_count++;
+	for (link = client->requests.next; link != &client->requests; link = next) {
+		next = link->next;
+		sched_request_end(sched, sched_request_of_client(link), ATTND_CLIENT_GONE);
+	}
+	for (link = client->sessions.next; link != &client->sessions; link = next) {
+		next = link->next;
+		sched_session_close(sched, sched_session_of_client(link), ATTND_CLIENT_GONE);
+	}
+	client->session_count--;
+	sched_client_settle(sched, client);
+}
+
+void sched_client_unpark(struct sched *sched, struct sched_client *client)
+{
+	uint32_t credits = client->credits;
+
+	while (credits > 0 && !sched_list_empty(&client->parked)) {
+		struct sched_session *session = sched_session_of_place(client->parked.next);
+		struct sched_request *request = sched_session_head(session);
+
+		/* Waiting for the client's own credit does not count against the time between tokens. */
+		if (request->generate.generated > 0 && request->generate.params.between_ns > 0)
+			sched_request_deadline(sched, request, sched->now_ns + request->generate.params.between_ns);
+		sched_session_enter_place(sched, session, PLACE_READY);
+		credits--;
+	}
+}
+
+void sched_client_credit(struct sched *sched, uint32_t number, uint32_t credits)
+{
+	struct sched_client *client;
+
+	if (number >= sched->options.clients_max || sched->clients[number].state != CLIENT_LIVE)
+		return;
+	client = &sched->clients[number];
+	if (credits > UINT32_MAX - client->credits - client->promised)
+		credits = UINT32_MAX - client->credits - client->promised;
+	client->credits += credits;
+	client->credits_given += credits;
+	sched->now_ns = base_clock_now(sched->clock);
+	sched_client_unpark(sched, client);
+}
+
+void sched_client_cancel(struct sched *sched, const struct sched_message *message, struct sched_client *client)
+{
+	struct sched_list *link;
+
+	for (link = client->requests.next; link != &client->requests; link = link->next) {
+		struct sched_request *request = sched_request_of_client(link);
+
+		if (request->record.request_id == message->record.args && request->end_status == 0) {
+			sched_request_end(sched, request, ATTND_CANCELLED);
+			sched_answer(sched, message, (struct sched_answer){ ATTND_OK, .value = 1 });
+			return;
+		}
+	}
+	sched_answer(sched, message, (struct sched_answer){ ATTND_OK, .value = 0 });
+}
