@@ -33,7 +33,8 @@ struct model_options {
 struct model;
 
 /* Reads, checks and repacks a GGUF file onto the backend. -errno with a message; nothing is left behind on failure. */
-int model_load(struct model **model, const char *path, struct kern_backend *backend, const struct model_options *options);
+int model_load(struct model **model, const char *path, struct kern_backend *backend,
+	const struct model_options *options);
 void model_destroy(struct model *model);
 
 const struct model_info *model_info(const struct model *model);

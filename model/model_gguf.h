@@ -2,8 +2,8 @@
  * A hardened reader of GGUF files (versions 2 and 3): every count, length, offset and product is checked against the
  * file's size before it is used; holes are tolerated only as alignment padding; overlapping or out-of-order tensors,
  * duplicate names and keys, unknown types, nested arrays and absurd counts are refused with a message that names the
- * offending key or tensor. Names are printable ASCII, so that a message can quote them. The file is mapped read-only and its mapping is registered with base_fault, so that a later
- * truncation fails this model alone.
+ * offending key or tensor. Names are printable ASCII, so that a message can quote them. The file is mapped read-only
+ * and its mapping is registered with base_fault, so that a later truncation fails this model alone.
  *
  * Control thread, at load. The mapping is constant afterwards (any thread may read).
  */
@@ -17,7 +17,9 @@
 
 #include "kernels/kern_type.h"
 
-enum { MODEL_GGUF_TENSORS_MAX = 65536, MODEL_GGUF_KEYS_MAX = 65536, MODEL_GGUF_NAME_MAX = 255, MODEL_GGUF_DIMS_MAX = 4 };
+enum {
+	MODEL_GGUF_TENSORS_MAX = 65536, MODEL_GGUF_KEYS_MAX = 65536, MODEL_GGUF_NAME_MAX = 255, MODEL_GGUF_DIMS_MAX = 4
+};
 
 enum model_gguf_value {
 	MODEL_GGUF_U8, MODEL_GGUF_I8, MODEL_GGUF_U16, MODEL_GGUF_I16, MODEL_GGUF_U32, MODEL_GGUF_I32, MODEL_GGUF_F32,

@@ -129,7 +129,8 @@ static uint32_t next_from(const float *logits, uint32_t vocab, uint32_t from, fl
 	return i;
 }
 
-/* exp(x) for x <= 0, within 2 ulp; 0 below -87. Cody and Waite's reduction, a polynomial of degree 6 on [-ln2/2, ln2/2]. */
+/* exp(x) for x <= 0, within 2 ulp; 0 below -87. Cody and Waite's reduction, then a polynomial of degree 6 on
+ * [-ln2/2, ln2/2]. */
 static lanes exp_lanes(lanes x)
 {
 	const float to_integer = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number in the low bits */

@@ -64,7 +64,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
 static const struct argp_option convert_options[] = {
 	{ "output", 'o', "OUT.gguf", 0, "the file to write (required)", 0 },
 	{ "tokenizer", 't', "FILE", 0,
-		
+
 		"tokenizer.bin of llama2.c or a SentencePiece .model (default: looked for beside IN)", 0 },
 	{ "type", 'T', "TYPE", 0, "store matrices as TYPE (default: as they come)", 0 },
 	{ "name", 'n', "TEXT", 0, "the model's name", 0 },
