@@ -17,6 +17,7 @@
 
 #include <cmocka.h>
 
+#include "tests/unit/recorded_machine.h"
 static struct base_topo topo;
 
 static int forget_other_machines(void **state)
@@ -198,35 +199,15 @@ static void test_devices_and_their_nodes(void **state)
 	free(text);
 }
 
-/* The recorded machine is in a newer hwloc's format, of which this one refuses only the version number. */
-static void lower_version(const char *from_path, const char *to_path)
-{
-	char line[65536];
-	FILE *from = fopen(from_path, "re"), *to = fopen(to_path, "we");
-
-	if (!from) {
-		print_message("skip: no %s\n", from_path);
-		fclose(to);
-		skip();
-	}
-	while (fgets(line, sizeof(line), from))
-		fputs(strcmp(line, "<topology version=\"3.0\">\n") ? line : "<topology version=\"2.0\">\n", to);
-	fclose(from);
-	fclose(to);
-}
-
 static void test_recorded_machine(void **state)
 {
-	const char *data = getenv("ATTND_DATA");
-	char from[512], to[] = "/tmp/attnd-topology-XXXXXX";
-	int fd = mkstemp(to);
+	char path[32];
 
 	(void)state;
-	close(fd);
-	snprintf(from, sizeof(from), "%s/data/topology/AMD-19h-Zen4-2xEpyc-9654.xml", data ? data : "../shared");
-	lower_version(from, to);
-	read_machine("HWLOC_XMLFILE", to);
-	unlink(to);
+	if (recorded_machine(path))
+		skip();
+	read_machine("HWLOC_XMLFILE", path);
+	unlink(path);
 	assert_int_equal(topo.core_count, 192);
 	assert_int_equal(topo.pu_count, 384);
 	assert_int_equal(topo.l2_bytes, 1 << 20);
