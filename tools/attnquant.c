@@ -58,8 +58,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	}
 }
 
-/* ---- convert
- * ---------------------------------------------------------------------------------------------- */
+/* ---- convert ------------------------------------------------------------------------------------------- */
 
 static const struct argp_option convert_options[] = {
 	{ "output", 'o', "OUT.gguf", 0, "the file to write (required)", 0 },

@@ -23,8 +23,7 @@ static bool text_is(const cJSON *item, const char *text)
 	return cJSON_IsString(item) && strcmp(item->valuestring, text) == 0;
 }
 
-/* ---- pre-tokenizers
- * --------------------------------------------------------------------------------------- */
+/* ---- pre-tokenizers ------------------------------------------------------------------------------------ */
 
 /* What the steps of a pre-tokenizer tell. */
 struct steps {
@@ -78,8 +77,7 @@ static int read_pre_tokenizer(struct attnquant_vocab *vocab, const cJSON *root)
 	return 0;
 }
 
-/* ---- tokens and merges
- * ------------------------------------------------------------------------------------ */
+/* ---- tokens and merges --------------------------------------------------------------------------------- */
 
 static bool token_id(const cJSON *item, uint32_t *id)
 {

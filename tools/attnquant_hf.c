@@ -50,8 +50,7 @@ static const cJSON *get(const cJSON *object, const char *name)
 	return cJSON_GetObjectItemCaseSensitive(object, name);
 }
 
-/* ---- config.json
- * ------------------------------------------------------------------------------------------ */
+/* ---- config.json --------------------------------------------------------------------------------------- */
 
 /* NULL with a message for what is no JSON. */
 static cJSON *read_json(const char *folder, const char *name)
@@ -208,8 +207,7 @@ static int read_config(struct folder *folder)
 	return 0;
 }
 
-/* ---- the tokenizer
- * ---------------------------------------------------------------------------------------- */
+/* ---- the tokenizer ------------------------------------------------------------------------------------- */
 
 static int64_t find_token(const struct attnquant_vocab *vocab, const char *text)
 {
@@ -331,8 +329,7 @@ static int read_tokenizer(struct folder *folder)
 	return 0;
 }
 
-/* ---- tensors
- * ---------------------------------------------------------------------------------------------- */
+/* ---- tensors ------------------------------------------------------------------------------------------- */
 
 /* rows 0: a vector. heads: permute its rows so. optional: no matter if it is not there. */
 static int take(struct folder *folder, const char *from, const char *to, uint64_t columns,
@@ -450,8 +447,7 @@ static int take_all(struct folder *folder)
 	return rc == 0 ? check_all_used(folder) : rc;
 }
 
-/* ---- the file
- * --------------------------------------------------------------------------------------------- */
+/* ---- the file ------------------------------------------------------------------------------------------ */
 
 static const char *key_of(const struct folder *folder, const char *name)
 {

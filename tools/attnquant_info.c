@@ -52,8 +52,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	}
 }
 
-/* ---- values
- * ----------------------------------------------------------------------------------------------- */
+/* ---- values -------------------------------------------------------------------------------------------- */
 
 static const char *copy_name(char *out, struct model_text name)
 {
@@ -149,8 +148,7 @@ static struct totals add_up(const struct model_gguf *gguf)
 	return totals;
 }
 
-/* ---- as tables
- * -------------------------------------------------------------------------------------------- */
+/* ---- as tables ----------------------------------------------------------------------------------------- */
 
 static void print_keys(const struct model_gguf *gguf)
 {
@@ -205,8 +203,7 @@ static void print_totals(const struct model_gguf *gguf)
 	tool_table_print(table, stdout);
 }
 
-/* ---- as JSON
- * ---------------------------------------------------------------------------------------------- */
+/* ---- as JSON ------------------------------------------------------------------------------------------- */
 
 static cJSON *json_value(const struct model_gguf *gguf, const struct model_gguf_key *key)
 {

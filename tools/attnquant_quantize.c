@@ -106,7 +106,7 @@ static const struct argp quantize_argp = {
 	.parser = parse,
 	.args_doc = "IN.gguf OUT.gguf TYPE",
 	.doc = "Writes the same model with its matrices as TYPE: F32 F16 BF16 Q8_0 Q6_K Q5_1 Q5_0 Q4_1 Q4_0.\v"
-	       "Norms and biases stay F32. Token embeddings and the output matrix do not go below Q8_0 with the 4-bit and 5-bit "
+	       "Norms and biases stay F32. Token embeddings and the output matrix become Q8_0 with the 4-bit and 5-bit "
 	       "types. Matrices whose rows are no whole blocks of TYPE become Q8_0, or F16.",
 };
 

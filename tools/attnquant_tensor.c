@@ -30,8 +30,7 @@ void attnquant_tensors_free(struct attnquant_tensors *tensors)
 	*tensors = (struct attnquant_tensors){ 0 };
 }
 
-/* ---- formats
- * ---------------------------------------------------------------------------------------------- */
+/* ---- formats ------------------------------------------------------------------------------------------- */
 
 static const struct {
 	enum kern_type type;
@@ -109,8 +108,7 @@ void attnquant_tensors_put(
 	}
 }
 
-/* ---- conversion
- * ------------------------------------------------------------------------------------------- */
+/* ---- conversion ---------------------------------------------------------------------------------------- */
 
 struct conversion {
 	struct model_gguf_writer *writer;

@@ -113,8 +113,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	}
 }
 
-/* ---- its words
- * -------------------------------------------------------------------------------------------- */
+/* ---- its words ----------------------------------------------------------------------------------------- */
 
 /* The id of a piece, which is added where it is new. Earlier pieces have better scores. */
 static int piece(struct attnquant_vocab *vocab, const char *bytes, size_t len, uint32_t *id)
@@ -170,8 +169,7 @@ static int make_vocab(struct tiny *tiny)
 	return rc;
 }
 
-/* ---- its numbers
- * ------------------------------------------------------------------------------------------ */
+/* ---- its numbers --------------------------------------------------------------------------------------- */
 
 /* About normal with deviation 1: twelve uniform numbers, less their mean. */
 static float normal(struct tiny *tiny)
@@ -279,8 +277,7 @@ static void add_tables(struct tiny *tiny)
 	add_row(output + (size_t)tiny->word_ids[0] * WIDTH, shared, answer);
 }
 
-/* ---- the file
- * --------------------------------------------------------------------------------------------- */
+/* ---- the file ------------------------------------------------------------------------------------------ */
 
 static void put_u32(
 	struct tiny *tiny, struct model_gguf_writer *writer, const char *name, uint32_t value)

@@ -75,8 +75,7 @@ int attnquant_vocab_set(struct attnquant_vocab *vocab, uint32_t id, const char *
 	return 0;
 }
 
-/* ---- as GGUF
- * ---------------------------------------------------------------------------------------------- */
+/* ---- as GGUF ------------------------------------------------------------------------------------------- */
 
 static void put_id(struct model_gguf_writer *writer, const char *key, int64_t id)
 {
@@ -130,8 +129,7 @@ void attnquant_vocab_put(const struct attnquant_vocab *vocab, struct model_gguf_
 			strlen(vocab->chat_template));
 }
 
-/* ---- llama2.c
- * --------------------------------------------------------------------------------------------- */
+/* ---- llama2.c ------------------------------------------------------------------------------------------ */
 
 /* "<0x41>", or as older exports have it the character of that number in UTF-8. */
 static bool is_byte_piece(const char *bytes, size_t len, uint32_t value)
