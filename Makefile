@@ -217,8 +217,8 @@ $(O)/attnd.pc: client-lib/attnd.pc.in FORCE
 
 # ---- Stamps: rebuild when the flags or the features change -----------------------------------------------
 
-has_package = $(if $(call is_on,$(1)),$(if $(filter auto,$(1)),$(shell pkg-config --exists $(2) && echo 1),1))
-FLAGS := $(CC) $(shell $(CC) -dumpfullversion 2>/dev/null || $(CC) -dumpversion) $(CFLAGS_ALL) $(OPTIMIZE) \
+has_package = $(if $(call is_on,$(1)),$(if $(filter auto,$(1)),$(shell pkg-config --exists $(2) 2>/dev/null && echo 1),1))
+FLAGS := $(CC) $(shell $(CC) -dumpfullversion -dumpversion 2>/dev/null) $(CFLAGS_ALL) $(OPTIMIZE) \
 	$(LDFLAGS_ALL) $(LIBS)
 quote = '$(subst ','\'',$(1))'
 
