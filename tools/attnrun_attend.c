@@ -101,18 +101,6 @@ static void make_tensors(struct attend_run *run)
 			options->q_rows, options->kv_rows);
 }
 
-static int failed(struct attend_run *run, int err, const char *what)
-{
-	const struct attnd_completion *last = attnd_last_completion(run->client);
-
-	if (err == -EIO && last && last->status != ATTND_OK)
-		tool_say("%s: %s (%s)", what, attnd_status_text(last->status),
-			attnd_status_name(last->status));
-	else
-		tool_say("%s: %s", what, attnd_error());
-	return err == -ENOTCONN ? TOOL_NO_DAEMON : TOOL_FAILED;
-}
-
 static int open_session(struct attend_run *run)
 {
 	const struct attnrun_options *options = run->options;
@@ -130,7 +118,7 @@ static int open_session(struct attend_run *run)
 	run->shape.max_tokens = options->kv_rows;
 	int err = attnd_session_open(run->client, &run->shape, &run->session);
 
-	return err ? failed(run, err, "cannot open a session") : TOOL_OK;
+	return err ? tool_daemon_failed(err, "opening a session") : TOOL_OK;
 }
 
 static uint32_t part_rows(uint32_t left, size_t row_numbers)
@@ -157,7 +145,7 @@ static int append(struct attend_run *run)
 			run->k.data + at * row, run->v.data + at * row, NULL, NULL);
 
 		if (err < 0)
-			return failed(run, err, "cannot append K and V");
+			return tool_daemon_failed(err, "appending K and V");
 	}
 	run->append_ns = attnd_now_ns(run->client) - begin_ns;
 	return TOOL_OK;
@@ -184,7 +172,7 @@ static int ask(struct attend_run *run)
 			run->q.data + at * row, NULL, NULL, run->o.data + at * row, NULL);
 
 		if (err < 0)
-			return failed(run, err, "cannot attend");
+			return tool_daemon_failed(err, "attending");
 		const struct attnd_completion *last = attnd_last_completion(run->client);
 
 		run->device_ns += last->done_ns - last->started_ns;

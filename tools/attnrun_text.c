@@ -31,19 +31,6 @@ struct text_run {
 	bool ended, cancelled;
 };
 
-/* What a failed call means for the exit code: a lost daemon is not a refused request. */
-static int failed(struct text_run *run, int err, const char *what)
-{
-	const struct attnd_completion *last = attnd_last_completion(run->client);
-
-	if (err == -EIO && last && last->status != ATTND_OK)
-		tool_say("%s: %s (%s)", what, attnd_status_text(last->status),
-			attnd_status_name(last->status));
-	else
-		tool_say("%s: %s", what, *attnd_error() ? attnd_error() : strerror(-err));
-	return err == -ENOTCONN ? TOOL_NO_DAEMON : TOOL_FAILED;
-}
-
 static char *read_standard_input(void)
 {
 	size_t room = 64 << 10, length = 0;
@@ -102,7 +89,7 @@ static int make_prompt(struct text_run *run)
 
 	free(own);
 	if (count < 0)
-		return failed(run, (int)count, "cannot read the prompt");
+		return tool_daemon_failed((int)count, "reading the prompt");
 	if ((size_t)count > capacity) {
 		tool_say("the prompt has %lld tokens, more than its bytes", (long long)count);
 		return TOOL_FAILED;
@@ -135,7 +122,7 @@ static int open_session(struct text_run *run)
 	int err = attnd_session_open(run->client, &params, &run->session);
 
 	if (err)
-		return failed(run, err, "cannot open a session");
+		return tool_daemon_failed(err, "opening a session");
 	run->stats.open_ns = attnd_now_ns(run->client) - begin_ns;
 	return TOOL_OK;
 }
@@ -177,7 +164,7 @@ static int submit_generate(struct text_run *run)
 	run->stats.sent_ns = now_ns;
 	int taken = attnd_submit(run->client, &request, 1);
 
-	return taken == 1 ? TOOL_OK : failed(run, taken, "cannot ask for text");
+	return taken == 1 ? TOOL_OK : tool_daemon_failed(taken, "asking for tokens");
 }
 
 static void take_generate(struct text_run *run, const struct attnd_completion *completion)
@@ -213,7 +200,7 @@ static int stream_tokens(struct text_run *run)
 		int got = attnd_wait(run->client, completions, COMPLETIONS, WAIT_NS);
 
 		if (got < 0 && got != -EINTR)
-			return failed(run, got, "waiting for tokens");
+			return tool_daemon_failed(got, "waiting for tokens");
 		for (int i = 0; i < got; i++) {
 			int err = 0;
 
@@ -230,7 +217,7 @@ static int stream_tokens(struct text_run *run)
 		int err = attnrun_stream_ask(&run->stream);
 
 		if (err)
-			return failed(run, err, "asking for text");
+			return tool_daemon_failed(err, "asking for text");
 		if (attnrun_interrupted && !run->ended)
 			cancel(run);
 	}
@@ -269,7 +256,7 @@ static int generate(struct text_run *run)
 		&run->stream, run->client, run->model, run->prompt[run->prompt_count - 1], stdout);
 
 	if (err)
-		return failed(run, err, "cannot turn tokens into text");
+		return tool_daemon_failed(err, "turning tokens into text");
 	run->stream.ids = run->ids;
 	status = submit_generate(run);
 	if (status == TOOL_OK)

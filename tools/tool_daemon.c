@@ -144,6 +144,12 @@ uint32_t tool_daemon_model(
 	return index;
 }
 
+int tool_daemon_failed(int err, const char *doing)
+{
+	tool_say("%s: %s", doing, *attnd_error() ? attnd_error() : strerror(-err));
+	return err == -ENOTCONN ? TOOL_NO_DAEMON : TOOL_FAILED;
+}
+
 void tool_daemon_control_path(const struct tool_daemon *daemon, char *path, size_t path_bytes)
 {
 	const char *address = daemon->address ? daemon->address : getenv("ATTND_ADDRESS");

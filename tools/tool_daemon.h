@@ -50,6 +50,10 @@ struct attnd_client *tool_daemon_connect(
 uint32_t tool_daemon_model(
 	struct tool_daemon *daemon, struct attnd_client *client, struct attnd_model_info *info);
 
+/* Says what a failed call of the library means, after what was being done; returns the exit code
+ * for it. */
+int tool_daemon_failed(int err, const char *doing);
+
 /* Where the control socket is: beside the data socket. */
 void tool_daemon_control_path(const struct tool_daemon *daemon, char *path, size_t path_bytes);
 

@@ -46,6 +46,21 @@ bool tool_wants_colour(FILE *stream)
 	return isatty(fileno(stream));
 }
 
+void tool_progress(const char *format, ...)
+{
+	va_list arguments;
+
+	if (!isatty(STDERR_FILENO))
+		return;
+	fputs("\r\033[K", stderr);
+	if (format) {
+		va_start(arguments, format);
+		vfprintf(stderr, format, arguments);
+		va_end(arguments);
+	}
+	fflush(stderr);
+}
+
 /* value with three significant digits, at most two of them after the point. */
 static const char *scaled(char *out, double value, const char *unit)
 {

@@ -33,6 +33,10 @@ void tool_die(enum tool_exit code, const char *format, ...)
 /* True where colour is welcome: a terminal, and NO_COLOR is not set. */
 bool tool_wants_colour(FILE *stream);
 
+/* A line about what goes on now, on standard error where that is a terminal; the next one
+ * replaces it, NULL removes it. */
+void tool_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 /* Each writes to out (TOOL_NUMBER_BYTES) and returns it: "118 ns", "1.25 µs", "12.1 ms", "3.2
  * s". */
 const char *tool_duration(char *out, int64_t ns);

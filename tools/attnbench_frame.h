@@ -1,0 +1,58 @@
+/*
+ * What stands around a measurement: two processors, a daemon, a client of it, the ping-pong
+ * before and after each round, and what must be known of the machine to read the numbers.
+ */
+#ifndef ATTNBENCH_FRAME_H
+#define ATTNBENCH_FRAME_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tools/attnbench.h"
+#include "tools/attnbench_load.h"
+#include "tools/tool_cpu.h"
+
+enum {
+	ATTNBENCH_ROUNDS_MAX = 100,
+	ATTNBENCH_REPEATS_MAX = 5, /* rounds that may be thrown away */
+	ATTNBENCH_PINGPONG_NS = 100000000,
+	ATTNBENCH_UNQUIET_PERCENT = 20,
+};
+
+struct attnbench_frame {
+	struct attnbench_options *options;
+	struct tool_cpu_pair cpus;
+	struct attnd_client *client;
+	struct attnd_daemon_info about;
+	struct base_clock clock;
+	unsigned rounds, repeats; /* measured; thrown away */
+	bool noisy;               /* a round counts although its ping-pongs differ */
+	int64_t pingpong_ns[ATTNBENCH_ROUNDS_MAX]; /* p50, mean of before and after */
+	int64_t p50_ns[ATTNBENCH_ROUNDS_MAX];      /* of each round's latency */
+	struct attnbench_result all;               /* of the rounds that count */
+	struct base_hist pingpong, pause;
+	double load_average;
+};
+
+/* Chooses processors, starts the private daemon if one is wanted (spinning, on its processor;
+ * its options may be added to options->daemon before), pins itself and connects. Ends the
+ * program with a message when it cannot. */
+struct attnbench_frame *attnbench_frame_open(struct attnbench_options *options);
+
+/* Measures one round into result for span_ns. 0 or -errno. */
+typedef int attnbench_round(void *context, struct attnbench_frame *frame, int64_t span_ns,
+	struct attnbench_result *result);
+/* All rounds; what stands in frame->all is what counts. An exit code, TOOL_OK when it went well. */
+int attnbench_frame_measure(struct attnbench_frame *frame, attnbench_round *round, void *context);
+
+/* The median of the rounds' p50 over their ping-pong's. */
+double attnbench_frame_ratio(const struct attnbench_frame *frame);
+int64_t attnbench_frame_pingpong_ns(const struct attnbench_frame *frame);
+/* Runs fn while the private daemon stands still, so that its processor is free; with another's
+ * daemon, beside it. */
+void attnbench_frame_aside(struct attnbench_frame *frame, void (*fn)(void *context), void *context);
+
+int attnbench_frame_close(struct attnbench_frame *frame, int status);
+
+#endif
