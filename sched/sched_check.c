@@ -225,3 +225,12 @@ int sched_check(const struct sched *sched)
 	free(census.references);
 	return rc;
 }
+
+const void *sched_pool(const struct sched *sched, size_t *size_bytes)
+{
+	struct sched_kv_usage usage;
+
+	sched_kv_usage(sched->kv, &usage);
+	*size_bytes = usage.total_bytes;
+	return sched_kv_memory(sched->kv);
+}

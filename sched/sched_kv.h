@@ -40,6 +40,8 @@ uint64_t sched_kv_dirty_bytes(const struct sched_kv *kv);
 /* Whether counts[0] blocks of bytes[0] and counts[1] of bytes[1] can all be taken now. */
 bool sched_kv_fits(const struct sched_kv *kv, const size_t bytes[2], const uint32_t counts[2]);
 void sched_kv_usage(const struct sched_kv *kv, struct sched_kv_usage *usage);
+/* The pool itself; constant. */
+const void *sched_kv_memory(const struct sched_kv *kv);
 size_t sched_kv_extent_bytes(const struct sched_kv *kv);
 /* A number below sched_kv_limit for every block in use, for checks of who holds it. */
 uint32_t sched_kv_number(const struct sched_kv *kv, const unsigned char *block);

@@ -142,3 +142,8 @@ int sched_kv_check(const struct sched_kv *kv)
 			(unsigned long long)kv->used_bytes);
 	return 0;
 }
+
+const void *sched_kv_memory(const struct sched_kv *kv)
+{
+	return kv->memory;
+}

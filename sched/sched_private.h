@@ -32,6 +32,7 @@
 #include "model/model_sample.h"
 #include "sched/sched.h"
 #include "sched/sched_cost.h"
+#include "sched/sched_handle.h"
 #include "sched/sched_kv.h"
 
 enum {
@@ -49,9 +50,6 @@ enum {
 	SCHED_EXPIRY_NS = 50000,      /* deadlines are looked for no more often than this */
 	SCHED_SLICE_ROWS_MIN = 16,    /* a prefill chunk is not cut below this for a neighbour's deadline */
 };
-
-/* Bits of a session handle: index, generation, device, and a tag of this life of the daemon. */
-enum { SCHED_INDEX_BITS = 20, SCHED_GENERATION_BITS = 24, SCHED_DEVICE_BITS = 8, SCHED_BOOT_BITS = 12 };
 
 /* In a session's token history: this row came as an embedding. */
 #define SCHED_TOKEN_NONE UINT32_MAX

@@ -10,14 +10,10 @@
 
 /* ---- handles --------------------------------------------------------------------------------------------- */
 
-enum { GENERATION_AT = SCHED_INDEX_BITS, DEVICE_AT = GENERATION_AT + SCHED_GENERATION_BITS,
-	BOOT_AT = DEVICE_AT + SCHED_DEVICE_BITS };
-_Static_assert(BOOT_AT + SCHED_BOOT_BITS == 64, "a handle is one word");
-
 uint64_t sched_session_handle(const struct sched *sched, const struct sched_session *session)
 {
-	return (uint64_t)session->index | (uint64_t)session->generation << GENERATION_AT |
-		(uint64_t)sched->options.device << DEVICE_AT | sched->boot_tag << BOOT_AT;
+	return (uint64_t)session->index | (uint64_t)session->generation << SCHED_GENERATION_AT |
+		(uint64_t)sched->options.device << SCHED_DEVICE_AT | sched->boot_tag << SCHED_BOOT_AT;
 }
 
 struct sched_session *sched_session_find(struct sched *sched, const struct sched_client *client, uint64_t handle,
@@ -29,7 +25,7 @@ struct sched_session *sched_session_find(struct sched *sched, const struct sched
 	*status = ATTND_BAD_SESSION;
 	if (handle == 0)
 		return NULL;
-	if (handle >> BOOT_AT != sched->boot_tag) {
+	if (handle >> SCHED_BOOT_AT != sched->boot_tag) {
 		*status = ATTND_SESSION_LOST;
 		return NULL;
 	}
