@@ -10,6 +10,9 @@
 
 enum { SPLIT_PAGES = CPU_ATTENTION_SPLIT_TOKENS / KERN_PAGE_TOKENS };
 
+/* From so many query vectors on, a page's V is converted once and not by each block of vectors. */
+enum { WIDEN_VECTORS = 8 };
+
 static size_t element_bytes(enum kern_dtype dtype)
 {
 	return dtype == KERN_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
@@ -87,15 +90,39 @@ static struct cpu_attention_range clip(struct cpu_attention_range range, uint32_
 	return (struct cpu_attention_range){ begin < end ? begin : end, end };
 }
 
+/* V of a page as the weighted sum reads it. */
+struct values {
+	const void *at;
+	enum kern_kv format;
+	const float *scale; /* NULL: none */
+};
+
+/* V as it is stored, or for many vectors widened once to where the transposed K was. */
+static struct values load_values(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const unsigned char *page, const struct kern_kv_layout *layout, uint32_t vectors)
+{
+	struct values values = {
+		.at = page + layout->v,
+		.format = layout->v_format,
+		.scale = layout->v_format == KERN_KV_INT8 ? (const float *)(page + layout->v_scale) : NULL,
+	};
+
+	if (values.format != KERN_KV_F32 && vectors >= WIDEN_VECTORS) {
+		tile->kernels->widen(scratch->k, values.at, values.format, KERN_PAGE_TOKENS * tile->job->kv->head_dim);
+		values.at = scratch->k;
+		values.format = KERN_KV_F32;
+	}
+	return values;
+}
+
 /* Softmax and weighted sum for rows that see the same part of a page. */
 static void add_rows(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
-	const unsigned char *page, const struct kern_kv_layout *layout, uint32_t row, uint32_t rows,
-	struct cpu_attention_range part)
+	const struct values *values, uint32_t row, uint32_t rows, struct cpu_attention_range part)
 {
 	const struct cpu_attention_softmax how = {
 		.scale = tile->job->scale,
 		.soft_cap = tile->job->soft_cap,
-		.v_scale = layout->v_format == KERN_KV_INT8 ? (const float *)(page + layout->v_scale) : NULL,
+		.v_scale = values->scale,
 	};
 	const uint32_t dim = tile->job->kv->head_dim, first = row * tile->heads, count = rows * tile->heads;
 
@@ -107,7 +134,7 @@ static void add_rows(const struct cpu_attention_tile *tile, struct cpu_attention
 			tile->kernels->multiply(scratch->o + (size_t)i * dim, factor, dim);
 	}
 	tile->kernels->accumulate(scratch->o + (size_t)first * dim, scratch->weights + (size_t)first * KERN_PAGE_TOKENS,
-		count, page + layout->v, layout->v_format, part.begin, part.end, dim);
+		count, values->at, values->format, part.begin, part.end, dim);
 }
 
 static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch, uint32_t block,
@@ -118,6 +145,7 @@ static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attent
 	const unsigned char *page = kern_kv_page(job->kv, job->blocks[block], block, job->layer, tile->kv_head);
 	const uint32_t base = block * KERN_PAGE_TOKENS;
 	uint32_t first = 0, last = tile->rows;
+	struct values values;
 
 	while (first < last && range[first].end <= base)
 		first++;
@@ -127,6 +155,7 @@ static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attent
 		return;
 	multiply_page(tile, scratch, page, layout, first * tile->heads, (last - first) * tile->heads,
 		clip(range[last - 1], base).end);
+	values = load_values(tile, scratch, page, layout, (last - first) * tile->heads);
 	for (uint32_t row = first, rows; row < last; row += rows) {
 		struct cpu_attention_range part = clip(range[row], base);
 
@@ -136,7 +165,7 @@ static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attent
 			if (next.begin != part.begin || next.end != part.end)
 				break;
 		}
-		add_rows(tile, scratch, page, layout, row, rows, part);
+		add_rows(tile, scratch, &values, row, rows, part);
 	}
 }
 

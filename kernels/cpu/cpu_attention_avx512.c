@@ -9,7 +9,7 @@
 
 #include "kernels/cpu/cpu_attention_rows.h"
 
-enum { LANES = 16, PAGE_VECS = KERN_PAGE_TOKENS / LANES, BLOCK_ROWS = 6, BLOCK_ROWS_INT8 = 3 };
+enum { LANES = 16, PAGE_VECS = KERN_PAGE_TOKENS / LANES, HALF_VECS = PAGE_VECS / 2, BLOCK_ROWS = 6, BLOCK_ROWS_INT8 = 3 };
 
 /* Cuts n into blocks as equal as possible, none larger than most: the size of the first. */
 static inline uint32_t block_rows(uint32_t n, uint32_t most)
@@ -19,76 +19,66 @@ static inline uint32_t block_rows(uint32_t n, uint32_t most)
 	return (n + blocks - 1) / blocks;
 }
 
+static float dot(const float *a, const float *b, uint32_t n)
+{
+	__m512 sum = _mm512_setzero_ps();
+
+	for (uint32_t i = 0; i < n; i += LANES) {
+		const __mmask16 mask = n - i < LANES ? 0xff : 0xffff;
+
+		sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, a + i), _mm512_maskz_loadu_ps(mask, b + i), sum);
+	}
+	return _mm512_reduce_add_ps(sum);
+}
+
 /* ---- K ------------------------------------------------------------------------------------------------------ */
 
-/* 16 rows of 16 elements of 32 bits. */
-static inline __attribute__((always_inline)) void transpose16(__m512i r[LANES])
+/* Four words from each of 16 tokens, `stride` words apart: r[j] becomes word j of all tokens. Lane n of part i takes token
+ * 4 n + i as it is loaded, which leaves a transposition of 4 x 4 within each lane. */
+static inline __attribute__((always_inline)) void transpose_words(__m512i r[4], const uint32_t *from, uint32_t stride)
 {
-	__m512i t[LANES], u[LANES];
+	__m512i part[4], low[2], high[2];
 
-	for (int i = 0; i < 8; i++) {
-		t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-		t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-	}
-	for (int i = 0; i < LANES; i += 4) {
-		u[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-		u[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-		u[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-		u[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-	}
-	/* u[4 i + j], 128-bit lane n: column 4 n + j of rows 4 i .. 4 i + 3. */
-	for (int j = 0; j < 4; j++) {
-		__m512i even0 = _mm512_shuffle_i32x4(u[j], u[4 + j], 0x88), odd0 = _mm512_shuffle_i32x4(u[j], u[4 + j], 0xdd);
-		__m512i even1 = _mm512_shuffle_i32x4(u[8 + j], u[12 + j], 0x88);
-		__m512i odd1 = _mm512_shuffle_i32x4(u[8 + j], u[12 + j], 0xdd);
+	for (int i = 0; i < 4; i++) {
+		const uint32_t *token = from + (size_t)i * stride;
 
-		r[j] = _mm512_shuffle_i32x4(even0, even1, 0x88);
-		r[4 + j] = _mm512_shuffle_i32x4(odd0, odd1, 0x88);
-		r[8 + j] = _mm512_shuffle_i32x4(even0, even1, 0xdd);
-		r[12 + j] = _mm512_shuffle_i32x4(odd0, odd1, 0xdd);
+		part[i] = _mm512_castsi128_si512(_mm_loadu_si128((const void *)token));
+		for (int n = 1; n < 4; n++)
+			part[i] = _mm512_mask_broadcast_i32x4(part[i], (__mmask16)(0xf << 4 * n),
+				_mm_loadu_si128((const void *)(token + (size_t)n * 4 * stride)));
 	}
+	for (int i = 0; i < 2; i++) {
+		low[i] = _mm512_unpacklo_epi32(part[2 * i], part[2 * i + 1]);
+		high[i] = _mm512_unpackhi_epi32(part[2 * i], part[2 * i + 1]);
+	}
+	r[0] = _mm512_unpacklo_epi64(low[0], low[1]);
+	r[1] = _mm512_unpackhi_epi64(low[0], low[1]);
+	r[2] = _mm512_unpacklo_epi64(high[0], high[1]);
+	r[3] = _mm512_unpackhi_epi64(high[0], high[1]);
 }
 
-/* 16 tokens from row `token`; `words` 32-bit words make a row, and `word` is where this block of at most 16 begins. */
-static inline __attribute__((always_inline)) uint32_t load_block(__m512i r[LANES], const void *k, uint32_t token,
-	uint32_t words, uint32_t word)
+static void transpose_f32(float *tile, const float *k, uint32_t dim)
 {
-	const uint32_t count = words - word < LANES ? words - word : LANES;
-	const __mmask16 mask = (__mmask16)((1u << count) - 1);
-	const uint32_t *from = (const uint32_t *)k + (size_t)token * words + word;
+	__m512i r[4];
 
-	for (int i = 0; i < LANES; i++)
-		r[i] = _mm512_maskz_loadu_epi32(mask, from + (size_t)i * words);
-	transpose16(r);
-	return count;
-}
-
-static void transpose_f32(float *tile, const void *k, uint32_t token, uint32_t dim)
-{
-	__m512i r[LANES];
-
-	for (uint32_t word = 0; word < dim; word += LANES) {
-		const uint32_t count = load_block(r, k, token, dim, word);
-
-		for (uint32_t i = 0; i < count; i++)
-			_mm512_storeu_si512(tile + (word + i) * KERN_PAGE_TOKENS + token, r[i]);
+	for (uint32_t d = 0; d < dim; d += 4, tile += 4 * LANES) {
+		transpose_words(r, (const uint32_t *)k + d, dim);
+		for (int i = 0; i < 4; i++)
+			_mm512_storeu_si512(tile + i * LANES, r[i]);
 	}
 }
 
 /* Pairs of channels are moved as one word and parted at the end. */
-static void transpose_bf16(float *tile, const void *k, uint32_t token, uint32_t dim)
+static void transpose_bf16(float *tile, const uint16_t *k, uint32_t dim)
 {
 	const __m512i high = _mm512_set1_epi32((int)0xffff0000);
-	__m512i r[LANES];
+	__m512i r[4];
 
-	for (uint32_t word = 0; word < dim / 2; word += LANES) {
-		const uint32_t count = load_block(r, k, token, dim / 2, word);
-
-		for (uint32_t i = 0; i < count; i++) {
-			float *to = tile + (word + i) * 2 * KERN_PAGE_TOKENS + token;
-
-			_mm512_storeu_si512(to, _mm512_slli_epi32(r[i], 16));
-			_mm512_storeu_si512(to + KERN_PAGE_TOKENS, _mm512_and_si512(r[i], high));
+	for (uint32_t d = 0; d < dim; d += 8, tile += 8 * LANES) {
+		transpose_words(r, (const uint32_t *)k + d / 2, dim / 2);
+		for (int i = 0; i < 4; i++) {
+			_mm512_storeu_si512(tile + 2 * i * LANES, _mm512_slli_epi32(r[i], 16));
+			_mm512_storeu_si512(tile + (2 * i + 1) * LANES, _mm512_and_si512(r[i], high));
 		}
 	}
 }
@@ -97,9 +87,9 @@ static void transpose(float *tile, const void *k, enum kern_kv format, uint32_t 
 {
 	for (uint32_t token = 0; token < tokens; token += LANES) {
 		if (format == KERN_KV_F32)
-			transpose_f32(tile, k, token, dim);
+			transpose_f32(tile + (size_t)token * dim, (const float *)k + (size_t)token * dim, dim);
 		else
-			transpose_bf16(tile, k, token, dim);
+			transpose_bf16(tile + (size_t)token * dim, (const uint16_t *)k + (size_t)token * dim, dim);
 	}
 }
 
@@ -114,7 +104,7 @@ static inline __attribute__((always_inline)) void product_block(const int rows, 
 	}
 	for (uint32_t d = 0; d < dim; d++) {
 		for (int i = 0; i < vecs; i++)
-			k[i] = _mm512_loadu_ps(tile + (size_t)d * KERN_PAGE_TOKENS + i * LANES);
+			k[i] = _mm512_loadu_ps(tile + ((size_t)i * dim + d) * LANES);
 		for (int r = 0; r < rows; r++) {
 			const __m512 channel = _mm512_set1_ps(q[(size_t)r * dim + d]);
 
@@ -137,7 +127,7 @@ static inline __attribute__((always_inline)) void product_rows(const int rows, f
 		return;
 	}
 	for (uint32_t token = 0; token < tokens; token += LANES)
-		product_block(rows, 1, products + token, tile + token, q, dim);
+		product_block(rows, 1, products + token, tile + (size_t)token * dim, q, dim);
 }
 
 static void product(float *products, const float *tile, const float *q, uint32_t vectors, uint32_t tokens, uint32_t dim)
@@ -196,42 +186,51 @@ static inline __m512i broadcast4(const uint8_t *from)
 	return _mm512_set1_epi32(word);
 }
 
+/* 32 tokens: with 64 gcc 12 no longer finds registers for the sums. */
 static inline __attribute__((always_inline)) void product_int8_block(const int rows, float *products,
-	const struct cpu_attention_int8 *page, const uint8_t *q, const float *scale, const float *mean_product, uint32_t dim)
+	const struct cpu_attention_int8 *page, const uint8_t *q, const float *scale, const float *mean_product,
+	uint32_t token, uint32_t dim)
 {
-	__m512i high[BLOCK_ROWS_INT8][PAGE_VECS], low[BLOCK_ROWS_INT8][PAGE_VECS], k[PAGE_VECS];
+	__m512i high[BLOCK_ROWS_INT8][HALF_VECS], low[BLOCK_ROWS_INT8][HALF_VECS], k[HALF_VECS];
 
 	for (int r = 0; r < rows; r++) {
-		for (int i = 0; i < PAGE_VECS; i++)
+		for (int i = 0; i < HALF_VECS; i++)
 			high[r][i] = low[r][i] = _mm512_setzero_si512();
 	}
 	for (uint32_t d = 0; d < dim; d += 4) {
-		for (int i = 0; i < PAGE_VECS; i++)
-			k[i] = _mm512_loadu_si512(page->k + (size_t)d * KERN_PAGE_TOKENS + i * 64);
+		for (int i = 0; i < HALF_VECS; i++)
+			k[i] = _mm512_loadu_si512(page->k + (size_t)d * KERN_PAGE_TOKENS + (size_t)token * 4 + i * 64);
 		for (int r = 0; r < rows; r++) {
 			const __m512i upper = broadcast4(q + (size_t)r * 2 * dim + d);
 			const __m512i lower = broadcast4(q + (size_t)r * 2 * dim + dim + d);
 
-			for (int i = 0; i < PAGE_VECS; i++) {
+			for (int i = 0; i < HALF_VECS; i++) {
 				high[r][i] = _mm512_dpbusd_epi32(high[r][i], upper, k[i]);
 				low[r][i] = _mm512_dpbusd_epi32(low[r][i], lower, k[i]);
 			}
 		}
 	}
-	for (int i = 0; i < PAGE_VECS; i++) {
-		const __m512i surplus = _mm512_mullo_epi32(_mm512_loadu_si512(page->sum + i * LANES),
-			_mm512_set1_epi32(OFFSET_PRODUCT));
-		const __m512 k_scale = _mm512_loadu_ps(page->scale + i * LANES);
+	for (int i = 0; i < HALF_VECS; i++) {
+		const uint32_t at = token + (uint32_t)i * LANES;
+		const __m512i surplus = _mm512_mullo_epi32(_mm512_loadu_si512(page->sum + at), _mm512_set1_epi32(OFFSET_PRODUCT));
+		const __m512 k_scale = _mm512_loadu_ps(page->scale + at);
 
 		for (int r = 0; r < rows; r++) {
 			__m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[r][i], 7), low[r][i]);
 			__m512 whole = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, surplus));
 			__m512 factor = _mm512_mul_ps(_mm512_set1_ps(scale[r]), k_scale);
 
-			_mm512_storeu_ps(products + r * KERN_PAGE_TOKENS + i * LANES,
+			_mm512_storeu_ps(products + r * KERN_PAGE_TOKENS + at,
 				_mm512_fmadd_ps(whole, factor, _mm512_set1_ps(mean_product[r])));
 		}
 	}
+}
+
+static inline __attribute__((always_inline)) void product_int8_rows(const int rows, float *products,
+	const struct cpu_attention_int8 *k, const uint8_t *q, const float *scale, const float *mean_product, uint32_t dim)
+{
+	for (uint32_t token = 0; token < KERN_PAGE_TOKENS; token += HALF_VECS * LANES)
+		product_int8_block(rows, products, k, q, scale, mean_product, token, dim);
 }
 
 static void product_int8(float *products, const struct cpu_attention_int8 *k, const struct cpu_attention_query8 *query,
@@ -243,11 +242,11 @@ static void product_int8(float *products, const struct cpu_attention_int8 *k, co
 	for (uint32_t rows; vectors > 0; vectors -= rows) {
 		rows = block_rows(vectors, BLOCK_ROWS_INT8);
 		if (rows == 1)
-			product_int8_block(1, products, k, q, scale, mean_product, dim);
+			product_int8_rows(1, products, k, q, scale, mean_product, dim);
 		else if (rows == 2)
-			product_int8_block(2, products, k, q, scale, mean_product, dim);
+			product_int8_rows(2, products, k, q, scale, mean_product, dim);
 		else
-			product_int8_block(3, products, k, q, scale, mean_product, dim);
+			product_int8_rows(3, products, k, q, scale, mean_product, dim);
 		products += rows * KERN_PAGE_TOKENS;
 		q += (size_t)rows * 2 * dim;
 		scale += rows;
@@ -344,6 +343,16 @@ static inline __attribute__((always_inline)) __m512 load_v(const enum kern_kv fo
 	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, (const int8_t *)v + at)));
 }
 
+static void widen(float *to, const void *v, enum kern_kv format, uint32_t n)
+{
+	uint32_t i = 0;
+
+	for (; format == KERN_KV_BF16 && i + LANES <= n; i += LANES)
+		_mm512_storeu_ps(to + i, load_v(KERN_KV_BF16, v, i, 0xffff));
+	for (; format == KERN_KV_INT8 && i + LANES <= n; i += LANES)
+		_mm512_storeu_ps(to + i, load_v(KERN_KV_INT8, v, i, 0xffff));
+}
+
 /* vecs * 16 channels from `channel`; mask says which of the 16 where there is but one vec. */
 static inline __attribute__((always_inline)) void accumulate_block(const int rows, const int vecs,
 	const enum kern_kv format, float *o, const float *weights, const void *v, uint32_t begin, uint32_t end, uint32_t dim,
@@ -433,13 +442,14 @@ const struct cpu_attention_kernels cpu_attention_avx512 = {
 	.rope = row_rope,
 	.quantize = row_quantize,
 	.survey = row_survey,
-	.dot = row_dot,
+	.dot = dot,
 	.quantize_query = quantize_query,
 	.fold = row_fold,
 	.multiply = row_multiply,
 	.transpose = transpose,
 	.product = product,
 	.product_int8 = product_int8,
+	.widen = widen,
 	.softmax = softmax,
 	.accumulate = accumulate,
 };

@@ -19,6 +19,7 @@
 enum {
 	CPU_ATTENTION_VECTORS = 32, /* query vectors (row, head) that a unit handles at once */
 	CPU_ATTENTION_DIM_MAX = 256,
+	CPU_ATTENTION_TILE_TOKENS = 16, /* neighbours in a transposed page */
 	CPU_ATTENTION_SPLIT_TOKENS = 512, /* KV is split at multiples of this; part of the definition of the result */
 	CPU_ATTENTION_QUERY_LIMIT = 127 * 128,
 };
@@ -69,13 +70,15 @@ struct cpu_attention_kernels {
 
 	/* ---- pages ----------------------------------------------------------------------------------------- */
 
-	/* K of float32 or bf16, its first `tokens` rows (rounded up to 16), to float32 [dim][64]. */
+	/* K of float32 or bf16, its first `tokens` rows (rounded up to 16), to float32 [64/16][dim][16]. */
 	void (*transpose)(float *tile, const void *k, enum kern_kv format, uint32_t tokens, uint32_t dim);
 	/* Raw products of q [vectors][dim] with the first `tokens` (rounded up to 16) of a tile: [vectors][64]. */
 	void (*product)(float *products, const float *tile, const float *q, uint32_t vectors, uint32_t tokens,
 		uint32_t dim);
 	void (*product_int8)(float *products, const struct cpu_attention_int8 *k,
 		const struct cpu_attention_query8 *q, uint32_t vectors, uint32_t dim);
+	/* n elements of V, bf16 or int8, to float32, for use by many vectors. n: a multiple of 64. */
+	void (*widen)(float *to, const void *v, enum kern_kv format, uint32_t n);
 	/* One vector: products of the tokens begin <= t < end become weights of V (probability times v_scale), the
 	 * others zeros; state moves on. Returns the factor for what o held before. */
 	float (*softmax)(float *products, uint32_t begin, uint32_t end, const struct cpu_attention_softmax *how,

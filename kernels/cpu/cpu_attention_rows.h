@@ -290,18 +290,6 @@ static void row_survey(float *restrict mean, float *restrict width, const void *
 	}
 }
 
-/* n: a multiple of 8. Eight partial sums, so that the order is the same however wide the registers are. */
-static float row_dot(const float *a, const float *b, uint32_t n)
-{
-	float sum[8] = { 0 };
-
-	for (uint32_t i = 0; i < n; i += 8) {
-		for (uint32_t lane = 0; lane < 8; lane++)
-			sum[lane] += a[i + lane] * b[i + lane];
-	}
-	return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
-}
-
 static void row_multiply(float *x, float factor, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)

@@ -9,16 +9,29 @@ static float quantize_query(void *packed, const float *q, const float *width, ui
 	return row_quantize_query(packed, q, width, n);
 }
 
+static float dot(const float *a, const float *b, uint32_t n)
+{
+	float sum = 0.0f;
+
+	for (uint32_t i = 0; i < n; i++)
+		sum += a[i] * b[i];
+	return sum;
+}
+
+enum { LANES = CPU_ATTENTION_TILE_TOKENS };
+
 static void transpose(float *restrict tile, const void *k, enum kern_kv format, uint32_t tokens, uint32_t dim)
 {
 	const float *f32 = k;
 	const uint16_t *bf16 = k;
 
 	for (uint32_t t = 0; t < tokens; t++) {
+		float *to = tile + t / LANES * LANES * dim + t % LANES;
+
 		for (uint32_t d = 0; format == KERN_KV_F32 && d < dim; d++)
-			tile[d * KERN_PAGE_TOKENS + t] = f32[t * dim + d];
+			to[d * LANES] = f32[t * dim + d];
 		for (uint32_t d = 0; format == KERN_KV_BF16 && d < dim; d++)
-			tile[d * KERN_PAGE_TOKENS + t] = row_from_bf16(bf16[t * dim + d]);
+			to[d * LANES] = row_from_bf16(bf16[t * dim + d]);
 	}
 }
 
@@ -26,12 +39,14 @@ static void product(float *restrict products, const float *restrict tile, const 
 	uint32_t tokens, uint32_t dim)
 {
 	for (uint32_t i = 0; i < vectors; i++) {
-		float *row = products + (size_t)i * KERN_PAGE_TOKENS;
+		for (uint32_t token = 0; token < tokens; token += LANES) {
+			float sum[LANES] = { 0 };
 
-		memset(row, 0, tokens * sizeof(*row));
-		for (uint32_t d = 0; d < dim; d++) {
-			for (uint32_t t = 0; t < tokens; t++)
-				row[t] += q[i * dim + d] * tile[d * KERN_PAGE_TOKENS + t];
+			for (uint32_t d = 0; d < dim; d++) {
+				for (uint32_t t = 0; t < LANES; t++)
+					sum[t] += q[i * dim + d] * tile[token * dim + d * LANES + t];
+			}
+			memcpy(products + i * KERN_PAGE_TOKENS + token, sum, sizeof(sum));
 		}
 	}
 }
@@ -53,6 +68,17 @@ static void product_int8(float *restrict products, const struct cpu_attention_in
 			products[i * KERN_PAGE_TOKENS + t] =
 				(float)sum[t] * (query->scale[i] * k->scale[t]) + query->mean_product[i];
 	}
+}
+
+static void widen(float *restrict to, const void *v, enum kern_kv format, uint32_t n)
+{
+	const uint16_t *bf16 = v;
+	const int8_t *int8 = v;
+
+	for (uint32_t i = 0; format == KERN_KV_BF16 && i < n; i++)
+		to[i] = row_from_bf16(bf16[i]);
+	for (uint32_t i = 0; format == KERN_KV_INT8 && i < n; i++)
+		to[i] = (float)int8[i];
 }
 
 static float softmax(float *restrict products, uint32_t begin, uint32_t end, const struct cpu_attention_softmax *how,
@@ -111,13 +137,14 @@ const struct cpu_attention_kernels cpu_attention_scalar = {
 	.rope = row_rope,
 	.quantize = row_quantize,
 	.survey = row_survey,
-	.dot = row_dot,
+	.dot = dot,
 	.quantize_query = quantize_query,
 	.fold = row_fold,
 	.multiply = row_multiply,
 	.transpose = transpose,
 	.product = product,
 	.product_int8 = product_int8,
+	.widen = widen,
 	.softmax = softmax,
 	.accumulate = accumulate,
 };

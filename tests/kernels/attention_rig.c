@@ -153,8 +153,11 @@ void attention_rig_run(const struct attention_rig *rig, uint32_t kv_position, ui
 	size_t taken = cpu_attention_plan(&job, rig->participants, rig->partial, rig->partial_bytes);
 
 	BASE_ASSERT(taken <= rig->partial_bytes && taken % 64 == 0);
-	for (enum cpu_attention_phase phase = 0; phase < CPU_ATTENTION_PHASES; phase++)
+	for (enum cpu_attention_phase phase = 0; phase < CPU_ATTENTION_PHASES; phase++) {
+		if (phase == CPU_ATTENTION_MERGE && rig->before_merge != NULL)
+			rig->before_merge(&job);
 		run_phase(rig, &job, phase);
+	}
 }
 
 void attention_rig_step(const struct attention_rig *rig, uint32_t position, uint32_t rows, const float *q,

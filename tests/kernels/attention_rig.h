@@ -25,6 +25,7 @@ struct attention_rig {
 	const float *rope_cos_sin; /* [max_tokens][rotated/2][2], by position */
 	size_t partial_bytes;      /* at most what open has set */
 	uint64_t order;            /* seed of the order in which units run */
+	void (*before_merge)(struct cpu_attention_job *job); /* NULL, or plants a fault */
 
 	struct kern_kv_geometry kv;
 	unsigned char **blocks;
