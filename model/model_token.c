@@ -1,17 +1,15 @@
 /*
- * Text to ids and back: see model_token.h. Any thread, on its own scratch; nothing is allocated here but the
- * scratch. A text is cut at special tokens first; what lies between is plain text for SentencePiece or BPE.
+ * Text to ids and back: see model_token.h. Any thread, on its own scratch; nothing is allocated here. A text is
+ * cut at special tokens first; what lies between is plain text for SentencePiece or BPE.
  */
 #include "model/model_token.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/base_error.h"
 #include "model/model_token_internal.h"
 
-/* ---- the tokenizer ------------------------------------------------------------------------------------------------------ */
+/* ---- the tokenizer --------------------------------------------------------------------------- */
 
 uint32_t model_tokenizer_size(const struct model_tokenizer *tokenizer)
 {
@@ -33,45 +31,7 @@ bool model_tokenizer_is_end(const struct model_tokenizer *tokenizer, uint32_t id
 	return id < tokenizer->count && tokenizer->ends[id];
 }
 
-/* ---- scratch ---------------------------------------------------------------------------------------------------------------- */
-
-/* Positions are 32-bit, and every byte costs some 40 bytes of scratch. */
-enum { TEXT_BYTES_MAX = 1 << 28 };
-
-int model_token_scratch_create(struct model_token_scratch **scratch, size_t text_bytes_max)
-{
-	struct model_token_scratch *made;
-	size_t symbols = text_bytes_max + 1;
-
-	if (text_bytes_max > TEXT_BYTES_MAX)
-		return base_fail(EINVAL, "texts of %zu bytes are too long for a tokenizer, use at most %d", text_bytes_max,
-			TEXT_BYTES_MAX);
-	made = calloc(1, sizeof(*made));
-	if (made) {
-		made->text_bytes_max = text_bytes_max;
-		made->symbols = malloc(symbols * sizeof(*made->symbols));
-		made->heap = malloc(2 * symbols * sizeof(*made->heap));
-		made->text = malloc(text_bytes_max + 1);
-	}
-	if (!made || !made->symbols || !made->heap || !made->text) {
-		model_token_scratch_destroy(made);
-		return base_fail(ENOMEM, "no memory to tokenize texts of %zu bytes", text_bytes_max);
-	}
-	*scratch = made;
-	return 0;
-}
-
-void model_token_scratch_destroy(struct model_token_scratch *scratch)
-{
-	if (!scratch)
-		return;
-	free(scratch->text);
-	free(scratch->heap);
-	free(scratch->symbols);
-	free(scratch);
-}
-
-/* ---- special tokens -------------------------------------------------------------------------------------------------------- */
+/* ---- special tokens -------------------------------------------------------------------------- */
 
 /* Where among specials [low, high), which agree in their first `depth` bytes, byte number `depth` exceeds `byte`
  * (or reaches it, with `reach`). All are longer than depth. */
@@ -120,7 +80,7 @@ uint32_t model_token_special_at(const struct model_tokenizer *tokenizer, const c
 	return best;
 }
 
-/* ---- text to ids ------------------------------------------------------------------------------------------------------------ */
+/* ---- text to ids ----------------------------------------------------------------------------- */
 
 /* Where the next special token at or behind `at` begins, with its id and bytes; `end` and MODEL_TOKEN_ABSENT when
  * there is none. */
@@ -176,7 +136,7 @@ int64_t model_tokenize(const struct model_tokenizer *tokenizer, struct model_tok
 	return (int64_t)output.count;
 }
 
-/* ---- ids to text ------------------------------------------------------------------------------------------------------------ */
+/* ---- ids to text ----------------------------------------------------------------------------- */
 
 /* SentencePiece put a space before the text: the first piece that shows anything loses it. */
 static bool begins_with_mark(const struct model_tokenizer *tokenizer, uint32_t id)

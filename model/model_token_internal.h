@@ -1,7 +1,8 @@
 /*
- * What the files of the tokenizer share: model_token_load.c reads a vocabulary, model_token_spm.c and
- * model_token_bpe.c make its merges and cut plain text into symbols, model_token_merge.c merges the symbols,
- * model_token.c has the public calls, model_chat.c renders conversations.
+ * What the files of the tokenizer share. At load: model_token_load.c reads a vocabulary, model_token_spm_load.c and
+ * model_token_bpe_load.c make its merges, model_chat_load.c recognises a template. For a request: model_token.c has
+ * the public calls, model_token_spm.c and model_token_bpe.c cut plain text into symbols, model_token_merge.c merges
+ * them, model_chat.c renders conversations; none of these allocates.
  *
  * SentencePiece and byte-level BPE come down to one thing here: symbols with ids, and a table that says which two
  * neighbours become which third, in which order. SentencePiece's table is worked out at load: every way to cut a
@@ -37,12 +38,15 @@ enum model_token_type {
 	MODEL_TOKEN_UNUSED, MODEL_TOKEN_BYTE, MODEL_TOKEN_TYPE_END
 };
 
-/* ---- chat ---------------------------------------------------------------------------------------------------- */
+/* ---- chat ------------------------------------------------------------------------------------ */
 
-enum { MODEL_CHAT_ROLES = 3 };
+enum { MODEL_CHAT_SYSTEM, MODEL_CHAT_USER, MODEL_CHAT_ASSISTANT, MODEL_CHAT_ROLES };
 
-/* The texts around messages. The characters 2 and 3 in them stand for the tokens that begin and end a sequence; what
- * is a control token's text becomes that token. */
+/* In the texts of a form: the tokens that begin and end a sequence. */
+#define MODEL_CHAT_BOS "\2"
+#define MODEL_CHAT_EOS "\3"
+
+/* A form: the texts around messages. What is a control token's text in them becomes that token. */
 struct model_chat {
 	bool known;
 	bool bos;            /* the conversation begins with one */
@@ -62,7 +66,7 @@ struct model_tokenizer;
  * known here, is no error. -EBADMSG, -ENOMEM with a message. */
 int model_chat_load(struct model_tokenizer *tokenizer, const struct model_gguf *gguf);
 
-/* ---- the tokenizer --------------------------------------------------------------------------------------------- */
+/* ---- the tokenizer --------------------------------------------------------------------------- */
 
 struct model_tokenizer {
 	uint32_t count;
@@ -118,12 +122,18 @@ void model_token_make_control(struct model_tokenizer *tokenizer, uint32_t id);
 int model_token_spm_load(struct model_tokenizer *tokenizer, const struct model_gguf *gguf);
 int model_token_bpe_load(struct model_tokenizer *tokenizer, const struct model_gguf *gguf);
 
+/* The symbol that a code point begins as; MODEL_TOKEN_ABSENT when no token has it. */
+uint32_t model_token_spm_symbol(const struct model_tokenizer *tokenizer, uint32_t code);
+/* The code point that stands for a byte in a file. */
+uint32_t model_token_bpe_code(unsigned byte);
+/* The token that spells exactly these bytes, if ordinary text may become it; else MODEL_TOKEN_ABSENT. */
+uint32_t model_token_bpe_find(const struct model_tokenizer *tokenizer, const char *bytes, size_t len);
 /* The bytes that a token of byte-level BPE spells, at most len of them; returns how many. */
 size_t model_token_bpe_spelled(const char *text, size_t len, char *bytes);
 /* The byte of "<0x0A>"; -1 when the text is not of that form. */
 int model_token_spm_byte(const char *text, size_t len);
 
-/* ---- a run ----------------------------------------------------------------------------------------------------- */
+/* ---- a run ----------------------------------------------------------------------------------- */
 
 struct model_token_symbol {
 	uint32_t id;           /* MODEL_TOKEN_ABSENT: no symbol of the vocabulary */

@@ -21,7 +21,7 @@ static struct model_text token_text(const struct model_tokenizer *tokenizer, uin
 	return (struct model_text){ .bytes = tokenizer->texts + start, .len = tokenizer->text_starts[id + 1] - start };
 }
 
-/* ---- the kind ----------------------------------------------------------------------------------------------------------- */
+/* ---- the kind -------------------------------------------------------------------------------- */
 
 /* Finds out which kind of tokenizer it is, and what such ones do unless the file says otherwise. */
 static int read_kind(struct model_tokenizer *tokenizer, const struct model_gguf *gguf)
@@ -52,7 +52,7 @@ static int read_kind(struct model_tokenizer *tokenizer, const struct model_gguf 
 	return 0;
 }
 
-/* ---- tokens ------------------------------------------------------------------------------------------------------------- */
+/* ---- tokens ---------------------------------------------------------------------------------- */
 
 /* Adds one token's text to what there is; *room bytes are allocated. */
 static int append_text(struct model_tokenizer *tokenizer, uint32_t id, struct model_text text, size_t *room)
@@ -151,7 +151,7 @@ static int make_index(struct model_tokenizer *tokenizer)
 	return rc;
 }
 
-/* ---- tokens with a meaning ------------------------------------------------------------------------------------------------ */
+/* ---- tokens with a meaning ------------------------------------------------------------------- */
 
 /* Tokens that end a turn or a text, by the names that published models give them. */
 static const char *const ENDS[] = {
@@ -259,7 +259,7 @@ static int read_flags(struct model_tokenizer *tokenizer, const struct model_gguf
 	return 0;
 }
 
-/* ---- special tokens, sorted --------------------------------------------------------------------------------------------------- */
+/* ---- special tokens, sorted ------------------------------------------------------------------ */
 
 static int by_text(const void *a, const void *b, void *context)
 {
@@ -302,7 +302,7 @@ static int sort_specials(struct model_tokenizer *tokenizer)
 	return 0;
 }
 
-/* ---- what tokens show ---------------------------------------------------------------------------------------------------------- */
+/* ---- what tokens show ------------------------------------------------------------------------ */
 
 /* U+2581 stands for a space. */
 static size_t unescape_spaces(struct model_text text, char *bytes)
@@ -348,7 +348,7 @@ static int make_pieces(struct model_tokenizer *tokenizer)
 	return 0;
 }
 
-/* ---- all of it -------------------------------------------------------------------------------------------------------------------- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 /* The order matters: which tokens are control tokens must be settled before merges, specials and pieces are made. */
 static int load(struct model_tokenizer *tokenizer, const struct model_gguf *gguf)
@@ -411,4 +411,42 @@ void model_tokenizer_destroy(struct model_tokenizer *tokenizer)
 	free(tokenizer->text_starts);
 	free(tokenizer->texts);
 	free(tokenizer);
+}
+
+/* ---- scratch --------------------------------------------------------------------------------- */
+
+/* Positions are 32-bit, and every byte costs some 40 bytes of scratch. */
+enum { TEXT_BYTES_MAX = 1 << 28 };
+
+int model_token_scratch_create(struct model_token_scratch **scratch, size_t text_bytes_max)
+{
+	struct model_token_scratch *made;
+	size_t symbols = text_bytes_max + 1;
+
+	if (text_bytes_max > TEXT_BYTES_MAX)
+		return base_fail(EINVAL, "texts of %zu bytes are too long for a tokenizer, use at most %d", text_bytes_max,
+			TEXT_BYTES_MAX);
+	made = calloc(1, sizeof(*made));
+	if (made) {
+		made->text_bytes_max = text_bytes_max;
+		made->symbols = malloc(symbols * sizeof(*made->symbols));
+		made->heap = malloc(2 * symbols * sizeof(*made->heap));
+		made->text = malloc(text_bytes_max + 1);
+	}
+	if (!made || !made->symbols || !made->heap || !made->text) {
+		model_token_scratch_destroy(made);
+		return base_fail(ENOMEM, "no memory to tokenize texts of %zu bytes", text_bytes_max);
+	}
+	*scratch = made;
+	return 0;
+}
+
+void model_token_scratch_destroy(struct model_token_scratch *scratch)
+{
+	if (!scratch)
+		return;
+	free(scratch->text);
+	free(scratch->heap);
+	free(scratch->symbols);
+	free(scratch);
 }

@@ -9,7 +9,7 @@
 
 #include "model/model_unicode.h"
 
-/* ---- code points ------------------------------------------------------------------------------------------ */
+/* ---- code points ----------------------------------------------------------------------------- */
 
 /* The class of the code point at `at`, *next behind it. At the end: OTHER, and *next = end. */
 static enum model_unicode_class class_at(const char *text, size_t at, size_t end, size_t *next)
@@ -48,7 +48,7 @@ static bool is_line_break(char byte)
 	return byte == '\n' || byte == '\r';
 }
 
-/* ---- the parts that the expressions share ------------------------------------------------------------------- */
+/* ---- the parts that the expressions share ---------------------------------------------------- */
 
 static char lower(char byte)
 {
@@ -94,7 +94,7 @@ static size_t spaces_end(const char *text, size_t at, size_t end)
 	return next;
 }
 
-/* ---- stages --------------------------------------------------------------------------------------------------- */
+/* ---- stages ---------------------------------------------------------------------------------- */
 
 /* GPT-2: 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
 static size_t stage_gpt2(const char *text, size_t at, size_t end)
@@ -237,7 +237,7 @@ static size_t stage_punctuation_falcon(const char *text, size_t at, size_t end)
 	return punctuation(text, at, end, "$+<=>^~|`");
 }
 
-/* ---- the names ---------------------------------------------------------------------------------------------- */
+/* ---- the names ------------------------------------------------------------------------------- */
 
 static const struct model_token_split SPLIT_GPT2 = { .stages = { stage_gpt2 } };
 static const struct model_token_split SPLIT_DIGITS = { .stages = { stage_digits, stage_gpt2 } };

@@ -12,7 +12,9 @@
 
 enum { MODEL_TOKEN_ABSENT = UINT32_MAX >> 1 }; /* no id: above every id there can be */
 
-/* ---- texts -------------------------------------------------------------------------------------------------- */
+/* ---- texts ----------------------------------------------------------------------------------- */
+
+#define MODEL_TOKEN_HASH_PRIME ((1ull << 61) - 1)
 
 /*
  * A text's hash is a polynomial in a secret base modulo 2^61 - 1, so that the hash of any part of a text follows
@@ -41,10 +43,12 @@ uint64_t model_token_hash(const struct model_token_index *index, const char *tex
 uint32_t model_token_index_find_hashed(const struct model_token_index *index, uint64_t hash, const char *text,
 	size_t len);
 uint32_t model_token_index_find(const struct model_token_index *index, const char *text, size_t len);
+/* The slot that has the text, or the empty one where it would go. */
+uint64_t model_token_index_slot(const struct model_token_index *index, uint64_t hash, const char *text, size_t len);
 /* Adds text `id`; returns the id that has the same text already, or MODEL_TOKEN_ABSENT. */
 uint32_t model_token_index_add(struct model_token_index *index, uint32_t id);
 
-/* ---- pairs -------------------------------------------------------------------------------------------------- */
+/* ---- pairs ----------------------------------------------------------------------------------- */
 
 /* What two neighbours become, and how soon: lower ranks first. */
 struct model_token_pair { uint32_t left, right, rank, merged; };
@@ -60,6 +64,8 @@ int model_token_pairs_create(struct model_token_pairs *pairs, uint32_t count);
 void model_token_pairs_destroy(struct model_token_pairs *pairs);
 /* The first entry for a pair stays. */
 void model_token_pairs_add(struct model_token_pairs *pairs, struct model_token_pair pair);
+/* The slot that has the pair, or the empty one where it would go. */
+struct model_token_pair *model_token_pairs_slot(const struct model_token_pairs *pairs, uint32_t left, uint32_t right);
 /* NULL when the two do not merge. Ids that are MODEL_TOKEN_ABSENT never do. */
 const struct model_token_pair *model_token_pairs_find(const struct model_token_pairs *pairs, uint32_t left,
 	uint32_t right);

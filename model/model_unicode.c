@@ -7,7 +7,7 @@
 
 enum { RANGE_COUNT = sizeof(UNICODE_RANGES) / sizeof(UNICODE_RANGES[0]) };
 
-/* Bytes that the lead byte announces, and the smallest code point that may take so many (0 bytes: it announces nothing). */
+/* Bytes that the lead byte announces (0: it is no lead byte), and the smallest code point that may take so many. */
 static size_t announced(unsigned char lead, uint32_t *least)
 {
 	size_t len = 0;

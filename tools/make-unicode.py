@@ -3,16 +3,15 @@
 
     python3 tools/make-unicode.py > model/model_unicode_table.h
 
-The categories come from the module unicodedata2 where it is installed (its version follows Unicode's), else from
-Python's own unicodedata. The result is checked in; nothing runs this during a build.
+The categories come from the module unicodedata2 16.0.0 (pip install unicodedata2==16.0.0), because 16.0 is the version
+of Unicode that the regular expressions of the tokenizers in use were built with. The result is checked in; nothing runs
+this during a build.
 """
 import sys
 
-try:
-    import unicodedata2 as data
-except ImportError:
-    import unicodedata as data
+import unicodedata2 as data
 
+VERSION = "16.0.0"
 CLASSES = ["OTHER", "LETTER", "NUMBER", "SPACE", "PUNCTUATION"]  # the order of enum model_unicode_class
 # The property White_Space, which is what \s means to the tokenizers; the general categories do not tell it.
 SPACES = {*range(0x09, 0x0E), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000}
@@ -31,6 +30,8 @@ def rows(values, per_row, form):
 
 
 def main():
+    if data.unidata_version != VERSION:
+        return f"unicodedata2 has Unicode {data.unidata_version}, not {VERSION}"
     classes = [CLASSES.index(class_of(code)) for code in range(END)]
     ranges = [code << 3 | classes[code] for code in range(END) if code == 0 or classes[code] != classes[code - 1]]
     print(f"""/*
