@@ -48,6 +48,8 @@ static int submit_alone(struct attnd_client *client, const struct attnd_request 
 {
 	int taken;
 
+	if (client->gone)
+		return base_fail(ENOTCONN, "%s: the daemon is gone; reconnect", attnd_op_name(request->op));
 	if (client->in_flight)
 		return base_fail(EBUSY, "%u requests are in flight; synchronous helpers want none",
 			client->in_flight);
