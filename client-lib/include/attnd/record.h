@@ -139,6 +139,7 @@ enum attnd_kv { ATTND_KV_DEFAULT = 0, ATTND_KV_F32 = 1, ATTND_KV_BF16 = 2, ATTND
 
 enum attnd_session_kind { ATTND_SESSION_MODEL = 1, ATTND_SESSION_ATTENTION = 2 };
 
+/* All zero: greedy. */
 struct attnd_sampling {
 	uint64_t seed;          /* a draw is a function of (seed, position) alone */
 	float temperature;      /* 0 = greedy */
@@ -200,9 +201,13 @@ struct attnd_generate_params { /* 64 bytes; then uint32_t prompt[argument], then
 	int64_t reserved2;       /* 0 */
 	struct attnd_sampling sampling;
 };
-/* A token is a completion: value its id, position after it, sequence from 0. The ids are also written to the
- * output range as far as it has room. The final completion carries enum attnd_stop. A stop id is delivered. The
- * end-of-text token of the model always stops. */
+/* A token is a completion: value its id, sequence from 0, position where it will stand: the tokens in the cache when it
+ * was drawn. The ids are also written to the output range as far as it has room. The final completion carries enum
+ * attnd_stop. A stop id is delivered. The end-of-text token of the model always stops.
+ *
+ * Afterwards the cache holds the prompt and every delivered token but the last, and .position counts these: the last one
+ * was drawn and not yet fed. To go on, pass it as the first of the next prompt. A prompt has at least one token. A stream
+ * without a credit waits; that wait does not count against between_ns. NO_PAGES may end a stream midway. */
 
 enum attnd_dtype { ATTND_F32 = 0, ATTND_F16 = 1, ATTND_BF16 = 2, ATTND_DTYPE_END };
 
