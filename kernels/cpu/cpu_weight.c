@@ -232,7 +232,7 @@ static void block_scales(const struct kern_weight *weight, const unsigned char *
 	const size_t at = block * weight->lanes + lane;
 	const size_t super = block * weight->block / KERN_SUPER_ELEMENTS * weight->lanes + lane;
 
-	*offset = 0.0f;
+	*offset = -0.0f; /* adding this changes nothing, not even the sign of a zero */
 	switch (weight->scaling) {
 	case KERN_SCALING_DM:
 		*offset = get_half(group + weight->offset_at, at);

@@ -1,0 +1,461 @@
+/*
+ * Matrix products: every type on every instruction set of this machine, against float64 with an error gate, against the
+ * documented order of summation bit by bit, and against themselves for every number of rows and every tile. Unreadable pages
+ * lie behind weights, rows, bias and results.
+ *
+ * The order is emulated here element by element, so that a path which sums in another order is found, and a test shows that
+ * the inputs do tell orders apart.
+ */
+#include <errno.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/base_rand.h"
+#include "kernels/cpu/cpu_products.h"
+#include "kernels/ref/ref_products.h"
+#include "tests/kernels/attention_rig.h"
+
+/* Error over the sum of |x w| and, for formats with an offset, of what cancels: chains of 32 and then of blocks. */
+static const double error_gate = 2e-6;
+
+static const enum kern_type all_types[] = {KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_Q5_0,
+	KERN_Q5_1, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K};
+enum { TYPES = sizeof(all_types) / sizeof(all_types[0]) };
+
+/* A matrix in file format, repacked, and as floats. */
+struct matrix {
+	struct kern_weight weight;
+	unsigned char *source;
+	size_t source_bytes;
+	float *values;
+};
+
+/* Random blocks. Formats without a quantizer get random bytes with tame scales. */
+static void make_source(enum kern_type type, uint32_t n, uint32_t k, struct matrix *matrix)
+{
+	const struct kern_type_info *info = kern_type_info(type);
+	const size_t row_bytes = kern_row_bytes(type, k);
+	float *row = new_zeroed(k * sizeof(float));
+	uint64_t random = 77 + n * 1000 + k;
+
+	matrix->source_bytes = n * row_bytes;
+	matrix->source = guarded_alloc(matrix->source_bytes);
+	for (uint32_t i = 0; i < n; i++) {
+		unsigned char *to = matrix->source + i * row_bytes;
+
+		fill_normal(row, k, i * 31 + k);
+		if (info->quantize) {
+			assert_int_equal(kern_quantize_row(type, row, to, k), 0);
+			continue;
+		}
+		for (size_t b = 0; b < row_bytes; b++)
+			to[b] = (unsigned char)base_rand_next(&random);
+		for (size_t b = 0; b < row_bytes; b += info->block_bytes) {
+			const uint16_t halves[2] = {(uint16_t)(0x1c00 + base_rand_below(&random, 0x400)),
+				(uint16_t)(0x1c00 + base_rand_below(&random, 0x400))};
+
+			memcpy(to + b, halves, 4);
+		}
+	}
+	free(row);
+}
+
+static void matrix_open(struct matrix *matrix, enum kern_type type, uint32_t n, uint32_t k, uint32_t lanes)
+{
+	make_source(type, n, k, matrix);
+	assert_int_equal(cpu_weight_shape(&matrix->weight, type, n, k, lanes), 0);
+	matrix->weight.data = guarded_alloc(cpu_weight_bytes(&matrix->weight));
+	cpu_weight_pack(&matrix->weight, matrix->source);
+	matrix->values = new_zeroed((size_t)n * k * sizeof(float));
+	for (uint32_t i = 0; i < n; i++)
+		assert_int_equal(kern_dequantize_row(type, matrix->source + i * kern_row_bytes(type, k),
+			matrix->values + (size_t)i * k, k), 0);
+}
+
+static void matrix_close(struct matrix *matrix)
+{
+	free(matrix->values);
+	guarded_free(matrix->weight.data, cpu_weight_bytes(&matrix->weight));
+	guarded_free(matrix->source, matrix->source_bytes);
+}
+
+static float *guarded_normal(size_t count, uint64_t seed)
+{
+	float *values = guarded_alloc(count * sizeof(float));
+
+	fill_normal(values, count, seed);
+	return values;
+}
+
+static void run_all(const struct cpu_products *products, const struct cpu_product *product, uint32_t rows, void *scratch)
+{
+	products->run(product, 0, rows, 0, product->weight->groups, scratch);
+}
+
+static void *new_scratch(const struct cpu_products *products)
+{
+	void *scratch = guarded_alloc(products->scratch_bytes);
+
+	/* What a participant's last tile has left behind must not matter. */
+	memset(scratch, 0xff, products->scratch_bytes);
+	return scratch;
+}
+
+static void each_isa(void (*test)(const struct cpu_products *products))
+{
+	enum base_isa isas[3];
+	const uint32_t count = attention_isas(isas);
+
+	for (uint32_t i = 0; i < count; i++) {
+		const struct cpu_products *products = cpu_products_for(isas[i]);
+
+		assert_int_equal(products->isa, isas[i]);
+		test(products);
+	}
+}
+
+/* ---- float64 ------------------------------------------------------------------------------------------------------ */
+
+/* What an offset and the codes it cancels against add to the magnitudes that rounding errors grow with. */
+static double offset_magnitude(const struct kern_weight *weight, const float *x)
+{
+	double sum = 0.0;
+
+	if (weight->scaling != KERN_SCALING_DM && weight->scaling != KERN_SCALING_SUPER_DM)
+		return 0.0;
+	for (uint32_t k = 0; k < weight->k; k++)
+		sum += fabs((double)x[k]);
+	return sum * 8.0;
+}
+
+static void check_error(const struct cpu_products *products, enum kern_type type, uint32_t n, uint32_t k, uint32_t m)
+{
+	struct matrix matrix;
+	float *x = guarded_normal((size_t)m * k, m * 7 + k), *y = guarded_alloc((size_t)m * n * sizeof(float));
+	double *expected = new_zeroed(n * sizeof(double)), *scale = new_zeroed(n * sizeof(double));
+	void *scratch = new_scratch(products);
+	struct cpu_product product = {.weight = &matrix.weight, .x = x, .x_stride = k, .y = y, .y_stride = n};
+
+	matrix_open(&matrix, type, n, k, products->lanes);
+	run_all(products, &product, m, scratch);
+	for (uint32_t r = 0; r < m; r++) {
+		const double more = offset_magnitude(&matrix.weight, x + (size_t)r * k);
+
+		ref_product(x + (size_t)r * k, matrix.values, n, k, expected, scale);
+		for (uint32_t i = 0; i < n; i++) {
+			const double error = fabs(y[(size_t)r * n + i] - expected[i]);
+
+			if (!(error <= error_gate * (scale[i] + more)))
+				fail_msg("%s %s n %u k %u m %u: [%u][%u] is %g, not %g (error %g of %g)",
+					base_isa_name(products->isa), kern_type_info(type)->name, n, k, m, r, i,
+					(double)y[(size_t)r * n + i], expected[i], error, scale[i] + more);
+		}
+	}
+	matrix_close(&matrix);
+	guarded_free(scratch, products->scratch_bytes);
+	free(scale);
+	free(expected);
+	guarded_free(y, (size_t)m * n * sizeof(float));
+	guarded_free(x, (size_t)m * k * sizeof(float));
+}
+
+static void errors_of(const struct cpu_products *products)
+{
+	static const uint32_t ns[] = {1, 5, 16, 17, 63, 64, 65, 130}, ms[] = {1, 2, 3, 7, 13, 70, 96};
+	static const uint32_t odd_ks[] = {1, 7, 33, 64, 172}, blocks_ks[] = {32, 96, 288}, super_ks[] = {256, 768};
+
+	for (size_t t = 0; t < TYPES; t++) {
+		const uint32_t block = kern_type_info(all_types[t])->block_elements;
+		const uint32_t *ks = block == 1 ? odd_ks : block == 32 ? blocks_ks : super_ks;
+		const size_t k_count = block == 1 ? 5 : block == 32 ? 3 : 2;
+
+		for (size_t i = 0; i < 8; i++)
+			for (size_t j = 0; j < k_count; j++)
+				check_error(products, all_types[t], ns[i], ks[j], ms[(i * 3 + j) % 7]);
+	}
+}
+
+static void errors(void **state)
+{
+	(void)state;
+	each_isa(errors_of);
+}
+
+/* ---- the order of summation ------------------------------------------------------------------------------------- */
+
+static float fused(const struct cpu_products *products, float a, float b, float c)
+{
+	volatile float product;
+
+	if (products->isa != BASE_ISA_SCALAR)
+		return fmaf(a, b, c);
+	product = a * b;
+	return product + c;
+}
+
+static float sum_of_32(uint32_t lanes, const float *x)
+{
+	float sums[16];
+
+	memcpy(sums, x, lanes * sizeof(float));
+	for (uint32_t i = lanes; i < 32; i++)
+		sums[i % lanes] += x[i];
+	for (uint32_t half = lanes / 2; half > 0; half /= 2)
+		for (uint32_t i = 0; i < half; i++)
+			sums[i] += sums[i + half];
+	return sums[0];
+}
+
+/* One element as cpu_products.h says; backwards: with k descending, which is what a broken kernel might do. */
+static float emulate(const struct cpu_products *products, enum kern_type type, const unsigned char *row, const float *x,
+	uint32_t k, bool backwards)
+{
+	const struct kern_type_info *info = kern_type_info(type);
+	const enum kern_scaling scaling = kern_type_scaling(type);
+	const uint32_t unit = scaling == KERN_SCALING_SUPER ? 16 : 32;
+	float total = 0.0f, *values = new_zeroed(k * sizeof(float));
+	struct kern_block block = {.q = {0}};
+
+	assert_int_equal(kern_dequantize_row(type, row, values, k), 0);
+	for (uint32_t first = 0; first < k; first += unit) {
+		const uint32_t count = k - first < unit ? k - first : unit;
+		const uint32_t inner = first % info->block_elements;
+		float sum = 0.0f, d = 1.0f, m = 0.0f;
+
+		if (scaling != KERN_SCALING_NONE) {
+			kern_block_decode(type, row + first / info->block_elements * info->block_bytes, &block);
+			d = kern_f16_to_f32(block.d);
+			if (scaling == KERN_SCALING_DM)
+				m = kern_f16_to_f32(block.m);
+			if (scaling == KERN_SCALING_SUPER_DM)
+				m = -(kern_f16_to_f32(block.m) * block.t[inner / 32]);
+			if (scaling == KERN_SCALING_SUPER || scaling == KERN_SCALING_SUPER_DM)
+				d *= block.s[inner / unit];
+		}
+		for (uint32_t i = 0; i < count; i++) {
+			const uint32_t j = backwards ? count - 1 - i : i;
+
+			sum = fused(products, scaling == KERN_SCALING_NONE ? values[first + j] : block.q[inner + j],
+				x[first + j], sum);
+		}
+		total = fused(products, d, sum, total);
+		if (scaling == KERN_SCALING_DM || scaling == KERN_SCALING_SUPER_DM)
+			total = fused(products, m, sum_of_32(products->lanes, x + first), total);
+	}
+	free(values);
+	return total;
+}
+
+static void order_of(const struct cpu_products *products)
+{
+	enum { N = 70, M = 9 };
+	void *scratch = new_scratch(products);
+	static float y[M][N];
+
+	for (size_t t = 0; t < TYPES; t++) {
+		const uint32_t k = kern_type_info(all_types[t])->block_elements == 1 ? 172 : 512;
+		const size_t row_bytes = kern_row_bytes(all_types[t], k);
+		float *x = guarded_normal((size_t)M * k, 3 + t);
+		struct matrix matrix;
+		struct cpu_product product = {.weight = &matrix.weight, .x = x, .x_stride = k, .y = y[0], .y_stride = N};
+		uint32_t told_apart = 0;
+
+		matrix_open(&matrix, all_types[t], N, k, products->lanes);
+		for (uint32_t rows = 1; rows <= M; rows++) {
+			run_all(products, &product, rows, scratch);
+			for (uint32_t r = 0; r < rows; r++)
+				for (uint32_t n = 0; n < N; n += 3) {
+					const unsigned char *row = matrix.source + n * row_bytes;
+					const float *xr = x + (size_t)r * k;
+					float expected = emulate(products, all_types[t], row, xr, k, false);
+					float other = emulate(products, all_types[t], row, xr, k, true);
+
+					if (memcmp(&y[r][n], &expected, sizeof(float)) != 0)
+						fail_msg("%s %s m %u: [%u][%u] is %a, in the documented order %a",
+							base_isa_name(products->isa), kern_type_info(all_types[t])->name, rows, r,
+							n, (double)y[r][n], (double)expected);
+					told_apart += other != expected;
+				}
+		}
+		/* The inputs do tell orders apart. */
+		assert_true(told_apart > 200);
+		matrix_close(&matrix);
+		guarded_free(x, (size_t)M * k * sizeof(float));
+	}
+	guarded_free(scratch, products->scratch_bytes);
+}
+
+static void order(void **state)
+{
+	(void)state;
+	each_isa(order_of);
+}
+
+/* ---- the same bits for any number of rows and any tile -------------------------------------------------------- */
+
+static void check_tiles(const struct cpu_products *products, const struct cpu_product *whole, uint32_t rows, uint32_t n,
+	const float *expected, void *scratch)
+{
+	float *y = guarded_alloc((size_t)rows * n * sizeof(float));
+	struct cpu_product product = *whole;
+	uint64_t random = rows * 100 + n;
+	const uint32_t groups = whole->weight->groups;
+
+	product.y = y;
+	for (uint32_t row = 0, high; row < rows; row += high) {
+		high = 1 + (uint32_t)base_rand_below(&random, rows - row);
+		for (uint32_t group = 0, wide; group < groups; group += wide) {
+			wide = 1 + (uint32_t)base_rand_below(&random, groups - group);
+			products->run(&product, row, high, group, wide, scratch);
+		}
+	}
+	assert_memory_equal(y, expected, (size_t)rows * n * sizeof(float));
+	guarded_free(y, (size_t)rows * n * sizeof(float));
+}
+
+static void same_bits_of(const struct cpu_products *products)
+{
+	enum { N = 150, M = 96 };
+	void *scratch = new_scratch(products);
+
+	for (size_t t = 0; t < TYPES; t++) {
+		const uint32_t k = kern_type_info(all_types[t])->block_elements == 1 ? 100 : 512;
+		float *x = guarded_normal((size_t)M * k, 11 + t), *one = new_zeroed(M * N * sizeof(float));
+		float *many = guarded_alloc(M * N * sizeof(float));
+		struct matrix matrix;
+		struct cpu_product product = {.weight = &matrix.weight, .x = x, .x_stride = k, .y_stride = N};
+
+		matrix_open(&matrix, all_types[t], N, k, products->lanes);
+		product.y = one;
+		for (uint32_t r = 0; r < M; r++)
+			products->run(&product, r, 1, 0, matrix.weight.groups, scratch);
+		product.y = many;
+		for (uint32_t rows = 1; rows <= M; rows += rows < 20 ? 1 : 19) {
+			run_all(products, &product, rows, scratch);
+			assert_memory_equal(many, one, rows * N * sizeof(float));
+			check_tiles(products, &product, rows, N, one, scratch);
+		}
+		matrix_close(&matrix);
+		guarded_free(many, M * N * sizeof(float));
+		free(one);
+		guarded_free(x, (size_t)M * k * sizeof(float));
+	}
+	guarded_free(scratch, products->scratch_bytes);
+}
+
+static void same_bits(void **state)
+{
+	(void)state;
+	each_isa(same_bits_of);
+}
+
+/* ---- results ------------------------------------------------------------------------------------------------------ */
+
+/* Bias and addition come last, and rows nobody asked for are not written. */
+static void results_of(const struct cpu_products *products)
+{
+	enum { N = 37, K = 64, M = 7 };
+	float *x = guarded_normal(M * K, 21), *bias = guarded_normal(N, 22), *y = guarded_alloc(M * N * sizeof(float));
+	float plain[M][N], before[M][N];
+	struct kern_out outs[M] = {{.row = 0}};
+	void *scratch = new_scratch(products);
+	struct matrix matrix;
+	struct cpu_product product = {.weight = &matrix.weight, .x = x, .x_stride = K, .y = plain[0], .y_stride = N};
+
+	matrix_open(&matrix, KERN_Q8_0, N, K, products->lanes);
+	run_all(products, &product, M, scratch);
+	product.y = y;
+	for (int variant = 1; variant < 4; variant++) {
+		product.bias = variant & 1 ? bias : NULL;
+		product.add = variant & 2;
+		fill_normal(y, M * N, 23);
+		memcpy(before, y, sizeof(before));
+		run_all(products, &product, M, scratch);
+		for (int r = 0; r < M; r++)
+			for (int n = 0; n < N; n++) {
+				const float result = product.bias ? plain[r][n] + bias[n] : plain[r][n];
+
+				assert_true(y[r * N + n] == (product.add ? before[r][n] + result : result));
+			}
+	}
+	product.bias = NULL;
+	product.add = false;
+	product.outs = outs;
+	memset(y, 0, M * N * sizeof(float));
+	for (int r = 0; r < M; r += 2)
+		outs[r].logits = y + r * N;
+	run_all(products, &product, M, scratch);
+	for (int i = 0; i < M * N; i++)
+		assert_true(y[i] == (i / N % 2 == 0 ? plain[i / N][i % N] : 0.0f));
+	matrix_close(&matrix);
+	guarded_free(scratch, products->scratch_bytes);
+	guarded_free(y, M * N * sizeof(float));
+	guarded_free(bias, N * sizeof(float));
+	guarded_free(x, M * K * sizeof(float));
+}
+
+static void results(void **state)
+{
+	(void)state;
+	each_isa(results_of);
+}
+
+/* A feature of the repacked matrix is, bit by bit, what the format's definition says. */
+static void rows_of(const struct cpu_products *products)
+{
+	enum { N = 19 };
+
+	for (size_t t = 0; t < TYPES; t++) {
+		const uint32_t k = kern_type_info(all_types[t])->block_elements == 1 ? 45 : 512;
+		float *row = guarded_alloc(k * sizeof(float));
+		struct matrix matrix;
+
+		matrix_open(&matrix, all_types[t], N, k, products->lanes);
+		for (uint32_t n = 0; n < N; n++) {
+			cpu_weight_row(&matrix.weight, n, row);
+			assert_memory_equal(row, matrix.values + (size_t)n * k, k * sizeof(float));
+		}
+		matrix_close(&matrix);
+		guarded_free(row, k * sizeof(float));
+	}
+}
+
+static void rows(void **state)
+{
+	(void)state;
+	each_isa(rows_of);
+}
+
+static void refusals(void **state)
+{
+	struct kern_weight weight;
+
+	(void)state;
+	assert_int_equal(cpu_weight_shape(&weight, KERN_Q2_K, 4, 256, 16), -ENOTSUP);
+	assert_int_equal(cpu_weight_shape(&weight, (enum kern_type)99, 4, 256, 16), -ENOTSUP);
+	assert_int_equal(cpu_weight_shape(&weight, KERN_Q4_0, 4, 33, 16), -EINVAL);
+	assert_int_equal(cpu_weight_shape(&weight, KERN_F32, 0, 32, 16), -EINVAL);
+	assert_int_equal(cpu_weight_shape(&weight, KERN_F32, UINT32_MAX, UINT32_MAX, 16), -EINVAL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(errors),
+		cmocka_unit_test(order),
+		cmocka_unit_test(same_bits),
+		cmocka_unit_test(results),
+		cmocka_unit_test(rows),
+		cmocka_unit_test(refusals),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
