@@ -185,8 +185,10 @@ static int client_watch(struct svc_control *control, uint32_t index)
 	struct client *client = &control->clients[index];
 	struct epoll_event edge = { .events = EPOLLIN | EPOLLET, .data.u64 = index };
 
+	/* Of the socket only its end is of interest (EPOLLHUP needs no asking for). Not EPOLLRDHUP: the welcome shuts our
+	 * reading side, which would raise it at once. */
 	if (epoll_ctl(control->daemon->devices[0].agent.epoll_fd, EPOLL_CTL_ADD, client->bell_fd, &edge) ||
-			watch_fd(control, EPOLL_CTL_ADD, client->socket, EPOLLRDHUP, WATCH_CLIENT, index) ||
+			watch_fd(control, EPOLL_CTL_ADD, client->socket, 0, WATCH_CLIENT, index) ||
 			(client->peer.pidfd >= 0 && watch_fd(control, EPOLL_CTL_ADD, client->peer.pidfd, EPOLLIN, WATCH_PIDFD, index)))
 		return base_fail(errno, "epoll_ctl: %s", strerror(errno));
 	return 0;
