@@ -19,6 +19,7 @@ const struct cpu_attention_kernels *cpu_attention_kernels(enum base_isa isa)
 	case BASE_ISA_AVX512:
 		return &cpu_attention_avx512;
 	case BASE_ISA_AVX2:
+		return &cpu_attention_avx2;
 	case BASE_ISA_SCALAR:
 		break;
 	}

@@ -1,0 +1,448 @@
+/*
+ * The page functions of attention for AVX2 with FMA. See cpu_attention_kernels.h; cpu_attention_scalar.c says the
+ * same plainly.
+ *
+ * Blocks of query vectors share what is loaded of a page; `rows` and `vecs` are constants wherever they appear, so that
+ * a block's sums stay in registers (at most 12 of 16). How vectors are cut into blocks does not show in the result.
+ */
+#include <immintrin.h>
+
+#include "kernels/cpu/cpu_attention_rows.h"
+
+enum { LANES = 8, PAGE_VECS = KERN_PAGE_TOKENS / LANES, TILE_TOKENS = CPU_ATTENTION_TILE_TOKENS, TILE_VECS = 2 };
+enum { BLOCK_ROWS = 6, BLOCK_ROWS_INT8 = 3 };
+
+/* Cuts n into blocks as equal as possible, none larger than most: the size of the first. */
+static inline uint32_t block_rows(uint32_t n, uint32_t most)
+{
+	uint32_t blocks = (n + most - 1) / most;
+
+	return (n + blocks - 1) / blocks;
+}
+
+static inline float add_lanes(__m256 x)
+{
+	__m128 sum = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+
+	sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+	return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+
+static inline float max_lanes(__m256 x)
+{
+	__m128 max = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+
+	max = _mm_max_ps(max, _mm_movehl_ps(max, max));
+	return _mm_cvtss_f32(_mm_max_ss(max, _mm_movehdup_ps(max)));
+}
+
+static float dot(const float *a, const float *b, uint32_t n)
+{
+	__m256 sum = _mm256_setzero_ps();
+
+	for (uint32_t i = 0; i < n; i += LANES)
+		sum = _mm256_fmadd_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i), sum);
+	return add_lanes(sum);
+}
+
+/* ---- K ------------------------------------------------------------------------------------------------------ */
+
+/* Four words from each of 8 tokens, `stride` words apart: r[j] becomes word j of all tokens. Lane n of part i takes token
+ * 4 n + i as it is loaded, which leaves a transposition of 4 x 4 within each lane. */
+static inline __attribute__((always_inline)) void transpose_words(__m256i r[4], const uint32_t *from, uint32_t stride)
+{
+	__m256i part[4], low[2], high[2];
+
+	for (int i = 0; i < 4; i++)
+		part[i] = _mm256_inserti128_si256(
+			_mm256_castsi128_si256(_mm_loadu_si128((const void *)(from + (size_t)i * stride))),
+			_mm_loadu_si128((const void *)(from + (size_t)(i + 4) * stride)), 1);
+	for (int i = 0; i < 2; i++) {
+		low[i] = _mm256_unpacklo_epi32(part[2 * i], part[2 * i + 1]);
+		high[i] = _mm256_unpackhi_epi32(part[2 * i], part[2 * i + 1]);
+	}
+	r[0] = _mm256_unpacklo_epi64(low[0], low[1]);
+	r[1] = _mm256_unpackhi_epi64(low[0], low[1]);
+	r[2] = _mm256_unpacklo_epi64(high[0], high[1]);
+	r[3] = _mm256_unpackhi_epi64(high[0], high[1]);
+}
+
+static inline void store(float *to, __m256i x)
+{
+	_mm256_storeu_si256((void *)to, x);
+}
+
+static void transpose_f32(float *tile, const float *k, uint32_t dim)
+{
+	__m256i r[4];
+
+	for (uint32_t d = 0; d < dim; d += 4, tile += 4 * TILE_TOKENS) {
+		transpose_words(r, (const uint32_t *)k + d, dim);
+		for (int i = 0; i < 4; i++)
+			store(tile + i * TILE_TOKENS, r[i]);
+	}
+}
+
+/* Pairs of channels are moved as one word and parted at the end. */
+static void transpose_bf16(float *tile, const uint16_t *k, uint32_t dim)
+{
+	const __m256i high = _mm256_set1_epi32((int)0xffff0000);
+	__m256i r[4];
+
+	for (uint32_t d = 0; d < dim; d += 8, tile += 8 * TILE_TOKENS) {
+		transpose_words(r, (const uint32_t *)k + d / 2, dim / 2);
+		for (int i = 0; i < 4; i++) {
+			store(tile + 2 * i * TILE_TOKENS, _mm256_slli_epi32(r[i], 16));
+			store(tile + (2 * i + 1) * TILE_TOKENS, _mm256_and_si256(r[i], high));
+		}
+	}
+}
+
+static void transpose(float *tile, const void *k, enum kern_kv format, uint32_t tokens, uint32_t dim)
+{
+	for (uint32_t token = 0; token < (tokens + TILE_TOKENS - 1) / TILE_TOKENS * TILE_TOKENS; token += LANES) {
+		float *to = tile + token / TILE_TOKENS * TILE_TOKENS * dim + token % TILE_TOKENS;
+
+		if (format == KERN_KV_F32)
+			transpose_f32(to, (const float *)k + (size_t)token * dim, dim);
+		else
+			transpose_bf16(to, (const uint16_t *)k + (size_t)token * dim, dim);
+	}
+}
+
+static inline __attribute__((always_inline)) void product_rows(const int rows, float *products, const float *tile,
+	const float *q, uint32_t tokens, uint32_t dim)
+{
+	__m256 sum[BLOCK_ROWS][TILE_VECS], k[TILE_VECS];
+
+	for (uint32_t token = 0; token < tokens; token += TILE_TOKENS, products += TILE_TOKENS, tile += TILE_TOKENS * dim) {
+		for (int r = 0; r < rows; r++)
+			sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+		for (uint32_t d = 0; d < dim; d++) {
+			k[0] = _mm256_loadu_ps(tile + (size_t)d * TILE_TOKENS);
+			k[1] = _mm256_loadu_ps(tile + (size_t)d * TILE_TOKENS + LANES);
+			for (int r = 0; r < rows; r++) {
+				const __m256 channel = _mm256_broadcast_ss(q + (size_t)r * dim + d);
+
+				sum[r][0] = _mm256_fmadd_ps(channel, k[0], sum[r][0]);
+				sum[r][1] = _mm256_fmadd_ps(channel, k[1], sum[r][1]);
+			}
+		}
+		for (int r = 0; r < rows; r++) {
+			_mm256_storeu_ps(products + r * KERN_PAGE_TOKENS, sum[r][0]);
+			_mm256_storeu_ps(products + r * KERN_PAGE_TOKENS + LANES, sum[r][1]);
+		}
+	}
+}
+
+static void product(float *products, const float *tile, const float *q, uint32_t vectors, uint32_t tokens, uint32_t dim)
+{
+	for (uint32_t rows; vectors > 0; vectors -= rows, products += rows * KERN_PAGE_TOKENS, q += (size_t)rows * dim) {
+		rows = block_rows(vectors, BLOCK_ROWS);
+		switch (rows) {
+		case 1:
+			product_rows(1, products, tile, q, tokens, dim);
+			break;
+		case 2:
+			product_rows(2, products, tile, q, tokens, dim);
+			break;
+		case 3:
+			product_rows(3, products, tile, q, tokens, dim);
+			break;
+		case 4:
+			product_rows(4, products, tile, q, tokens, dim);
+			break;
+		case 5:
+			product_rows(5, products, tile, q, tokens, dim);
+			break;
+		default:
+			product_rows(6, products, tile, q, tokens, dim);
+			break;
+		}
+	}
+}
+
+/* ---- int8 K ------------------------------------------------------------------------------------------------- */
+
+static float quantize_query(void *packed, const float *q, const float *width, uint32_t n)
+{
+	return row_quantize_query(packed, q, width, n);
+}
+
+static inline __m256i broadcast4(const int16_t *from)
+{
+	int64_t quad;
+
+	memcpy(&quad, from, sizeof(quad));
+	return _mm256_set1_epi64x(quad);
+}
+
+/* Integers of 8 tokens from two sums that hold pairs of parts of 4 tokens each, as floats. */
+static inline __m256 join(__m256i first, __m256i second)
+{
+	return _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(_mm256_hadd_epi32(first, second), 0xd8));
+}
+
+/* 16 tokens. Products of 16 bits are exact in the sums of 32: 127 * 16256 * 256 is below 2^31. */
+static inline __attribute__((always_inline)) void product_int8_block(const int rows, float *products,
+	const struct cpu_attention_int8 *page, const int16_t *q, const float *scale, const float *mean_product,
+	uint32_t token, uint32_t dim)
+{
+	__m256i sum[BLOCK_ROWS_INT8][4];
+
+	for (int r = 0; r < rows; r++) {
+		for (int i = 0; i < 4; i++)
+			sum[r][i] = _mm256_setzero_si256();
+	}
+	for (uint32_t d = 0; d < dim; d += 4) {
+		const int8_t *from = page->k + (size_t)d * KERN_PAGE_TOKENS + (size_t)token * 4;
+
+		for (int i = 0; i < 4; i++) {
+			const __m256i k = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(from + i * 16)));
+
+			for (int r = 0; r < rows; r++)
+				sum[r][i] = _mm256_add_epi32(sum[r][i],
+					_mm256_madd_epi16(k, broadcast4(q + (size_t)r * dim + d)));
+		}
+	}
+	for (int i = 0; i < TILE_VECS; i++) {
+		const uint32_t at = token + (uint32_t)i * LANES;
+		const __m256 k_scale = _mm256_loadu_ps(page->scale + at);
+
+		for (int r = 0; r < rows; r++) {
+			__m256 factor = _mm256_mul_ps(_mm256_set1_ps(scale[r]), k_scale);
+
+			_mm256_storeu_ps(products + r * KERN_PAGE_TOKENS + at, _mm256_fmadd_ps(
+				join(sum[r][2 * i], sum[r][2 * i + 1]), factor, _mm256_set1_ps(mean_product[r])));
+		}
+	}
+}
+
+static inline __attribute__((always_inline)) void product_int8_rows(const int rows, float *products,
+	const struct cpu_attention_int8 *k, const int16_t *q, const float *scale, const float *mean_product, uint32_t dim)
+{
+	for (uint32_t token = 0; token < KERN_PAGE_TOKENS; token += TILE_TOKENS)
+		product_int8_block(rows, products, k, q, scale, mean_product, token, dim);
+}
+
+static void product_int8(float *products, const struct cpu_attention_int8 *k, const struct cpu_attention_query8 *query,
+	uint32_t vectors, uint32_t dim)
+{
+	const int16_t *q = query->packed;
+	const float *scale = query->scale, *mean_product = query->mean_product;
+
+	for (uint32_t rows; vectors > 0; vectors -= rows) {
+		rows = block_rows(vectors, BLOCK_ROWS_INT8);
+		if (rows == 1)
+			product_int8_rows(1, products, k, q, scale, mean_product, dim);
+		else if (rows == 2)
+			product_int8_rows(2, products, k, q, scale, mean_product, dim);
+		else
+			product_int8_rows(3, products, k, q, scale, mean_product, dim);
+		products += rows * KERN_PAGE_TOKENS;
+		q += (size_t)rows * dim;
+		scale += rows;
+		mean_product += rows;
+	}
+}
+
+/* ---- softmax ------------------------------------------------------------------------------------------------ */
+
+/* As row_exp. */
+static inline __m256 exp8(__m256 x)
+{
+	const __m256 is_zero = _mm256_cmp_ps(x, _mm256_set1_ps(EXP_LOWEST), _CMP_LT_OQ);
+	const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(EXP_LOG2E)),
+		_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+	const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+	__m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(EXP_LN2_HIGH), x), p = _mm256_set1_ps(EXP_C0);
+
+	r = _mm256_fnmadd_ps(n, _mm256_set1_ps(EXP_LN2_LOW), r);
+	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C1));
+	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C2));
+	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C3));
+	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C4));
+	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C5));
+	p = _mm256_fmadd_ps(_mm256_mul_ps(r, r), p, r);
+	p = _mm256_add_ps(p, _mm256_set1_ps(1.0f));
+	p = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+	return _mm256_andnot_ps(is_zero, p);
+}
+
+/* As row_tanh. */
+static inline __m256 tanh8(__m256 x)
+{
+	const __m256 sign_bit = _mm256_set1_ps(-0.0f), one = _mm256_set1_ps(1.0f), z = _mm256_mul_ps(x, x);
+	const __m256 magnitude = _mm256_andnot_ps(sign_bit, x);
+	const __m256 t = exp8(_mm256_mul_ps(magnitude, _mm256_set1_ps(-2.0f)));
+	const __m256 is_small = _mm256_cmp_ps(magnitude, _mm256_set1_ps(TANH_SMALL), _CMP_LT_OQ);
+	__m256 large = _mm256_div_ps(_mm256_sub_ps(one, t), _mm256_add_ps(one, t)), small = _mm256_set1_ps(TANH_C0);
+
+	small = _mm256_fmadd_ps(small, z, _mm256_set1_ps(TANH_C1));
+	small = _mm256_fmadd_ps(small, z, _mm256_set1_ps(TANH_C2));
+	small = _mm256_fmadd_ps(small, z, _mm256_set1_ps(TANH_C3));
+	small = _mm256_fmadd_ps(small, z, _mm256_set1_ps(TANH_C4));
+	small = _mm256_fmadd_ps(_mm256_mul_ps(small, z), x, x);
+	large = _mm256_or_ps(large, _mm256_and_ps(x, sign_bit));
+	return _mm256_blendv_ps(large, small, is_small);
+}
+
+/* All ones in the lanes of the 8 tokens from `token` that are visible. */
+static inline __m256 visible8(uint32_t token, uint32_t begin, uint32_t end)
+{
+	const __m256i at = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32((int)token));
+	const __m256i early = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)begin), at);
+
+	return _mm256_castsi256_ps(_mm256_andnot_si256(early, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)end), at)));
+}
+
+static float softmax(float *products, uint32_t begin, uint32_t end, const struct cpu_attention_softmax *how,
+	struct cpu_attention_state *state)
+{
+	const __m256 scale = _mm256_set1_ps(how->scale), cap = _mm256_set1_ps(how->soft_cap);
+	__m256 x[PAGE_VECS], largest = _mm256_set1_ps(state->max), sum;
+	float max, factor;
+
+	for (int i = 0; i < PAGE_VECS; i++) {
+		x[i] = _mm256_mul_ps(_mm256_loadu_ps(products + i * LANES), scale);
+		if (how->soft_cap != 0.0f)
+			x[i] = _mm256_mul_ps(cap, tanh8(_mm256_div_ps(x[i], cap)));
+		x[i] = _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), x[i], visible8((uint32_t)i * LANES, begin, end));
+		largest = _mm256_max_ps(largest, x[i]);
+	}
+	max = max_lanes(largest);
+	largest = _mm256_set1_ps(max == -INFINITY ? 0.0f : max);
+	for (int i = 0; i < PAGE_VECS; i++)
+		x[i] = exp8(_mm256_sub_ps(x[i], largest));
+	sum = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(x[0], x[1]), _mm256_add_ps(x[2], x[3])),
+		_mm256_add_ps(_mm256_add_ps(x[4], x[5]), _mm256_add_ps(x[6], x[7])));
+	for (int i = 0; i < PAGE_VECS; i++) {
+		if (how->v_scale != NULL)
+			x[i] = _mm256_mul_ps(x[i], _mm256_loadu_ps(how->v_scale + i * LANES));
+		_mm256_storeu_ps(products + i * LANES, x[i]);
+	}
+	factor = max == state->max ? 1.0f : row_exp(state->max - max);
+	state->sum = state->sum * factor + add_lanes(sum);
+	state->max = max;
+	return factor;
+}
+
+/* ---- V ------------------------------------------------------------------------------------------------------ */
+
+static inline __attribute__((always_inline)) __m256 load_v(const enum kern_kv format, const void *v, size_t at)
+{
+	if (format == KERN_KV_F32)
+		return _mm256_loadu_ps((const float *)v + at);
+	if (format == KERN_KV_BF16)
+		return _mm256_castsi256_ps(_mm256_slli_epi32(
+			_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)((const uint16_t *)v + at))), 16));
+	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)((const int8_t *)v + at))));
+}
+
+static void widen(float *to, const void *v, enum kern_kv format, uint32_t n)
+{
+	for (uint32_t i = 0; format == KERN_KV_BF16 && i < n; i += LANES)
+		_mm256_storeu_ps(to + i, load_v(KERN_KV_BF16, v, i));
+	for (uint32_t i = 0; format == KERN_KV_INT8 && i < n; i += LANES)
+		_mm256_storeu_ps(to + i, load_v(KERN_KV_INT8, v, i));
+}
+
+/* vecs * 8 channels from `channel`. */
+static inline __attribute__((always_inline)) void accumulate_block(const int rows, const int vecs,
+	const enum kern_kv format, float *o, const float *weights, const void *v, uint32_t begin, uint32_t end, uint32_t dim,
+	uint32_t channel)
+{
+	__m256 sum[BLOCK_ROWS][TILE_VECS], value[TILE_VECS];
+
+	for (int r = 0; r < rows; r++) {
+		for (int i = 0; i < vecs; i++)
+			sum[r][i] = _mm256_loadu_ps(o + (size_t)r * dim + channel + i * LANES);
+	}
+	for (uint32_t t = begin; t < end; t++) {
+		for (int i = 0; i < vecs; i++)
+			value[i] = load_v(format, v, (size_t)t * dim + channel + (size_t)i * LANES);
+		for (int r = 0; r < rows; r++) {
+			const __m256 weight = _mm256_broadcast_ss(weights + r * KERN_PAGE_TOKENS + t);
+
+			for (int i = 0; i < vecs; i++)
+				sum[r][i] = _mm256_fmadd_ps(weight, value[i], sum[r][i]);
+		}
+	}
+	for (int r = 0; r < rows; r++) {
+		for (int i = 0; i < vecs; i++)
+			_mm256_storeu_ps(o + (size_t)r * dim + channel + i * LANES, sum[r][i]);
+	}
+}
+
+static inline __attribute__((always_inline)) void accumulate_rows(const int rows, const enum kern_kv format, float *o,
+	const float *weights, const void *v, uint32_t begin, uint32_t end, uint32_t dim)
+{
+	uint32_t channel = 0;
+
+	for (; channel + TILE_VECS * LANES <= dim; channel += TILE_VECS * LANES)
+		accumulate_block(rows, TILE_VECS, format, o, weights, v, begin, end, dim, channel);
+	if (channel < dim)
+		accumulate_block(rows, 1, format, o, weights, v, begin, end, dim, channel);
+}
+
+static inline __attribute__((always_inline)) void accumulate_format(const enum kern_kv format, float *o,
+	const float *weights, uint32_t vectors, const void *v, uint32_t begin, uint32_t end, uint32_t dim)
+{
+	for (uint32_t rows; vectors > 0; vectors -= rows, weights += rows * KERN_PAGE_TOKENS, o += (size_t)rows * dim) {
+		rows = block_rows(vectors, BLOCK_ROWS);
+		switch (rows) {
+		case 1:
+			accumulate_rows(1, format, o, weights, v, begin, end, dim);
+			break;
+		case 2:
+			accumulate_rows(2, format, o, weights, v, begin, end, dim);
+			break;
+		case 3:
+			accumulate_rows(3, format, o, weights, v, begin, end, dim);
+			break;
+		case 4:
+			accumulate_rows(4, format, o, weights, v, begin, end, dim);
+			break;
+		case 5:
+			accumulate_rows(5, format, o, weights, v, begin, end, dim);
+			break;
+		default:
+			accumulate_rows(6, format, o, weights, v, begin, end, dim);
+			break;
+		}
+	}
+}
+
+static void accumulate(float *o, const float *weights, uint32_t vectors, const void *v, enum kern_kv format,
+	uint32_t begin, uint32_t end, uint32_t dim)
+{
+	switch (format) {
+	case KERN_KV_F32:
+		accumulate_format(KERN_KV_F32, o, weights, vectors, v, begin, end, dim);
+		break;
+	case KERN_KV_BF16:
+		accumulate_format(KERN_KV_BF16, o, weights, vectors, v, begin, end, dim);
+		break;
+	case KERN_KV_INT8:
+		accumulate_format(KERN_KV_INT8, o, weights, vectors, v, begin, end, dim);
+		break;
+	}
+}
+
+const struct cpu_attention_kernels cpu_attention_avx2 = {
+	.load = row_load,
+	.store = row_store,
+	.rope = row_rope,
+	.quantize = row_quantize,
+	.survey = row_survey,
+	.dot = dot,
+	.quantize_query = quantize_query,
+	.fold = row_fold,
+	.multiply = row_multiply,
+	.transpose = transpose,
+	.product = product,
+	.product_int8 = product_int8,
+	.widen = widen,
+	.softmax = softmax,
+	.accumulate = accumulate,
+};
