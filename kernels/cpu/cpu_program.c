@@ -84,7 +84,9 @@ static int check_op(struct check *check, const struct kern_op *op)
 	case KERN_OP_MATMUL:
 		if (op->src == op->dst)
 			return wrong(check, "multiplies in place");
-		return check_weight(check, op, width(check, op->dst), width(check, op->src));
+		if (!op->weight || (uint64_t)op->u0 + op->weight->n > width(check, op->dst))
+			return wrong(check, "has no weight, or columns outside its slot");
+		return check_weight(check, op, op->weight->n, width(check, op->src));
 	case KERN_OP_HEADNORM:
 		if (!op->gain || op->u0 == 0 || ((uint64_t)op->u1 + op->u2) * op->u0 > width(check, op->src))
 			return wrong(check, "has no gain, or heads outside its slot");

@@ -285,7 +285,7 @@ static void plan_matmul(struct kern_cpu *cpu, const struct kern_op *op)
 		.weight = op->weight,
 		.x = workspace->slots[op->src],
 		.x_stride = workspace->stride[op->src],
-		.y = workspace->slots[op->dst],
+		.y = workspace->slots[op->dst] + op->u0,
 		.y_stride = workspace->stride[op->dst],
 		.bias = op->bias,
 		.add = op->add,
