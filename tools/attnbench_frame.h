@@ -31,7 +31,9 @@ struct attnbench_frame {
 	int64_t pingpong_ns[ATTNBENCH_ROUNDS_MAX]; /* p50, mean of before and after */
 	int64_t p50_ns[ATTNBENCH_ROUNDS_MAX];      /* of each round's latency */
 	struct attnbench_result all;               /* of the rounds that count */
-	struct base_hist pingpong, pause;
+	struct base_hist pingpong;                 /* all of them */
+	int64_t last_pingpong_ns;
+	struct base_hist pause; /* how long an idle spinner was held up */
 	double load_average;
 };
 

@@ -39,11 +39,12 @@ static void cell_string(struct tool_table *table, const cJSON *object, const cha
 static void show_daemon(const cJSON *answer)
 {
 	char used[TOOL_NUMBER_BYTES], total[TOOL_NUMBER_BYTES], up[TOOL_NUMBER_BYTES];
+	const char *build = tool_json_string(answer, "build");
 
 	tool_table_title(stdout, "attnd %s", tool_json_string(answer, "version"));
-	printf("  %s, pid %.0f, up %s\n", tool_json_string(answer, "build"),
-		tool_json_number(answer, "pid"),
-		tool_duration(up, (int64_t)(tool_json_number(answer, "uptime_s") * 1e9)));
+	printf("  pid %.0f, up %s%s%s\n", tool_json_number(answer, "pid"),
+		tool_duration(up, (int64_t)(tool_json_number(answer, "uptime_s") * 1e9)),
+		*build ? ", " : "", build);
 	printf("  %s on %s, %.0f worker%s, idle %s\n", tool_json_string(answer, "backend"),
 		tool_json_string(answer, "isa"), tool_json_number(answer, "workers"),
 		tool_json_number(answer, "workers") == 1 ? "" : "s",
@@ -198,6 +199,8 @@ static void show_memory(const cJSON *memory)
 		cJSON_ArrayForEach(node, tool_json_member(one, "nodes")) {
 			size_t length = strlen(lies);
 
+			if (tool_json_number(node, "pages") == 0)
+				continue;
 			snprintf(lies + length, sizeof(lies) - length, "%snode %.0f: %.0f pages",
 				length ? ", " : "", tool_json_number(node, "node"),
 				tool_json_number(node, "pages"));

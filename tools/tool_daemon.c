@@ -153,13 +153,13 @@ int tool_daemon_failed(int err, const char *doing)
 void tool_daemon_control_path(const struct tool_daemon *daemon, char *path, size_t path_bytes)
 {
 	const char *address = daemon->address ? daemon->address : getenv("ATTND_ADDRESS");
+	const char *user = getenv("XDG_RUNTIME_DIR");
 
-	if (!address)
-		address = access("/run/attnd/attnd.ctl", F_OK) == 0 || !getenv("XDG_RUNTIME_DIR") ?
-			"shm:/run/attnd/attnd.sock" :
-			NULL;
-	if (!address) {
-		snprintf(path, path_bytes, "%s/attnd/attnd.ctl", getenv("XDG_RUNTIME_DIR"));
+	/* The usual places, as the library has them: the user's own daemon, then the system's. */
+	if (!address || !*address) {
+		snprintf(path, path_bytes, "%s/attnd/attnd.ctl", user ? user : "");
+		if (!user || access(path, F_OK))
+			snprintf(path, path_bytes, "/run/attnd/attnd.ctl");
 		return;
 	}
 	if (strncmp(address, "shm:", 4) == 0)

@@ -47,7 +47,7 @@ struct tool_table *tool_table_new(const char *headings)
 	scols_table_enable_noencoding(table->table, 1);
 	scols_table_enable_minout(table->table, 1);
 	scols_table_set_column_separator(table->table, "  ");
-	while (*headings) {
+	for (;;) {
 		char name[64];
 		size_t length = strcspn(headings, "|");
 		bool right = *headings == '>';
@@ -57,7 +57,9 @@ struct tool_table *tool_table_new(const char *headings)
 			scols_table_new_column(table->table, name, 0, right ? SCOLS_FL_RIGHT : 0));
 
 		scols_cell_set_color(scols_column_get_header(column), "bold");
-		headings += length + (headings[length] == '|');
+		if (headings[length] == '\0')
+			break;
+		headings += length + 1;
 	}
 	return table;
 }
