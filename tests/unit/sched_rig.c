@@ -274,6 +274,19 @@ uint64_t rig_open(struct rig *rig, uint32_t client, uint32_t model)
 	return rig_open_with(rig, client, &params);
 }
 
+uint64_t rig_open_now(struct rig *rig, uint32_t client, uint32_t model)
+{
+	struct attnd_open_params params = rig_open_params(model);
+	struct attnd_request record = { .op = ATTND_OP_OPEN, .in_bytes = sizeof(params) };
+	uint64_t id = rig_send(rig, client, record, &params, NULL);
+	struct attnd_completion completion;
+
+	rig_settle(rig);
+	completion = rig_take(rig, id);
+	assert_int_equal(completion.status, ATTND_OK);
+	return completion.value;
+}
+
 struct attnd_request rig_step_record(uint64_t session, uint32_t count, enum attnd_output output)
 {
 	struct attnd_step_args args = { .output = (uint8_t)output };

@@ -69,6 +69,8 @@ struct attnd_open_params rig_open_params(uint32_t model);
 struct attnd_open_params rig_attention_params(uint32_t layers, uint32_t heads, uint32_t kv_heads, uint32_t head_dim);
 /* Opens; fails the test unless it works. */
 uint64_t rig_open(struct rig *rig, uint32_t client, uint32_t model);
+/* The same without time passing. */
+uint64_t rig_open_now(struct rig *rig, uint32_t client, uint32_t model);
 uint64_t rig_open_with(struct rig *rig, uint32_t client, const struct attnd_open_params *params);
 struct attnd_completion rig_try_open(struct rig *rig, uint32_t client, const struct attnd_open_params *params);
 
