@@ -162,7 +162,7 @@ dist: ## pack the committed sources
 	@echo $(O)/attnd-$(VERSION).tar.gz
 
 clean: ## remove the output folder
-	$(Q)if [ -e $(O)/flags ] || [ -e $(O)/gen ]; then rm -rf -- '$(O)'; fi
+	$(Q)if [ -e $(O)/sources ]; then rm -rf -- '$(O)'; fi
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -176,12 +176,12 @@ help: ## this list
 $(O)/obj/%.o: %.c $(O)/flags $(O)/gen/base/base_features.h
 	$(call say,CC,$<)mkdir -p $(@D) && $(CC) $(CFLAGS_ALL) $(OPTIMIZE) $(ISA) -MMD -MP -c -o $@ $<
 
-# An archive is made anew when one of its objects changes or its folder gains or loses a file.
+# An archive is made anew when one of its objects changes, or when any archive gains or loses a source.
 .SECONDEXPANSION:
-$(ARCHIVES): $(O)/lib/lib%.a: $$(call objects,$$(call sources,%)) $$(wildcard % %/*/)
+$(ARCHIVES): $(O)/lib/lib%.a: $$(call objects,$$(call sources,%)) $(O)/sources
 	$(call say,AR,$@)mkdir -p $(@D) && rm -f $@ && ar rcs $@ $(filter %.o,$^)
 
-$(O)/lib/libtests.a: $(call objects,$(TEST_PARTS)) tests $(wildcard tests/*/)
+$(O)/lib/libtests.a: $(call objects,$(TEST_PARTS)) $(O)/sources
 	$(call say,AR,$@)mkdir -p $(@D) && rm -f $@ && ar rcs $@ $(filter %.o,$^)
 
 link = $(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^)
@@ -215,7 +215,7 @@ $(O)/libattnd.a: $(ARCHIVES)
 $(O)/attnd.pc: client-lib/attnd.pc.in FORCE
 	@sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $< >$@.new && $(keep_if_same)
 
-# ---- Stamps: rebuild when the flags or the features change -----------------------------------------------
+# ---- Stamps: rebuild when the flags, the features or the list of sources change --------------------------
 
 has_package = $(if $(call is_on,$(1)),$(if $(filter auto,$(1)),$(shell pkg-config --exists $(2) 2>/dev/null && echo 1),1))
 FLAGS := $(CC) $(shell $(CC) -dumpfullversion -dumpversion 2>/dev/null) $(CFLAGS_ALL) $(OPTIMIZE) \
@@ -225,6 +225,9 @@ quote = '$(subst ','\'',$(1))'
 $(O)/flags: FORCE
 	@tools/setup.sh --have build && mkdir -p $(@D)
 	@printf '%s\n' $(call quote,$(FLAGS)) >$@.new && $(keep_if_same)
+
+$(O)/sources: FORCE
+	@mkdir -p $(@D) && echo $(sort $(foreach f,$(FOLDERS),$(call sources,$(f))) $(TEST_PARTS)) >$@.new && $(keep_if_same)
 
 HAVE_CUDA = $(if $(call is_on,$(CUDA)),$(if $(filter auto,$(CUDA)),$(shell command -v nvcc >/dev/null && echo 1),1))
 $(O)/gen/base/base_features.h: FORCE
