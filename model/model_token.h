@@ -52,7 +52,8 @@ int64_t model_detokenize(const struct model_tokenizer *tokenizer, const uint32_t
 
 /* ---- chat ------------------------------------------------------------------------------------------------ */
 
-struct model_chat_message { uint32_t role; const char *text; size_t text_bytes; }; /* role: 0 system, 1 user, 2 assistant */
+/* role: 0 system, 1 user, 2 assistant */
+struct model_chat_message { uint32_t role; const char *text; size_t text_bytes; };
 
 /* True when the file's template is one of the forms known here (ChatML, Llama 2, Llama 3, Mistral, Zephyr, Phi-3). */
 bool model_chat_known(const struct model_tokenizer *tokenizer);
