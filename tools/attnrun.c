@@ -52,7 +52,8 @@ static const struct argp_option option_table[] = {
 	{ NULL, 0, NULL, 0, "Text:", 1 },
 	{ "prompt", 'p', "TEXT", 0, "what the model reads (else standard input)", 1 },
 	{ "tokens", 'n', "N", 0, "generate at most N tokens (128)", 1 },
-	{ "chat", KEY_CHAT, NULL, 0, "put the prompt into the model's chat template", 1 },
+	{ "chat", KEY_CHAT, "auto", OPTION_ARG_OPTIONAL,
+		"put the prompt into the model's chat template; auto: if it has one", 1 },
 	{ "system", KEY_SYSTEM, "TEXT", 0, "with --chat: how the model shall behave", 1 },
 	{ "parse-special", KEY_PARSE_SPECIAL, NULL, 0,
 		"text such as <|im_end|> becomes its control token", 1 },
@@ -106,6 +107,7 @@ static float number(const char *name, const char *value, double low, double high
 
 static error_t parse_text(int key, char *value, struct attnrun_options *options)
 {
+	static const char *const chat_values[] = { "auto", NULL };
 	struct attnd_sampling *sampling = &options->sampling;
 
 	switch (key) {
@@ -117,6 +119,8 @@ static error_t parse_text(int key, char *value, struct attnrun_options *options)
 		return 0;
 	case KEY_CHAT:
 		options->chat = true;
+		options->chat_if_known =
+			value && tool_args_choice("--chat", value, chat_values) == 0;
 		return 0;
 	case KEY_SYSTEM:
 		options->system = value;

@@ -22,7 +22,7 @@ struct attnrun_options {
 	/* text */
 	const char *prompt; /* NULL: standard input */
 	const char *system;
-	bool chat, parse_special;
+	bool chat, chat_if_known, parse_special;
 	uint32_t tokens;
 	struct attnd_sampling sampling;
 	/* raw attention */

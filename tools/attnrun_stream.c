@@ -12,11 +12,13 @@ int attnrun_stream_open(struct attnrun_stream *stream, struct attnd_client *clie
 	*stream = (struct attnrun_stream){
 		.client = client, .model = model, .request_id = 2, .out = out
 	};
-	stream->loan_ids = attnd_loan(client, sizeof(uint32_t) * (1 + ATTNRUN_STREAM_BATCH));
+	stream->loan_ids = attnd_loan(
+		client, sizeof(uint32_t) * (ATTNRUN_STREAM_CONTEXT + ATTNRUN_STREAM_BATCH));
 	stream->loan_text = attnd_loan(client, ATTNRUN_STREAM_TEXT_BYTES);
 	if (!stream->loan_ids || !stream->loan_text)
 		return -ENOMEM;
 	stream->loan_ids[0] = last_id;
+	stream->context = 1;
 	int64_t skip = attnd_detokenize(client, model, &last_id, 1, 0, NULL, 0);
 
 	if (skip < 0)
@@ -25,22 +27,29 @@ int attnrun_stream_open(struct attnrun_stream *stream, struct attnd_client *clie
 	return 0;
 }
 
+/* True while the context has no text, so that the next id still belongs to it. */
+static bool settling(const struct attnrun_stream *stream)
+{
+	return stream->skip_bytes == 0 && stream->context < ATTNRUN_STREAM_CONTEXT;
+}
+
 int attnrun_stream_ask(struct attnrun_stream *stream)
 {
 	uint32_t fresh = stream->count - stream->asked;
+	uint32_t most = settling(stream) ? 1 : ATTNRUN_STREAM_BATCH;
 
 	if (stream->busy || fresh == 0)
 		return 0;
-	if (fresh > ATTNRUN_STREAM_BATCH)
-		fresh = ATTNRUN_STREAM_BATCH;
-	memcpy(stream->loan_ids + 1, stream->ids + stream->asked, fresh * sizeof(uint32_t));
+	fresh = fresh < most ? fresh : most;
+	memcpy(stream->loan_ids + stream->context, stream->ids + stream->asked,
+		fresh * sizeof(uint32_t));
 
 	struct attnd_request request = {
 		.op = ATTND_OP_DETOKENIZE,
 		.request_id = stream->request_id,
 		.argument = stream->model,
 		.in_offset = attnd_offset(stream->client, stream->loan_ids),
-		.in_bytes = (1 + fresh) * (uint32_t)sizeof(uint32_t),
+		.in_bytes = (stream->context + fresh) * (uint32_t)sizeof(uint32_t),
 		.out_offset = attnd_offset(stream->client, stream->loan_text),
 		.out_capacity = ATTNRUN_STREAM_TEXT_BYTES,
 	};
@@ -103,6 +112,11 @@ int attnrun_stream_take(struct attnrun_stream *stream, const struct attnd_comple
 	if (completion->result_bytes > stream->skip_bytes)
 		show(stream, stream->loan_text + stream->skip_bytes,
 			completion->result_bytes - stream->skip_bytes);
+	/* The id that was asked for stands behind the context already. */
+	if (settling(stream)) {
+		stream->context++;
+		stream->skip_bytes = completion->result_bytes;
+	}
 	return 0;
 }
 

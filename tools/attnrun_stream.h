@@ -16,7 +16,8 @@
 #include "attnd/attnd.h"
 
 enum {
-	ATTNRUN_STREAM_BATCH = 64, /* ids in one request */
+	ATTNRUN_STREAM_BATCH = 64,  /* new ids in one request */
+	ATTNRUN_STREAM_CONTEXT = 8, /* ids before them */
 	ATTNRUN_STREAM_TEXT_BYTES = 64 << 10,
 };
 
@@ -28,10 +29,15 @@ struct attnrun_stream {
 	const uint32_t *ids; /* all that were generated; the caller appends */
 	uint32_t asked, count;
 	bool busy;
-	uint32_t *loan_ids; /* the prompt's last id, then new ones */
+	/* The context, then new ids. How a piece reads may depend on what stands before it (the
+	 * first one of a text loses its leading blank), so every request begins with the same few
+	 * ids, whose text is skipped: the prompt's last, and where that has no text (a control
+	 * token) the first generated ones until there is some. */
+	uint32_t *loan_ids;
+	uint32_t context;
+	size_t skip_bytes; /* the text of the context */
 	char *loan_text;
-	size_t skip_bytes; /* the text of the prompt's last id */
-	char held[8];      /* the beginning of a character whose end has not come */
+	char held[8]; /* the beginning of a character whose end has not come */
 	size_t held_bytes;
 };
 

@@ -275,6 +275,8 @@ int attnrun_text(struct attnd_client *client, struct attnrun_options *options)
 		tool_say("the model %s has no tokenizer, so it takes no text", run.about.name);
 		return TOOL_FAILED;
 	}
+	if (options->chat_if_known)
+		options->chat = run.about.has_chat_template;
 	if (options->chat && !run.about.has_chat_template) {
 		tool_say("the model %s has no chat template; leave --chat out", run.about.name);
 		return TOOL_FAILED;

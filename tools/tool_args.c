@@ -25,6 +25,8 @@ void tool_args_parse(const struct argp *argp, int argc, char **argv, void *input
 {
 	argp_program_version_hook = print_version;
 	argp_err_exit_status = TOOL_USAGE;
+	/* The help needs no note on short options; most have none. */
+	setenv("ARGP_HELP_FMT", "no-dup-args-note", 0);
 	argp_parse(argp, argc, argv, 0, NULL, input);
 }
 
