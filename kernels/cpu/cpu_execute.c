@@ -111,6 +111,8 @@ static bool ticket_next(struct kern_cpu *cpu)
 
 		cpu->slots[ticket % CPU_TICKETS].status = failure != 0 ? failure : 1;
 		cpu->active = false;
+		/* The last look for a stage may have left one without tiles; the next holder finds all of it done. */
+		cpu->stage.tiles = cpu->next_tile = 0;
 		/* R3: publishes results and status; pairs with A3 in cpu_poll. */
 		atomic_store_explicit(&cpu->done, ticket, memory_order_release);
 		/* A4 and R4: pair with each other's counterparts in cpu_submit. */
