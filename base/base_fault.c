@@ -1,12 +1,12 @@
 /*
- * The SIGBUS handler and its table. The control thread writes the table; the handler reads it on whichever
+ * The SIGBUS handler and its table. Cold threads write the table, one at a time; the handler reads it on whichever
  * thread faulted, so it takes no lock and calls nothing but mmap(2), sigaction(2) and raise(3).
  *
  * A slot is guarded by its version, odd while the slot changes. The version of a live range is even, and the
  * handler re-checks it after reading the fields, so that it never acts on half of one range and half of
  * another:
  *
- *   control thread                     handler
+ *   writer                             handler
  *   version = odd, W1 fence            A1: version (acquire)
  *   fields (relaxed)                   fields (relaxed)
  *   R1: version = even (release)       W2 fence, version again: unchanged
@@ -18,6 +18,7 @@
 
 #include "base/base_error.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -43,6 +44,7 @@ struct fault_range {
 
 static struct fault_range ranges[BASE_FAULT_RANGES];
 static struct sigaction action_before;
+static pthread_mutex_t writers = PTHREAD_MUTEX_INITIALIZER; /* the handler never takes it */
 
 struct fault_view {
 	uintptr_t start;
@@ -126,7 +128,7 @@ static void on_sigbus(int signal_number, siginfo_t *info, void *context)
 	errno = saved_errno;
 }
 
-int base_fault_install(void)
+static int take_signal(void)
 {
 	struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK}, current;
 
@@ -137,6 +139,16 @@ int base_fault_install(void)
 	if (sigaction(SIGBUS, &action, NULL) != 0)
 		return base_fail(errno, "cannot install a handler for SIGBUS (errno %d)", errno);
 	return 0;
+}
+
+int base_fault_install(void)
+{
+	int result;
+
+	pthread_mutex_lock(&writers);
+	result = take_signal();
+	pthread_mutex_unlock(&writers);
+	return result;
 }
 
 static void write_range(struct fault_range *range, uintptr_t start, size_t size_bytes, _Atomic int *flag)
@@ -155,24 +167,39 @@ static void write_range(struct fault_range *range, uintptr_t start, size_t size_
 	atomic_store_explicit(&range->version, version + 2, memory_order_release);
 }
 
+static int take_slot(uintptr_t start, size_t size_bytes, _Atomic int *flag)
+{
+	for (int i = 0; i < BASE_FAULT_RANGES; i++) {
+		if (atomic_load_explicit(&ranges[i].size_bytes, memory_order_relaxed) == 0) {
+			write_range(&ranges[i], start, size_bytes, flag);
+			return i;
+		}
+	}
+	return -ENOSPC;
+}
+
 int base_fault_add(void *memory, size_t size_bytes, _Atomic int *flag)
 {
 	size_t page_bytes = (size_t)sysconf(_SC_PAGESIZE);
+	int handle;
 
 	if ((uintptr_t)memory % page_bytes != 0 || size_bytes == 0)
 		return base_fail(EINVAL, "a fault range must be a whole mapping, not %zu bytes at %p",
 			size_bytes, memory);
-	for (int i = 0; i < BASE_FAULT_RANGES; i++) {
-		if (atomic_load_explicit(&ranges[i].size_bytes, memory_order_relaxed) == 0) {
-			write_range(&ranges[i], (uintptr_t)memory, size_bytes, flag);
-			return i;
-		}
-	}
-	return base_fail(ENOSPC, "all %d fault ranges are taken: fewer clients or models", BASE_FAULT_RANGES);
+	pthread_mutex_lock(&writers);
+	handle = take_slot((uintptr_t)memory, size_bytes, flag);
+	pthread_mutex_unlock(&writers);
+	if (handle < 0)
+		return base_fail(ENOSPC, "all %d fault ranges are taken: fewer clients or models",
+			BASE_FAULT_RANGES);
+	return handle;
 }
 
 void base_fault_remove(int handle)
 {
-	if (handle >= 0 && handle < BASE_FAULT_RANGES)
-		write_range(&ranges[handle], 0, 0, NULL);
+	if (handle < 0 || handle >= BASE_FAULT_RANGES)
+		return;
+	pthread_mutex_lock(&writers);
+	write_range(&ranges[handle], 0, 0, NULL);
+	pthread_mutex_unlock(&writers);
 }

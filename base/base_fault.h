@@ -4,7 +4,7 @@
  * handler maps zeroed anonymous memory over the whole registered range, raises the range's flag, and the read
  * goes on (it sees zeros). Its owner sees the flag and drops that client or that model.
  *
- * The table is fixed in size; add and remove from the control thread only; any thread may fault.
+ * The table is fixed in size; add and remove take a lock, and belong to cold paths; any thread may fault.
  */
 #ifndef BASE_FAULT_H
 #define BASE_FAULT_H
@@ -16,7 +16,7 @@ enum { BASE_FAULT_RANGES = 4096 };
 
 /* Installs the handler; a thread that has an alternate stack takes the signal there. A fault outside every
  * range keeps the action it had before, by default the end of the process. A second call changes nothing,
- * unless somebody else took the signal meanwhile. Control thread. -errno with a message. */
+ * unless somebody else took the signal meanwhile. Any thread, not in a signal handler. -errno with a message. */
 int base_fault_install(void);
 
 /* memory and size_bytes are one whole mapping. flag becomes 1 on a fault in it, and must outlive the
