@@ -361,7 +361,8 @@ static uint32_t attend_rows(const struct sched *sched, const struct sched_flight
 	int64_t left_ns = SCHED_ATTEND_NS - used_ns;
 	uint32_t rows;
 
-	if (all_ns <= left_ns)
+	/* An append has no query rows to cut; it goes whole. */
+	if (all_ns <= left_ns || request->rows == 0)
 		return remaining(request);
 	if (flight->member_count > 0 && left_ns < SCHED_ATTEND_NS / 2)
 		return 0;
