@@ -53,18 +53,23 @@ void shm_daemon_end_state(struct shm_daemon_end *end, enum shm_state state)
 	ring_client(end->line);
 }
 
-bool shm_bell_prepare_sleep(struct shm_daemon_end *const *ends, uint32_t count)
+bool shm_bell_prepare_sleep_with(struct shm_daemon_end *const *ends, uint32_t count, shm_fence_fn *fence)
 {
 	for (uint32_t i = 0; i < count; i++)
 		if (ends[i])
 			shm_bell_sleep_intend(ends[i]); /* S1 */
-	shm_fence();
+	fence();
 	for (uint32_t i = 0; i < count; i++)
 		if (ends[i] && shm_daemon_has_work(ends[i])) { /* S2 */
 			shm_bell_awake(ends, count);
 			return false;
 		}
 	return true;
+}
+
+bool shm_bell_prepare_sleep(struct shm_daemon_end *const *ends, uint32_t count)
+{
+	return shm_bell_prepare_sleep_with(ends, count, shm_fence);
 }
 
 void shm_bell_awake(struct shm_daemon_end *const *ends, uint32_t count)
@@ -91,7 +96,7 @@ void shm_bell_ring(struct shm_client_end *end)
 	(void)!write(end->bell_fd, &one, sizeof(one));
 }
 
-void shm_bell_wait(struct shm_client_end *end, int64_t timeout_ns)
+void shm_bell_wait_with(struct shm_client_end *end, int64_t timeout_ns, shm_fence_fn *fence)
 {
 	struct timespec timeout = { .tv_sec = (time_t)(timeout_ns / 1000000000),
 		.tv_nsec = (long)(timeout_ns % 1000000000) };
@@ -103,12 +108,18 @@ void shm_bell_wait(struct shm_client_end *end, int64_t timeout_ns)
 	/* What was consumed must not stay unpublished while this side sleeps: the daemon may need the room. */
 	if (end->completions_unpublished)
 		shm_client_publish(end);
-	shm_bell_notify(end);
+	shm_bell_notify_with(end, fence);
 	/* Read before S1: a ring after this makes the futex return at once. */
 	bell = atomic_load_explicit(&line->bell, memory_order_acquire);
-	shm_bell_intend(&end->line->sleeping, shm_fence); /* S1 */
+	atomic_store_explicit(&end->line->sleeping, 1, memory_order_relaxed); /* S1 */
+	fence();
 	if (!shm_cpl_ready(end) && /* S2 */
 		atomic_load_explicit(&line->state, memory_order_relaxed) != SHM_CLOSED)
 		(void)syscall(SYS_futex, &line->bell, FUTEX_WAIT, bell, &timeout, NULL, 0);
 	atomic_store_explicit(&end->line->sleeping, 0, memory_order_relaxed);
+}
+
+void shm_bell_wait(struct shm_client_end *end, int64_t timeout_ns)
+{
+	shm_bell_wait_with(end, timeout_ns, shm_fence);
 }

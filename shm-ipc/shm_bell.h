@@ -26,20 +26,9 @@ static inline void shm_fence(void)
 	__sync_synchronize();
 }
 
-/* S1 and W1/W2 as such. The fence is a parameter so that a test can leave it out and watch a wake-up get lost. */
+/* Whoever goes to sleep or looks for a sleeper takes the fence as a parameter, so that a test can leave it out and
+ * watch a wake-up get lost. Everyone else uses the functions without a parameter. */
 typedef void shm_fence_fn(void);
-
-static inline __attribute__((always_inline)) void shm_bell_intend(_Atomic uint32_t *sleeping, shm_fence_fn *fence)
-{
-	atomic_store_explicit(sleeping, 1, memory_order_relaxed);
-	fence();
-}
-
-static inline __attribute__((always_inline)) bool shm_bell_asleep(const _Atomic uint32_t *sleeping, shm_fence_fn *fence)
-{
-	fence();
-	return atomic_load_explicit(sleeping, memory_order_relaxed) != 0;
-}
 
 /* ---- daemon: waking clients ----------------------------------------------------------------------------------------- */
 
@@ -59,13 +48,19 @@ static inline void shm_bell_check(struct shm_daemon_end *end, int64_t now_ns)
 }
 
 /* The same for several clients, fence included. */
-static inline void shm_bell_check_all(struct shm_daemon_end *const *ends, uint32_t count, int64_t now_ns)
+static inline __attribute__((always_inline)) void shm_bell_check_all_with(
+	struct shm_daemon_end *const *ends, uint32_t count, int64_t now_ns, shm_fence_fn *fence)
 {
 	if (count == 0)
 		return;
-	shm_fence(); /* W1 */
+	fence(); /* W1 */
 	for (uint32_t i = 0; i < count; i++)
 		shm_bell_check(ends[i], now_ns);
+}
+
+static inline void shm_bell_check_all(struct shm_daemon_end *const *ends, uint32_t count, int64_t now_ns)
+{
+	shm_bell_check_all_with(ends, count, now_ns, shm_fence);
 }
 
 /* When a held wake may be sent; INT64_MAX when none is held. The daemon must not sleep past it. */
@@ -99,6 +94,7 @@ static inline void shm_bell_sleep_awake(struct shm_daemon_end *end)
 /* All of it for an array (NULL entries are skipped). True: nothing to do, sleep now (epoll_wait on the eventfds), then call shm_bell_awake.
  * False: some client has work; the flags are down again. */
 bool shm_bell_prepare_sleep(struct shm_daemon_end *const *ends, uint32_t count);
+bool shm_bell_prepare_sleep_with(struct shm_daemon_end *const *ends, uint32_t count, shm_fence_fn *fence);
 void shm_bell_awake(struct shm_daemon_end *const *ends, uint32_t count);
 
 /* An eventfd for one client, non-blocking, close-on-exec. -errno with a message. */
@@ -109,16 +105,25 @@ int shm_bell_create(void);
 void shm_bell_ring(struct shm_client_end *end);
 
 /* After a batch of submissions or of consumed completions: fence, look, ring. No system call while the daemon is awake. */
-static inline void shm_bell_notify(struct shm_client_end *end)
+static inline __attribute__((always_inline)) void shm_bell_notify_with(struct shm_client_end *end,
+	shm_fence_fn *fence)
 {
 	if (!end->ring_due)
 		return;
 	end->ring_due = false;
-	if (shm_bell_asleep(&end->daemon_line->sleeping, shm_fence)) /* W1, W2 */
+	fence(); /* W1 */
+	/* W2 */
+	if (atomic_load_explicit(&end->daemon_line->sleeping, memory_order_relaxed))
 		shm_bell_ring(end);
+}
+
+static inline void shm_bell_notify(struct shm_client_end *end)
+{
+	shm_bell_notify_with(end, shm_fence);
 }
 
 /* Sleeps until a completion may have come, or for timeout_ns; returns at once when there is one. Spurious returns happen. */
 void shm_bell_wait(struct shm_client_end *end, int64_t timeout_ns);
+void shm_bell_wait_with(struct shm_client_end *end, int64_t timeout_ns, shm_fence_fn *fence);
 
 #endif
