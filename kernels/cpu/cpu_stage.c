@@ -253,6 +253,9 @@ static void plan_product(struct kern_cpu *cpu, const struct cpu_product *product
 	struct cpu_stage *stage = &cpu->stage;
 	double unit_ns;
 
+	/* After SELECT there may be no row left: a step that only appends has no outputs. */
+	if (rows == 0)
+		return;
 	stage->run = run_product;
 	stage->product = *product;
 	stage->rows = rows;
