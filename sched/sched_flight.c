@@ -53,6 +53,19 @@ static void submit(struct sched *sched, struct sched_flight *flight)
 	flight->landed_ns = flight->submitted_ns;
 }
 
+/* In the order in which they were formed: they land in the order in which they were submitted. */
+static void submit_formed(struct sched *sched)
+{
+	for (uint32_t i = 0; i < sched->flight_count; i++) {
+		struct sched_flight *flight = flight_at(sched, i);
+
+		if (flight->state == FLIGHT_FORMED)
+			submit(sched, flight);
+		if (flight->state == FLIGHT_FORMED)
+			return;
+	}
+}
+
 void sched_flight_launch(struct sched *sched, struct sched_flight *flight)
 {
 	if (flight->work.kind == KERN_WORK_COPY || flight->work.kind == KERN_WORK_ZERO) {
@@ -68,7 +81,7 @@ void sched_flight_launch(struct sched *sched, struct sched_flight *flight)
 	for (uint32_t i = 0; i < flight->member_count; i++)
 		if (flight->members[i].request->started_ns == 0)
 			flight->members[i].request->started_ns = sched->now_ns;
-	submit(sched, flight);
+	submit_formed(sched);
 }
 
 int64_t sched_flights_remaining_ns(const struct sched *sched)
@@ -156,9 +169,7 @@ int sched_flights_poll(struct sched *sched)
 
 	if (sched->flight_count == 0)
 		return 0;
-	for (uint32_t i = 0; i < sched->flight_count; i++)
-		if (flight_at(sched, i)->state == FLIGHT_FORMED)
-			submit(sched, flight_at(sched, i));
+	submit_formed(sched);
 	flight = flight_at(sched, 0);
 	if (flight->state == FLIGHT_FLYING) {
 		int rc = sched->backend->ops->poll(sched->backend, flight->ticket);
