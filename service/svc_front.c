@@ -80,7 +80,7 @@ static void put_completion(struct svc_front *front, struct front_client *client,
 		rings->stream_device[client->streams_put % (rings->end.completion_mask + 1)] = (uint8_t)device;
 	if (!shm_cpl_put(&rings->end, completion)) {
 		/* Neither can happen while scheduler and front agree on credits; it must not take the daemon down if they do not. */
-		count(&front->counters.dropped);
+		count(&front->counters.unowed);
 		return;
 	}
 	front->now_ns = completion->done_ns;

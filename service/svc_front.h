@@ -49,6 +49,7 @@ struct svc_front_counters {
 	_Atomic uint64_t records, completions, streams;
 	_Atomic uint64_t bad_record, bad_op, bad_range, queue_full; /* answered by the front itself */
 	_Atomic uint64_t dropped;                                   /* completions of clients that were gone */
+	_Atomic uint64_t unowed;                                    /* completions that nobody was owed: must stay 0 */
 };
 
 /* Wakes the reader of a queue after a push; wake is NULL where the same thread polls both ends. */

@@ -106,6 +106,7 @@ static void add_front(cJSON *root, const struct svc_daemon *daemon)
 	const struct { const char *name; const _Atomic uint64_t *value; } numbers[] = {
 		{ "records", &c->records }, { "completions", &c->completions }, { "streams", &c->streams }, { "bad_record", &c->bad_record },
 		{ "bad_op", &c->bad_op }, { "bad_range", &c->bad_range }, { "queue_full", &c->queue_full }, { "dropped", &c->dropped },
+		{ "unowed", &c->unowed },
 	};
 
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
