@@ -12,7 +12,7 @@
 #include <cmocka.h>
 
 #include "base/base_rand.h"
-#include "token_build.h"
+#include "tests/unit/token_build.h"
 
 enum { TEXT_MAX = 1 << 20, IDS_MAX = TEXT_MAX + 16 };
 

@@ -15,7 +15,7 @@
 #include <cmocka.h>
 
 #include "base/base_error.h"
-#include "token_build.h"
+#include "tests/unit/token_build.h"
 
 static struct token_build *begin(const char *kind)
 {

@@ -1,7 +1,7 @@
 /*
  * Small tokenizers for tests: see token_build.h. Nothing here needs a test framework; fuzzers use it too.
  */
-#include "token_build.h"
+#include "tests/unit/token_build.h"
 
 #include <stdio.h>
 #include <stdlib.h>
