@@ -56,8 +56,13 @@ static unsigned fill(void *context, uint32_t slot, struct attnd_request requests
 	return 1;
 }
 
+static enum attnbench_loop loop_of(const struct echo *echo)
+{
+	return echo->options.rate > 0 ? ATTNBENCH_OPEN : ATTNBENCH_CLOSED;
+}
+
 static int round_of(void *context, struct attnbench_frame *frame, int64_t span_ns,
-	struct attnbench_result *result)
+	struct attnbench_result *results)
 {
 	static struct attnbench_result warm;
 	struct echo *echo = context;
@@ -72,13 +77,14 @@ static int round_of(void *context, struct attnbench_frame *frame, int64_t span_n
 	if (err)
 		return err;
 	if (options->rate <= 0)
-		return attnbench_closed(
-			frame->client, &frame->clock, &target, options->in_flight, span_ns, result);
+		return attnbench_closed(frame->client, &frame->clock, &target, options->in_flight,
+			span_ns, &results[loop_of(echo)]);
 	struct attnbench_pace pace;
 
 	attnbench_pace_start(
 		&pace, options->rate, options->poisson, options->seed + frame->rounds, 0);
-	return attnbench_open(frame->client, &frame->clock, &target, &pace, span_ns, result);
+	return attnbench_open(
+		frame->client, &frame->clock, &target, &pace, span_ns, &results[loop_of(echo)]);
 }
 
 struct baselines {
@@ -103,12 +109,12 @@ static void print_json(const struct echo *echo, const struct attnbench_frame *fr
 {
 	cJSON *object = attnbench_json_new(frame, "echo");
 
-	attnbench_json_hist(object, "rtt", &frame->all.latency);
+	attnbench_json_hist(object, "rtt", &frame->all[loop_of(echo)].latency);
 	tool_json_add(object, "ratio_p50", attnbench_frame_ratio(frame), 3);
 	tool_json_add(object, "size_bytes", echo->size_bytes, 0);
 	tool_json_add(object, "rate", echo->options.rate, 3);
-	attnbench_json_load(object, &frame->all);
-	attnbench_json_parts(object, &frame->all);
+	attnbench_json_load(object, &frame->all[loop_of(echo)]);
+	attnbench_json_parts(object, &frame->all[loop_of(echo)]);
 	attnbench_json_hist(object, "futex", &echo->futex);
 	attnbench_json_hist(object, "unix", &echo->unix_socket);
 	attnbench_json_print(object);
@@ -128,15 +134,15 @@ static void print_tables(const struct echo *echo, const struct attnbench_frame *
 		tool_table_title(stdout, "Echo of %s through the whole daemon, %u in flight",
 			tool_bytes(size, echo->size_bytes), echo->options.in_flight);
 	attnbench_report_row(table, "ping-pong of a cache line", &frame->pingpong);
-	attnbench_report_row(table, "attnd, round trip", &frame->all.latency);
+	attnbench_report_row(table, "attnd, round trip", &frame->all[loop_of(echo)].latency);
 	tool_table_colour(table, "green");
 	attnbench_report_row(table, "futex, sleeping", &echo->futex);
 	attnbench_report_row(table, "unix socket, blocking", &echo->unix_socket);
 	tool_table_print(table, stdout);
 	printf("  %.2f times the ping-pong (median of %u rounds)\n", attnbench_frame_ratio(frame),
 		frame->rounds);
-	attnbench_report_trouble(&frame->all);
-	attnbench_report_parts(&frame->all);
+	attnbench_report_trouble(&frame->all[loop_of(echo)]);
+	attnbench_report_parts(&frame->all[loop_of(echo)]);
 	attnbench_report_frame(frame);
 }
 
@@ -179,7 +185,7 @@ int attnbench_echo(int argc, char **argv)
 			print_json(&echo, frame);
 		else
 			print_tables(&echo, frame);
-		status = attnbench_report_raw(frame, "echo", &frame->all.latency);
+		status = attnbench_report_raw(frame, "echo", &frame->all[loop_of(&echo)].latency);
 	}
 	return attnbench_frame_close(frame, status);
 }

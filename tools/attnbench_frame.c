@@ -110,29 +110,44 @@ static bool differ(int64_t a_ns, int64_t b_ns)
 	return (high - low) * 100 > low * ATTNBENCH_UNQUIET_PERCENT;
 }
 
+static void clear(struct attnbench_result *results)
+{
+	for (int i = 0; i < ATTNBENCH_LOOPS; i++)
+		attnbench_result_clear(&results[i]);
+}
+
+static void keep(
+	struct attnbench_frame *frame, const struct attnbench_result *results, int64_t pingpong_ns)
+{
+	const struct attnbench_result *main =
+		&results[results[ATTNBENCH_CLOSED].answered ? ATTNBENCH_CLOSED : ATTNBENCH_OPEN];
+
+	frame->pingpong_ns[frame->rounds] = pingpong_ns;
+	frame->p50_ns[frame->rounds++] = base_hist_quantile(&main->latency, 0.5);
+	for (int i = 0; i < ATTNBENCH_LOOPS; i++)
+		attnbench_result_merge(&frame->all[i], &results[i]);
+}
+
 /* P round P round P: each ping-pong stands after one round and before the next. A round whose
  * two differ is measured again, as long as repeats are left. */
 int attnbench_frame_measure(struct attnbench_frame *frame, attnbench_round *round, void *context)
 {
 	const struct attnbench_options *options = frame->options;
 	int64_t span_ns = (int64_t)(options->seconds * 1e9 / options->rounds), before_ns, after_ns;
-	struct attnbench_result *result = malloc(sizeof(*result));
+	static struct attnbench_result results[ATTNBENCH_LOOPS];
 
-	if (!result)
-		tool_die(TOOL_FAILED, "out of memory");
-	attnbench_result_clear(&frame->all);
+	clear(frame->all);
 	base_hist_clear(&frame->pingpong);
 	frame->rounds = frame->repeats = 0;
 	frame->noisy = !frame->cpus.apart;
 	before_ns = pingpong(frame);
 	while (frame->rounds < options->rounds) {
 		tool_progress("round %u of %u", frame->rounds + 1, options->rounds);
-		attnbench_result_clear(result);
-		int err = round(context, frame, span_ns, result);
+		clear(results);
+		int err = round(context, frame, span_ns, results);
 
 		if (err) {
 			tool_progress(NULL);
-			free(result);
 			return tool_daemon_failed(err, "measuring");
 		}
 		after_ns = pingpong(frame);
@@ -142,14 +157,11 @@ int attnbench_frame_measure(struct attnbench_frame *frame, attnbench_round *roun
 			frame->repeats++;
 		} else {
 			frame->noisy |= unquiet;
-			frame->pingpong_ns[frame->rounds] = (before_ns + after_ns) / 2;
-			frame->p50_ns[frame->rounds++] = base_hist_quantile(&result->latency, 0.5);
-			attnbench_result_merge(&frame->all, result);
+			keep(frame, results, (before_ns + after_ns) / 2);
 		}
 		before_ns = after_ns;
 	}
 	tool_progress(NULL);
-	free(result);
 	return TOOL_OK;
 }
 

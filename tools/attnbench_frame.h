@@ -20,6 +20,9 @@ enum {
 	ATTNBENCH_UNQUIET_PERCENT = 20,
 };
 
+/* A round may hold two loops; a command that has but one leaves the other empty. */
+enum attnbench_loop { ATTNBENCH_CLOSED, ATTNBENCH_OPEN, ATTNBENCH_LOOPS };
+
 struct attnbench_frame {
 	struct attnbench_options *options;
 	struct tool_cpu_pair cpus;
@@ -28,10 +31,10 @@ struct attnbench_frame {
 	struct base_clock clock;
 	unsigned rounds, repeats; /* measured; thrown away */
 	bool noisy;               /* a round counts although its ping-pongs differ */
-	int64_t pingpong_ns[ATTNBENCH_ROUNDS_MAX]; /* p50, mean of before and after */
-	int64_t p50_ns[ATTNBENCH_ROUNDS_MAX];      /* of each round's latency */
-	struct attnbench_result all;               /* of the rounds that count */
-	struct base_hist pingpong;                 /* all of them */
+	int64_t pingpong_ns[ATTNBENCH_ROUNDS_MAX];    /* p50, mean of before and after */
+	int64_t p50_ns[ATTNBENCH_ROUNDS_MAX];         /* of each round's latency */
+	struct attnbench_result all[ATTNBENCH_LOOPS]; /* of the rounds that count */
+	struct base_hist pingpong;                    /* all of them */
 	int64_t last_pingpong_ns;
 	struct base_hist pause; /* how long an idle spinner was held up */
 	double load_average;
@@ -42,9 +45,9 @@ struct attnbench_frame {
  * program with a message when it cannot. */
 struct attnbench_frame *attnbench_frame_open(struct attnbench_options *options);
 
-/* Measures one round into result for span_ns. 0 or -errno. */
+/* Measures one round of span_ns into results[ATTNBENCH_LOOPS]. 0 or -errno. */
 typedef int attnbench_round(void *context, struct attnbench_frame *frame, int64_t span_ns,
-	struct attnbench_result *result);
+	struct attnbench_result *results);
 /* All rounds; what stands in frame->all is what counts. An exit code, TOOL_OK when it went well. */
 int attnbench_frame_measure(struct attnbench_frame *frame, attnbench_round *round, void *context);
 

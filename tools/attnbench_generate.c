@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/base_error.h"
 #include "base/base_rand.h"
 #include "tools/attnbench_frame.h"
 #include "tools/attnbench_report.h"
@@ -38,13 +39,6 @@ struct client {
 	uint32_t tokens;
 };
 
-struct tally {
-	struct attnbench_result
-		load; /* latency: to the first token; its parts are the first token's */
-	struct base_hist between, whole;
-	uint64_t tokens;
-};
-
 struct generate {
 	struct attnbench_options options;
 	struct attnd_model_info about;
@@ -54,7 +48,6 @@ struct generate {
 	uint32_t next;
 	uint64_t random;
 	struct base_clock *clock;
-	struct tally closed, open;
 	double capacity, rate;
 };
 
@@ -154,20 +147,20 @@ static int begin(struct generate *generate, struct client *client, int64_t inten
 	return 0;
 }
 
-static void book_first(struct tally *tally, const struct client *client,
+static void book_first(struct attnbench_result *result, const struct client *client,
 	const struct attnd_completion *first, int64_t seen_ns)
 {
 	const int64_t times[ATTNBENCH_PARTS + 1] = { client->sent_ns, first->received_ns,
 		first->admitted_ns, first->started_ns, first->done_ns, seen_ns };
 
-	base_hist_add(&tally->load.latency, seen_ns - client->intended_ns);
+	base_hist_add(&result->latency, seen_ns - client->intended_ns);
 	for (int i = 0; i < ATTNBENCH_PARTS; i++)
 		if (times[i] && times[i + 1])
-			base_hist_add(&tally->load.parts[i],
+			base_hist_add(&result->parts[i],
 				times[i + 1] > times[i] ? times[i + 1] - times[i] : 0);
 }
 
-static void book(struct tally *tally, struct client *client,
+static void book(struct attnbench_result *result, struct client *client,
 	const struct attnd_completion *completion, int64_t seen_ns)
 {
 	bool final = completion->flags & ATTND_CPL_FINAL;
@@ -175,28 +168,28 @@ static void book(struct tally *tally, struct client *client,
 	client->out -= final;
 	client->busy = client->out > 0;
 	if (completion->request_id == ID_TRUNCATE || (final && completion->status != ATTND_OK)) {
-		tally->load.failed[completion->status] += completion->status != ATTND_OK;
+		result->failed[completion->status] += completion->status != ATTND_OK;
 		return;
 	}
 	if (final) {
-		tally->load.answered++;
-		tally->load.late += (completion->flags & ATTND_CPL_MISSED) != 0;
-		base_hist_add(&tally->whole, seen_ns - client->intended_ns);
+		result->answered++;
+		result->late += (completion->flags & ATTND_CPL_MISSED) != 0;
+		base_hist_add(&result->whole, seen_ns - client->intended_ns);
 		return;
 	}
 	if (client->tokens++ == 0)
-		book_first(tally, client, completion, seen_ns);
+		book_first(result, client, completion, seen_ns);
 	else
-		base_hist_add(&tally->between, seen_ns - client->last_ns);
+		base_hist_add(&result->between, seen_ns - client->last_ns);
 	client->last_ns = seen_ns;
-	tally->tokens++;
+	result->tokens++;
 }
 
 /* ---- all of them
  * --------------------------------------------------------------------------------------- */
 
 /* Returns whether anything is out, or -errno. */
-static int collect(struct generate *generate, struct tally *tally)
+static int collect(struct generate *generate, struct attnbench_result *result)
 {
 	struct attnd_completion completions[COMPLETIONS];
 	int out = 0;
@@ -211,7 +204,7 @@ static int collect(struct generate *generate, struct tally *tally)
 		int64_t seen_ns = got ? base_clock_now(generate->clock) : 0;
 
 		for (int k = 0; k < got; k++)
-			book(tally, client, &completions[k], seen_ns);
+			book(result, client, &completions[k], seen_ns);
 		out |= client->busy;
 	}
 	return out;
@@ -231,8 +224,8 @@ static struct client *idle_client(struct generate *generate)
 }
 
 /* With a pace an open loop, without one a closed loop. */
-static int run(struct generate *generate, struct tally *tally, struct attnbench_pace *pace,
-	int64_t span_ns)
+static int run(struct generate *generate, struct attnbench_result *result,
+	struct attnbench_pace *pace, int64_t span_ns)
 {
 	int64_t begin_ns = base_clock_now(generate->clock), now_ns = begin_ns,
 		end_ns = begin_ns + span_ns;
@@ -257,42 +250,38 @@ static int run(struct generate *generate, struct tally *tally, struct attnbench_
 			if (err)
 				return err;
 		}
-		out = collect(generate, tally);
+		out = collect(generate, result);
 		if (now_ns > end_ns + DRAIN_NS)
-			return -ETIMEDOUT;
+			return base_fail(
+				ETIMEDOUT, "streams have not ended 60 s after the last began");
 	}
-	tally->load.span_ns += now_ns - begin_ns;
+	result->span_ns += now_ns - begin_ns;
 	if (pace) {
-		tally->load.scheduled += pace->scheduled;
-		tally->load.missed += pace->missed;
-		tally->load.held_back += pace->held_back;
+		result->scheduled += pace->scheduled;
+		result->missed += pace->missed;
+		result->held_back += pace->held_back;
 	}
 	return out < 0 ? out : 0;
 }
 
 static int round_of(void *context, struct attnbench_frame *frame, int64_t span_ns,
-	struct attnbench_result *result)
+	struct attnbench_result *results)
 {
 	struct generate *generate = context;
-	uint64_t before = generate->closed.load.answered;
-	int64_t before_ns = generate->closed.load.span_ns;
+	struct attnbench_result *closed = &results[ATTNBENCH_CLOSED];
 	struct attnbench_pace pace;
-	int err = run(generate, &generate->closed, NULL, span_ns / 3);
+	int err = run(generate, closed, NULL, span_ns / 3);
 
 	if (err)
 		return err;
-	generate->capacity = (double)(generate->closed.load.answered - before) * 1e9 /
-		(double)(generate->closed.load.span_ns - before_ns);
+	generate->capacity = (double)closed->answered * 1e9 / (double)closed->span_ns;
 	generate->rate = frame->options->rate > 0 ? frame->options->rate :
 						    generate->capacity * share_of_capacity;
 	if (generate->rate <= 0)
 		return 0;
-	attnbench_result_clear(&generate->open.load);
 	attnbench_pace_start(&pace, generate->rate, frame->options->poisson,
 		frame->options->seed + frame->rounds, 0);
-	err = run(generate, &generate->open, &pace, span_ns - span_ns / 3);
-	attnbench_result_merge(result, &generate->open.load);
-	return err;
+	return run(generate, &results[ATTNBENCH_OPEN], &pace, span_ns - span_ns / 3);
 }
 
 static int open_clients(struct generate *generate)
@@ -334,24 +323,22 @@ static void close_clients(struct generate *generate)
 /* ---- report
  * ---------------------------------------------------------------------------------------------- */
 
-static double tokens_per_s(const struct tally *tally)
+static double tokens_per_s(const struct attnbench_result *result)
 {
-	return tally->load.span_ns ? (double)tally->tokens * 1e9 / (double)tally->load.span_ns : 0;
+	return result->span_ns ? (double)result->tokens * 1e9 / (double)result->span_ns : 0;
 }
 
-static void add_tally(cJSON *parent, const char *name, const struct tally *tally,
-	const struct attnbench_result *load)
+static void add_result(cJSON *parent, const char *name, const struct attnbench_result *result)
 {
 	cJSON *object = cJSON_AddObjectToObject(parent, name);
 
-	attnbench_json_hist(object, "first_token", &load->latency);
-	attnbench_json_hist(object, "between", &tally->between);
-	attnbench_json_hist(object, "whole", &tally->whole);
-	tool_json_add(object, "tokens", (double)tally->tokens, 0);
-	tool_json_add(object, "tokens_per_s",
-		(double)tally->tokens * 1e9 / (double)(load->span_ns + 1), 1);
-	attnbench_json_load(object, load);
-	attnbench_json_parts(object, load);
+	attnbench_json_hist(object, "first_token", &result->latency);
+	attnbench_json_hist(object, "between", &result->between);
+	attnbench_json_hist(object, "whole", &result->whole);
+	tool_json_add(object, "tokens", (double)result->tokens, 0);
+	tool_json_add(object, "tokens_per_s", tokens_per_s(result), 1);
+	attnbench_json_load(object, result);
+	attnbench_json_parts(object, result);
 }
 
 static void print_json(const struct generate *generate, const struct attnbench_frame *frame)
@@ -363,39 +350,40 @@ static void print_json(const struct generate *generate, const struct attnbench_f
 	tool_json_add(object, "prompt_tokens", generate->prompt_tokens, 0);
 	tool_json_add(object, "new_tokens", generate->new_tokens, 0);
 	tool_json_add(object, "rate", generate->rate, 3);
-	add_tally(object, "closed", &generate->closed, &generate->closed.load);
-	add_tally(object, "open", &generate->open, &frame->all);
+	add_result(object, "closed", &frame->all[ATTNBENCH_CLOSED]);
+	add_result(object, "open", &frame->all[ATTNBENCH_OPEN]);
 	attnbench_json_print(object);
 }
 
-static void rows(struct tool_table *table, const char *name, const struct tally *tally,
-	const struct attnbench_result *load)
+static void rows(struct tool_table *table, const char *name, const struct attnbench_result *result)
 {
 	char text[64];
 
 	snprintf(text, sizeof(text), "%s: first token", name);
-	attnbench_report_row(table, text, &load->latency);
-	attnbench_report_row(table, "  between tokens", &tally->between);
-	attnbench_report_row(table, "  whole answer", &tally->whole);
+	attnbench_report_row(table, text, &result->latency);
+	attnbench_report_row(table, "  between tokens", &result->between);
+	attnbench_report_row(table, "  whole answer", &result->whole);
 }
 
 static void print_tables(const struct generate *generate, const struct attnbench_frame *frame)
 {
+	const struct attnbench_result *closed = &frame->all[ATTNBENCH_CLOSED];
+	const struct attnbench_result *open = &frame->all[ATTNBENCH_OPEN];
 	struct tool_table *table = attnbench_report_table("");
 	char name[48];
 
 	tool_table_title(stdout, "%s (%s): %u clients, %u tokens in, %u out", generate->about.name,
 		generate->about.weights, generate->client_count, generate->prompt_tokens,
 		generate->new_tokens);
-	rows(table, "closed loop", &generate->closed, &generate->closed.load);
+	rows(table, "closed loop", closed);
 	snprintf(name, sizeof(name), "open loop, %.1f/s%s", generate->rate,
 		generate->options.poisson ? " at random" : "");
-	rows(table, name, &generate->open, &frame->all);
+	rows(table, name, open);
 	tool_table_print(table, stdout);
-	printf("  closed loop: %.1f tokens/s\n", tokens_per_s(&generate->closed));
-	attnbench_report_trouble(&generate->closed.load);
-	attnbench_report_trouble(&frame->all);
-	attnbench_report_parts(&frame->all);
+	printf("  closed loop: %.1f tokens/s\n", tokens_per_s(closed));
+	attnbench_report_trouble(closed);
+	attnbench_report_trouble(open);
+	attnbench_report_parts(open);
 	attnbench_report_frame(frame);
 }
 
@@ -422,11 +410,11 @@ static int measure(struct generate *generate, struct attnbench_frame *frame)
 		print_json(generate, frame);
 	else
 		print_tables(generate, frame);
-	if (generate->closed.load.answered == 0) {
+	if (frame->all[ATTNBENCH_CLOSED].answered == 0) {
 		tool_say("no request was answered with a result");
 		return TOOL_FAILED;
 	}
-	return attnbench_report_raw(frame, "generate", &frame->all.latency);
+	return attnbench_report_raw(frame, "generate", &frame->all[ATTNBENCH_OPEN].latency);
 }
 
 int attnbench_generate(int argc, char **argv)
@@ -438,11 +426,6 @@ int attnbench_generate(int argc, char **argv)
 	attnbench_defaults(&generate.options);
 	tool_args_parse(&argp, argc, argv, &generate);
 	generate.random = generate.options.seed;
-	attnbench_result_clear(&generate.closed.load);
-	base_hist_clear(&generate.closed.between);
-	base_hist_clear(&generate.closed.whole);
-	base_hist_clear(&generate.open.between);
-	base_hist_clear(&generate.open.whole);
 
 	struct attnbench_frame *frame = attnbench_frame_open(&generate.options);
 

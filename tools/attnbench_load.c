@@ -87,6 +87,8 @@ void attnbench_result_clear(struct attnbench_result *result)
 {
 	memset(result, 0, sizeof(*result));
 	base_hist_clear(&result->latency);
+	base_hist_clear(&result->between);
+	base_hist_clear(&result->whole);
 	for (int i = 0; i < ATTNBENCH_PARTS; i++)
 		base_hist_clear(&result->parts[i]);
 }
@@ -102,6 +104,9 @@ void attnbench_result_merge(struct attnbench_result *into, const struct attnbenc
 	into->held_back += from->held_back;
 	into->span_ns += from->span_ns;
 	base_hist_merge(&into->latency, &from->latency);
+	base_hist_merge(&into->between, &from->between);
+	base_hist_merge(&into->whole, &from->whole);
+	into->tokens += from->tokens;
 	for (int i = 0; i < ATTNBENCH_PARTS; i++)
 		base_hist_merge(&into->parts[i], &from->parts[i]);
 }

@@ -51,6 +51,9 @@ struct attnbench_result {
 	uint64_t scheduled, missed, held_back;
 	int64_t span_ns;
 	struct base_hist latency, parts[ATTNBENCH_PARTS];
+	/* Streams: latency is to the first token; between two, and to the end of the answer. */
+	struct base_hist between, whole;
+	uint64_t tokens;
 };
 
 /* When the next request is intended to go. */

@@ -15,7 +15,6 @@ struct attnbench_work {
 	/* below here: what was found */
 	double capacity; /* answers per second of the closed loop */
 	double rate;     /* of the open loop */
-	struct attnbench_result closed;
 };
 
 /* Measures, prints, writes --out. An exit code. */
