@@ -16,12 +16,12 @@
 #include "kernels/cpu/cpu_attention_unit.h"
 #include "tests/kernels/attention_rig.h"
 
-/* Crosses token 63 and two boundaries of splits. */
-enum { TOKENS = 1100 };
+/* Across token 63, and one or two boundaries of splits. */
+enum { TOKENS = 560, MANY_TOKENS = 1060 };
 
 struct session {
 	struct attention_shape shape;
-	uint32_t window, rotated;
+	uint32_t tokens, window, rotated;
 	float soft_cap;
 	enum base_isa isa;
 	/* how it is run */
@@ -49,14 +49,14 @@ static void copy_cache(const struct attention_rig *rig, struct outcome *out)
 static struct outcome run(const struct session *s)
 {
 	struct outcome out = {
-		.o_count = (size_t)TOKENS * s->shape.heads * s->shape.head_dim,
-		.lse_count = (size_t)TOKENS * s->shape.heads,
+		.o_count = (size_t)s->tokens * s->shape.heads * s->shape.head_dim,
+		.lse_count = (size_t)s->tokens * s->shape.heads,
 	};
 	struct attention_rig rig;
 
 	out.o = new_zeroed(out.o_count * sizeof(*out.o));
 	out.lse = new_zeroed(out.lse_count * sizeof(*out.lse));
-	attention_rig_open(&rig, s->shape, 2, TOKENS);
+	attention_rig_open(&rig, s->shape, 2, s->tokens);
 	rig.layer = 1;
 	rig.isa = s->isa;
 	rig.window = s->window;
@@ -70,8 +70,8 @@ static struct outcome run(const struct session *s)
 		rig.rotated = s->rotated;
 		rig.rope_cos_sin = s->cos_sin;
 	}
-	for (uint32_t at = 0; at < TOKENS; at += s->chunk) {
-		uint32_t rows = TOKENS - at < s->chunk ? TOKENS - at : s->chunk;
+	for (uint32_t at = 0; at < s->tokens; at += s->chunk) {
+		uint32_t rows = s->tokens - at < s->chunk ? s->tokens - at : s->chunk;
 
 		attention_rig_step(&rig, at, rows, s->q, s->k, s->v, out.o, out.lse);
 	}
@@ -101,13 +101,13 @@ static size_t different_rows(const struct outcome *a, const struct outcome *b)
 
 static void make_inputs(struct session *s)
 {
-	const size_t kv_count = (size_t)TOKENS * s->shape.kv_heads * s->shape.head_dim;
+	const size_t kv_count = (size_t)s->tokens * s->shape.kv_heads * s->shape.head_dim;
 
-	s->q = new_normal((size_t)TOKENS * s->shape.heads * s->shape.head_dim, 11);
+	s->q = new_normal((size_t)s->tokens * s->shape.heads * s->shape.head_dim, 11);
 	s->k = new_normal(kv_count, 12);
 	s->v = new_normal(kv_count, 13);
-	s->cos_sin = new_zeroed((size_t)TOKENS * s->shape.head_dim * sizeof(float));
-	for (size_t i = 0; s->rotated != 0 && i < (size_t)TOKENS * s->rotated / 2; i++) {
+	s->cos_sin = new_zeroed((size_t)s->tokens * s->shape.head_dim * sizeof(float));
+	for (size_t i = 0; s->rotated != 0 && i < (size_t)s->tokens * s->rotated / 2; i++) {
 		double angle = (double)(i / (s->rotated / 2)) * pow(10000, -(double)(i % (s->rotated / 2)) / (s->rotated / 2));
 
 		s->cos_sin[2 * i] = (float)cos(angle);
@@ -125,7 +125,7 @@ static void free_inputs(struct session *s)
 
 /* Ways to run a session; the first is the reference: one token at a time. */
 static const struct { uint32_t chunk, participants; size_t partial_bytes; uint64_t order; } ways[] = {
-	{ 1, 1, 0, 0 }, { 7, 3, 0, 1 }, { 64, 1, 0, 2 }, { 100, 16, 64, 3 }, { TOKENS, 2, 0, 4 }, { TOKENS, 1, 64, 0 },
+	{ 1, 1, 0, 0 }, { 7, 3, 0, 1 }, { 64, 1, 0, 2 }, { 100, 16, 64, 3 }, { MANY_TOKENS, 2, 0, 4 }, { MANY_TOKENS, 1, 64, 0 },
 };
 
 static void check_session(struct session s)
@@ -161,12 +161,12 @@ static void check_session(struct session s)
 static void chunks_and_threads(void **state)
 {
 	static const struct session sessions[] = {
-		{ .shape = { 3, 1, 64, KERN_KV_INT8, KERN_KV_INT8 }, .rotated = 64 },
-		{ .shape = { 4, 4, 16, KERN_KV_INT8, KERN_KV_INT8 }, .window = 100 },
-		{ .shape = { 8, 1, 40, KERN_KV_INT8, KERN_KV_BF16 }, .soft_cap = 2 },
-		{ .shape = { 3, 3, 80, KERN_KV_BF16, KERN_KV_BF16 }, .window = 600, .rotated = 40 },
-		{ .shape = { 4, 1, 32, KERN_KV_F32, KERN_KV_F32 }, .window = 700, .soft_cap = 2 },
-		{ .shape = { 2, 1, 96, KERN_KV_F32, KERN_KV_INT8 } },
+		{ .shape = { 3, 1, 32, KERN_KV_INT8, KERN_KV_INT8 }, .tokens = MANY_TOKENS, .rotated = 32 },
+		{ .shape = { 4, 4, 16, KERN_KV_INT8, KERN_KV_INT8 }, .tokens = TOKENS, .window = 100 },
+		{ .shape = { 8, 1, 40, KERN_KV_INT8, KERN_KV_BF16 }, .tokens = TOKENS, .soft_cap = 2 },
+		{ .shape = { 2, 2, 80, KERN_KV_BF16, KERN_KV_BF16 }, .tokens = TOKENS, .window = 300, .rotated = 40 },
+		{ .shape = { 4, 1, 32, KERN_KV_F32, KERN_KV_F32 }, .tokens = TOKENS, .window = 500, .soft_cap = 2 },
+		{ .shape = { 2, 1, 96, KERN_KV_F32, KERN_KV_INT8 }, .tokens = TOKENS },
 	};
 	enum base_isa isas[3];
 	const uint32_t isa_count = attention_isas(isas);
@@ -184,7 +184,8 @@ static void chunks_and_threads(void **state)
 static void large_group(void **state)
 {
 	(void)state;
-	check_session((struct session){ .shape = { 40, 1, 8, KERN_KV_INT8, KERN_KV_INT8 }, .isa = base_cpu()->isa });
+	check_session((struct session){ .shape = { 40, 1, 8, KERN_KV_INT8, KERN_KV_INT8 }, .tokens = 200,
+		.isa = base_cpu()->isa });
 }
 
 static void cache_on_every_isa(void **state)
@@ -196,7 +197,8 @@ static void cache_on_every_isa(void **state)
 
 	(void)state;
 	for (uint32_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++) {
-		struct session s = { .shape = shapes[i], .rotated = shapes[i].head_dim, .chunk = TOKENS, .participants = 1 };
+		struct session s = { .shape = shapes[i], .tokens = 200, .rotated = shapes[i].head_dim, .chunk = 200,
+			.participants = 1 };
 		struct outcome first = { 0 };
 
 		make_inputs(&s);
@@ -283,15 +285,15 @@ static void swap_parts(struct cpu_attention_job *job)
 static float *last_row(struct session *s, void (*before_merge)(struct cpu_attention_job *), float mean_fault)
 {
 	const size_t width = (size_t)s->shape.heads * s->shape.head_dim;
-	float *o = new_zeroed(TOKENS * width * sizeof(*o)), *row = new_zeroed(width * sizeof(*row));
+	float *o = new_zeroed(s->tokens * width * sizeof(*o)), *row = new_zeroed(width * sizeof(*row));
 	struct attention_rig rig;
 
-	attention_rig_open(&rig, s->shape, 1, TOKENS);
-	attention_rig_step(&rig, 0, TOKENS - 1, s->q, s->k, s->v, o, NULL);
+	attention_rig_open(&rig, s->shape, 1, s->tokens);
+	attention_rig_step(&rig, 0, s->tokens - 1, s->q, s->k, s->v, o, NULL);
 	rig.before_merge = before_merge;
 	((float *)(rig.blocks[0] + kern_kv_layout(&rig.kv, 0).mean))[3] += mean_fault;
-	attention_rig_step(&rig, TOKENS - 1, 1, s->q, s->k, s->v, o, NULL);
-	memcpy(row, o + (TOKENS - 1) * width, width * sizeof(*row));
+	attention_rig_step(&rig, s->tokens - 1, 1, s->q, s->k, s->v, o, NULL);
+	memcpy(row, o + (s->tokens - 1) * width, width * sizeof(*row));
 	attention_rig_close(&rig);
 	free(o);
 	return row;
@@ -299,7 +301,7 @@ static float *last_row(struct session *s, void (*before_merge)(struct cpu_attent
 
 static void planted_faults_are_seen(void **state)
 {
-	struct session s = { .shape = { 2, 1, 64, KERN_KV_INT8, KERN_KV_INT8 } };
+	struct session s = { .shape = { 2, 1, 64, KERN_KV_INT8, KERN_KV_INT8 }, .tokens = 1100 };
 	const size_t width = (size_t)s.shape.heads * s.shape.head_dim;
 	float *good, *same, *swapped, *shifted;
 

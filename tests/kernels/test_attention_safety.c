@@ -17,7 +17,7 @@
 
 #include "tests/kernels/attention_rig.h"
 
-enum { TOKENS = 300, BAD = 200 };
+enum { TOKENS = 180, BAD = 130 };
 
 static const enum kern_kv formats[] = { KERN_KV_F32, KERN_KV_BF16, KERN_KV_INT8 };
 
@@ -63,12 +63,12 @@ static void arrays_free(struct arrays *a)
 
 static void random_bits_and_guards(void **state)
 {
-	static const uint32_t dims[] = { 8, 24, 40, 64, 72, 128, 200, 256 };
+	static const uint32_t dims[] = { 8, 24, 40, 64, 72, 256 };
 	enum base_isa isas[3];
 	const uint32_t isa_count = attention_isas(isas);
 
 	(void)state;
-	for (uint32_t i = 0; i < 3 * 3 * isa_count * 8; i++) {
+	for (uint32_t i = 0; i < 3 * 3 * isa_count * 6; i++) {
 		const uint32_t dim = dims[i / 9 / isa_count];
 		struct attention_rig rig;
 		struct arrays a;
@@ -143,7 +143,7 @@ static void poison_stays_where_it_is_seen(void **state)
 
 	(void)state;
 	for (uint32_t i = 0; i < isa_count * 3 * 4; i++) {
-		struct attention_shape shape = { 6, 2, 40, formats[i / isa_count % 3], formats[i / isa_count % 3] };
+		struct attention_shape shape = { 4, 2, 40, formats[i / isa_count % 3], formats[i / isa_count % 3] };
 
 		check_poison(shape, isas[i % isa_count], BAD, poisons[i / isa_count / 3]);
 		check_poison(shape, isas[i % isa_count], 20, poisons[i / isa_count / 3]);
@@ -194,9 +194,9 @@ static void garbage_outside_is_not_seen(void **state)
 		}
 		assert_memory_equal(clean.o, spoilt.o, bytes);
 		clean.rig.window = spoilt.rig.window = 30;
-		fill_random(spoilt.rig.blocks[2], spoilt.rig.kv.block_bytes[1], 77);
-		attention_rig_run(&clean.rig, TOKENS, 0, NULL, NULL, TOKENS - 50, 50, clean.q, clean.o, NULL);
-		attention_rig_run(&spoilt.rig, TOKENS, 0, NULL, NULL, TOKENS - 50, 50, spoilt.q, spoilt.o, NULL);
+		fill_random(spoilt.rig.blocks[1], spoilt.rig.kv.block_bytes[1], 77);
+		attention_rig_run(&clean.rig, TOKENS, 0, NULL, NULL, TOKENS - 20, 20, clean.q, clean.o, NULL);
+		attention_rig_run(&spoilt.rig, TOKENS, 0, NULL, NULL, TOKENS - 20, 20, spoilt.q, spoilt.o, NULL);
 		assert_memory_equal(clean.o, spoilt.o, bytes);
 		session_free(&clean);
 		session_free(&spoilt);
@@ -238,7 +238,7 @@ static void inputs_that_change(void **state)
 		scribbler.arrays = &arrays;
 		atomic_init(&scribbler.stop, false);
 		assert_int_equal(pthread_create(&thread, NULL, scribble, &scribbler), 0);
-		for (int repeat = 0; repeat < 20; repeat++)
+		for (int repeat = 0; repeat < 10; repeat++)
 			attention_rig_run(&victim, 0, TOKENS, arrays.k, arrays.v, 0, TOKENS, arrays.q, arrays.o, NULL);
 		atomic_store_explicit(&scribbler.stop, true, memory_order_relaxed);
 		pthread_join(thread, NULL);

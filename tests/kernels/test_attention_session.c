@@ -59,14 +59,14 @@ static void step(const struct attention_rig *rig, const struct rows *r, uint32_t
 /* After a truncation other tokens come; the bits are those of a session that never held the first ones. */
 static void truncation_leaves_nothing(void **state)
 {
-	static const uint32_t keeps[] = { 0, 1, 40, 63, 64, 65, 130 };
+	static const uint32_t keeps[] = { 0, 40, 63, 64, 130 };
 	enum base_isa isas[3];
 	const uint32_t isa_count = attention_isas(isas);
 	struct rows first = rows_new(1), second = rows_new(5);
 	float *expected = new_zeroed((size_t)TOKENS * Q_WIDTH * sizeof(float));
 
 	(void)state;
-	for (uint32_t i = 0; i < isa_count * 3 * 7; i++) {
+	for (uint32_t i = 0; i < isa_count * 3 * 5; i++) {
 		const uint32_t keep = keeps[i / isa_count / 3];
 		const enum kern_kv format = formats[i / isa_count % 3];
 		struct attention_rig fresh, reused;
@@ -266,6 +266,7 @@ static void floats_round_to_nearest_even(void **state)
 	const uint32_t isa_count = attention_isas(isas);
 	float *values = new_zeroed(2 * COUNT * sizeof(*values));
 	uint16_t *stored = new_zeroed(2 * COUNT * sizeof(*stored));
+	uint32_t wrong = 0;
 
 	(void)state;
 	for (uint32_t i = 0; i < COUNT; i++) {
@@ -278,11 +279,12 @@ static void floats_round_to_nearest_even(void **state)
 
 		kernels->store(stored, values, 2 * COUNT, KERN_DTYPE_F16);
 		for (uint32_t i = 0; i < 2 * COUNT; i++)
-			assert_true(isnan(values[i]) ? (stored[i] & 0x7fff) > 0x7c00 : stored[i] == kern_f32_to_f16(values[i]));
+			wrong += isnan(values[i]) ? (stored[i] & 0x7fff) <= 0x7c00 : stored[i] != kern_f32_to_f16(values[i]);
 		kernels->store(stored, values, 2 * COUNT, KERN_DTYPE_BF16);
 		for (uint32_t i = 0; i < 2 * COUNT; i++)
-			assert_true(isnan(values[i]) ? (stored[i] & 0x7fff) > 0x7f80 : stored[i] == kern_f32_to_bf16(values[i]));
+			wrong += isnan(values[i]) ? (stored[i] & 0x7fff) <= 0x7f80 : stored[i] != kern_f32_to_bf16(values[i]);
 	}
+	assert_int_equal(wrong, 0);
 	free(values);
 	free(stored);
 }
