@@ -10,7 +10,7 @@
 #include "tests/sim/sim_device.h"
 
 enum { RIG_CLIENTS = 40, RIG_MODELS = 2, RIG_VOCAB = 64, RIG_WIDTH = 16, RIG_REPLIES = 1 << 14,
-	RIG_ARENA_BYTES = 1 << 18 };
+	RIG_ARENA_BYTES = 1 << 20 };
 
 struct rig {
 	struct base_clock clock;
