@@ -12,7 +12,7 @@
 #include <cmocka.h>
 
 #include "base/base_error.h"
-#include "token_build.h"
+#include "tests/unit/token_build.h"
 
 enum { SYSTEM, USER, ASSISTANT, IDS_MAX = 4096 };
 
