@@ -201,7 +201,7 @@ $(O)/tests/fuzz/fuzz_%: $(O)/obj/tests/fuzz/fuzz_%.o $(if $(FUZZ),,$(O)/obj/test
 $(O)/tests/%: $(O)/obj/tests/%.o $(O)/lib/libtests.a $(ARCHIVES)
 	$(call say,LD,$@)mkdir -p $(@D) && $(link) $(O)/lib/libtests.a $(ALL_ARCHIVES) $(TEST_LIBS) $(LIBS)
 
-# The client library: of the other archives it takes only the members it needs, and it shows attnd_* alone.
+# The client library: of the other archives it takes only the members it needs, and hides them.
 CLIENT_PARTS := -Wl,--whole-archive $(O)/lib/libclient-lib.a -Wl,--no-whole-archive \
 	-Wl,--start-group $(addprefix $(O)/lib/lib,shm-ipc.a netio.a base.a) -Wl,--end-group
 
@@ -211,7 +211,7 @@ $(O)/libattnd.so: client-lib/libattnd.map $(ARCHIVES)
 
 $(O)/libattnd.a: $(ARCHIVES)
 	$(call say,AR,$@)rm -f $@ && $(CC) -r -nostdlib -o $(O)/obj/libattnd.o $(CLIENT_PARTS) && \
-		objcopy -w --keep-global-symbol='attnd_*' $(O)/obj/libattnd.o && ar rcs $@ $(O)/obj/libattnd.o
+		objcopy --localize-hidden $(O)/obj/libattnd.o && ar rcs $@ $(O)/obj/libattnd.o
 
 $(O)/attnd.pc: client-lib/attnd.pc.in FORCE
 	@sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $< >$@.new && $(keep_if_same)

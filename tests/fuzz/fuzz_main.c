@@ -2,13 +2,13 @@
  * Runs a fuzz target without libFuzzer: every file of its corpus, then seeded mutations of them, the same ones
  * each time. Linked to each tests/fuzz/fuzz_NAME.c, which has LLVMFuzzerTestOneInput.
  *
- *   fuzz_NAME          the corpus in tests/fuzz/corpus/NAME, then FUZZ_RUNS mutations from FUZZ_SEED
+ *   fuzz_NAME          the corpus in tests/fuzz/corpus/NAME, then FUZZ_RUNS mutations from FUZZ_SEED, for FUZZ_SECONDS at most
  *   fuzz_NAME FILE...  these inputs alone, to repeat a failure
  *
  * The inputs run in a child. When it dies, the parent knows from a shared counter which input it was, makes it
  * again, keeps it in a file and says how to repeat it.
  *
- * Limits: 256 corpus files, inputs of 64 KiB, 60 seconds of mutations.
+ * Limits: 256 corpus files, inputs of 64 KiB, 15 seconds of mutations.
  */
 #include "base/base_rand.h"
 
@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CORPUS_FILES = 256, INPUT_BYTES = 64 << 10, RUNS = 20000, SECONDS = 60, EDITS = 8 };
+enum { CORPUS_FILES = 256, INPUT_BYTES = 64 << 10, RUNS = 20000, SECONDS = 15, EDITS = 8 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv) __attribute__((weak));
@@ -186,7 +186,7 @@ static void run_all(uint64_t runs, uint64_t seed)
 {
 	static uint8_t bytes[INPUT_BYTES];
 	struct input input = {bytes, 0};
-	time_t end = time(NULL) + SECONDS;
+	time_t end = time(NULL) + (time_t)number_from("FUZZ_SECONDS", SECONDS);
 
 	for (size_t i = 0; i < corpus_count; i++) {
 		run_input(corpus[i].bytes, corpus[i].size);
