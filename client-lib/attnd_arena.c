@@ -18,7 +18,7 @@
 /* state is zero where no block begins, which is how a return of anything else is found out. */
 enum block_state { BLOCK_NONE = 0, BLOCK_FREE = 1, BLOCK_USED = 2 };
 
-struct attnd_arena_block {
+struct client_arena_block {
 	uint32_t granules : 30;
 	uint32_t state : 2;
 	uint32_t before; /* the block that ends here; NONE for the first */
@@ -47,9 +47,9 @@ static void class_of(uint32_t granules, unsigned *level, unsigned *class)
 	*class = (granules >> (*level - 1)) - ARENA_CLASSES;
 }
 
-static void list_add(struct attnd_arena *arena, uint32_t first)
+static void list_add(struct client_arena *arena, uint32_t first)
 {
-	struct attnd_arena_block *block = &arena->blocks[first];
+	struct client_arena_block *block = &arena->blocks[first];
 	unsigned level, class;
 
 	class_of(block->granules, &level, &class);
@@ -62,9 +62,9 @@ static void list_add(struct attnd_arena *arena, uint32_t first)
 	arena->levels |= 1u << level;
 }
 
-static void list_remove(struct attnd_arena *arena, uint32_t first)
+static void list_remove(struct client_arena *arena, uint32_t first)
 {
-	struct attnd_arena_block *block = &arena->blocks[first];
+	struct client_arena_block *block = &arena->blocks[first];
 	unsigned level, class;
 
 	class_of(block->granules, &level, &class);
@@ -84,7 +84,7 @@ static void list_remove(struct attnd_arena *arena, uint32_t first)
 
 /* A free block of at least this size. Every block of a class above the rounded-up one fits; only when there is none,
  * the size's own class is searched, and not far. */
-static uint32_t find_free(const struct attnd_arena *arena, uint32_t granules)
+static uint32_t find_free(const struct client_arena *arena, uint32_t granules)
 {
 	uint32_t rounded = granules, bits, first;
 	unsigned level, class;
@@ -110,9 +110,9 @@ static uint32_t find_free(const struct attnd_arena *arena, uint32_t granules)
 
 /* ---- blocks ------------------------------------------------------------------------------------------ */
 
-static void block_set(struct attnd_arena *arena, uint32_t first, uint32_t granules, unsigned state, uint32_t before)
+static void block_set(struct client_arena *arena, uint32_t first, uint32_t granules, unsigned state, uint32_t before)
 {
-	struct attnd_arena_block *block = &arena->blocks[first];
+	struct client_arena_block *block = &arena->blocks[first];
 
 	block->granules = granules & 0x3fffffffu;
 	block->state = state & 3u;
@@ -120,11 +120,11 @@ static void block_set(struct attnd_arena *arena, uint32_t first, uint32_t granul
 	arena->blocks[first + granules].before = first;
 }
 
-int attnd_arena_create(struct attnd_arena *arena, void *memory, uint64_t bytes)
+int client_arena_create(struct client_arena *arena, void *memory, uint64_t bytes)
 {
 	void *table;
 
-	*arena = (struct attnd_arena){ .memory = memory, .bytes = bytes, .granule_shift = GRANULE_SHIFT_MIN };
+	*arena = (struct client_arena){ .memory = memory, .bytes = bytes, .granule_shift = GRANULE_SHIFT_MIN };
 	/* One less than 2^24, so that the largest block still has a level of its own. */
 	while (bytes >> arena->granule_shift >= 1u << ARENA_GRANULES_BITS)
 		arena->granule_shift++;
@@ -143,14 +143,14 @@ int attnd_arena_create(struct attnd_arena *arena, void *memory, uint64_t bytes)
 	return 0;
 }
 
-void attnd_arena_destroy(struct attnd_arena *arena)
+void client_arena_destroy(struct client_arena *arena)
 {
 	if (arena->blocks)
 		munmap(arena->blocks, (arena->granules + 1) * sizeof(*arena->blocks));
-	*arena = (struct attnd_arena){ 0 };
+	*arena = (struct client_arena){ 0 };
 }
 
-void *attnd_arena_take(struct attnd_arena *arena, size_t bytes)
+void *client_arena_take(struct client_arena *arena, size_t bytes)
 {
 	uint64_t wanted = bytes ? ((uint64_t)(bytes - 1) >> arena->granule_shift) + 1 : 1;
 	uint32_t first, granules, rest;
@@ -172,7 +172,7 @@ void *attnd_arena_take(struct attnd_arena *arena, size_t bytes)
 	return arena->memory + ((uint64_t)first << arena->granule_shift);
 }
 
-int attnd_arena_give(struct attnd_arena *arena, void *loan)
+int client_arena_give(struct client_arena *arena, void *loan)
 {
 	uint64_t offset = (uint64_t)((uintptr_t)loan - (uintptr_t)arena->memory);
 	uint32_t first, granules, before, after;
@@ -204,7 +204,7 @@ int attnd_arena_give(struct attnd_arena *arena, void *loan)
 
 /* ---- check ------------------------------------------------------------------------------------------- */
 
-static bool is_listed(const struct attnd_arena *arena, uint32_t first)
+static bool is_listed(const struct client_arena *arena, uint32_t first)
 {
 	unsigned level, class;
 	uint32_t i;
@@ -217,12 +217,12 @@ static bool is_listed(const struct attnd_arena *arena, uint32_t first)
 	return i == first;
 }
 
-int attnd_arena_check(const struct attnd_arena *arena)
+int client_arena_check(const struct client_arena *arena)
 {
 	uint32_t before = NONE, free_granules = 0, i;
 
 	for (i = 0; i < arena->granules; i += arena->blocks[i].granules) {
-		const struct attnd_arena_block *block = &arena->blocks[i];
+		const struct client_arena_block *block = &arena->blocks[i];
 
 		if (block->state == BLOCK_NONE || block->granules == 0 || block->before != before)
 			return base_fail(EINVAL, "block %u is broken", i);
@@ -246,13 +246,13 @@ int attnd_arena_check(const struct attnd_arena *arena)
 
 void *attnd_loan(struct attnd_client *client, size_t bytes)
 {
-	return attnd_arena_take(&client->arena, bytes);
+	return client_arena_take(&client->arena, bytes);
 }
 
 void attnd_return(struct attnd_client *client, void *loan)
 {
 	if (loan)
-		(void)attnd_arena_give(&client->arena, loan);
+		(void)client_arena_give(&client->arena, loan);
 }
 
 size_t attnd_arena_free_bytes(const struct attnd_client *client)

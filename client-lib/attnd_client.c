@@ -1,6 +1,6 @@
 /*
  * Connecting, disconnecting, and noticing that the daemon is gone. Client's thread; cold, except that
- * attnd_client_look is called once in so many failed polls.
+ * client_look is called once in so many failed polls.
  */
 #include "client-lib/attnd_client.h"
 
@@ -17,7 +17,7 @@ enum { DEFAULT_ARENA_BYTES = 16 << 20, DEFAULT_SUBMISSION_SLOTS = 256, DEFAULT_C
 #define DEFAULT_CONNECT_NS INT64_C(5000000000)
 #define DEFAULT_DEAD_NS INT64_C(1000000000)
 
-static const struct attnd_transport *const transports[] = { &attnd_shm_transport };
+static const struct client_transport *const transports[] = { &client_shm_transport };
 
 /* ---- options and addresses ------------------------------------------------------------------------- */
 
@@ -40,7 +40,7 @@ static int options_fill(struct attnd_options *to, const struct attnd_options *fr
 }
 
 /* Splits "scheme:place"; a bare path is shared memory. */
-static const struct attnd_transport *transport_of(const char *address, const char **place)
+static const struct client_transport *transport_of(const char *address, const char **place)
 {
 	for (size_t i = 0; i < sizeof(transports) / sizeof(transports[0]); i++) {
 		size_t length = strlen(transports[i]->scheme);
@@ -51,7 +51,7 @@ static const struct attnd_transport *transport_of(const char *address, const cha
 		}
 	}
 	*place = address;
-	return address[0] == '/' || address[0] == '.' ? &attnd_shm_transport : NULL;
+	return address[0] == '/' || address[0] == '.' ? &client_shm_transport : NULL;
 }
 
 static int connect_to(struct attnd_client *client, const char *address)
@@ -65,7 +65,7 @@ static int connect_to(struct attnd_client *client, const char *address)
 	error = client->transport->connect(client, place);
 	if (error)
 		return error == -EACCES ? -EPERM : error;
-	error = attnd_arena_create(&client->arena, client->arena_memory, client->arena_bytes);
+	error = client_arena_create(&client->arena, client->arena_memory, client->arena_bytes);
 	if (error) {
 		client->transport->disconnect(client);
 		return error;
@@ -138,7 +138,7 @@ static void drop(struct attnd_client *client)
 {
 	if (!client->link)
 		return;
-	attnd_arena_destroy(&client->arena);
+	client_arena_destroy(&client->arena);
 	client->transport->disconnect(client);
 	client->arena_memory = NULL;
 	client->arena_bytes = 0;
@@ -160,7 +160,7 @@ int attnd_reconnect(struct attnd_client *client)
 	return connect_any(client);
 }
 
-int attnd_client_look(struct attnd_client *client)
+int client_look(struct attnd_client *client)
 {
 	int64_t now_ns = base_clock_now(client->clock);
 	int error = client->transport->said_closed(client->link);

@@ -27,7 +27,7 @@ enum {
 /* ---- transports ---------------------------------------------------------------------------------- */
 
 /* A way to the daemon. Another transport is another table; no caller of these changes. */
-struct attnd_transport {
+struct client_transport {
 	const char *scheme; /* "shm": addresses read "shm:place" */
 	/* Sets client->link, arena memory, max_in_flight and boot_id. 0 or -errno with a message, nothing left
 	 * behind. */
@@ -46,7 +46,7 @@ struct attnd_transport {
 	int (*alive)(void *link);
 };
 
-extern const struct attnd_transport attnd_shm_transport;
+extern const struct client_transport client_shm_transport;
 
 /* ---- arena ---------------------------------------------------------------------------------------- */
 
@@ -60,9 +60,9 @@ extern const struct attnd_transport attnd_shm_transport;
 enum { ARENA_CLASS_BITS = 4, ARENA_CLASSES = 1 << ARENA_CLASS_BITS, ARENA_GRANULES_BITS = 24,
 	ARENA_LEVELS = ARENA_GRANULES_BITS - ARENA_CLASS_BITS + 2 };
 
-struct attnd_arena_block;
+struct client_arena_block;
 
-struct attnd_arena {
+struct client_arena {
 	unsigned char *memory;
 	uint64_t bytes;
 	unsigned granule_shift;
@@ -70,23 +70,23 @@ struct attnd_arena {
 	uint32_t levels;                /* bit l: level l has a free block */
 	uint32_t classes[ARENA_LEVELS]; /* bit c: class c of the level has one */
 	uint32_t heads[ARENA_LEVELS][ARENA_CLASSES];
-	struct attnd_arena_block *blocks; /* [granules + 1] */
+	struct client_arena_block *blocks; /* [granules + 1] */
 };
 
 /* -ENOMEM with a message. */
-int attnd_arena_create(struct attnd_arena *arena, void *memory, uint64_t bytes);
-void attnd_arena_destroy(struct attnd_arena *arena);
-void *attnd_arena_take(struct attnd_arena *arena, size_t bytes);
+int client_arena_create(struct client_arena *arena, void *memory, uint64_t bytes);
+void client_arena_destroy(struct client_arena *arena);
+void *client_arena_take(struct client_arena *arena, size_t bytes);
 /* -EINVAL with a message when this is not the beginning of a loan; nothing changes then. */
-int attnd_arena_give(struct attnd_arena *arena, void *loan);
+int client_arena_give(struct client_arena *arena, void *loan);
 /* Checks every invariant, for tests: blocks tile the arena, free neighbours are merged, lists and counts agree.
  * 0, or -EINVAL with a message. */
-int attnd_arena_check(const struct attnd_arena *arena);
+int client_arena_check(const struct client_arena *arena);
 
 /* ---- client ----------------------------------------------------------------------------------------- */
 
 struct attnd_client {
-	const struct attnd_transport *transport;
+	const struct client_transport *transport;
 	void *link; /* the transport's */
 	unsigned in_flight, max_in_flight;
 	unsigned failed_polls;
@@ -99,7 +99,7 @@ struct attnd_client {
 	uint64_t arena_bytes;
 
 	/* below here is not touched per request */
-	struct attnd_arena arena;
+	struct client_arena arena;
 	uint64_t boot_id;
 	uint64_t next_id; /* of the synchronous helpers */
 	struct attnd_completion last;
@@ -110,6 +110,6 @@ struct attnd_client {
 
 /* Looks whether the daemon is still there, the cheap way, and by its socket when that is due. 0 or -ENOTCONN with a
  * message; completions that have arrived come first. */
-int attnd_client_look(struct attnd_client *client);
+int client_look(struct attnd_client *client);
 
 #endif

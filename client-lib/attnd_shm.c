@@ -108,7 +108,7 @@ static int link_alive(void *state)
 	return shm_connection_alive(&link->connection);
 }
 
-const struct attnd_transport attnd_shm_transport = {
+const struct client_transport client_shm_transport = {
 	.scheme = "shm",
 	.connect = link_connect,
 	.disconnect = link_disconnect,

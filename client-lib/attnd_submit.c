@@ -45,7 +45,7 @@ int attnd_poll(struct attnd_client *client, struct attnd_completion *completions
 	}
 	if (++client->failed_polls % ATTND_LIVENESS_POLLS)
 		return 0;
-	return attnd_client_look(client);
+	return client_look(client);
 }
 
 /* Polls until something comes or until_ns has passed; *now_ns is kept current. */
@@ -81,7 +81,7 @@ int attnd_wait(struct attnd_client *client, struct attnd_completion *completions
 		client->transport->sleep(client->link, slice_ns < end_ns - now_ns ? slice_ns : end_ns - now_ns);
 		taken = (int)take(client, completions, max);
 		if (!taken)
-			taken = attnd_client_look(client);
+			taken = client_look(client);
 		now_ns = base_clock_now(client->clock);
 	}
 	return taken;

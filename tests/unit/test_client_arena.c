@@ -20,23 +20,23 @@ static unsigned char *memory;
 
 static int setup(void **state)
 {
-	static struct attnd_arena arena;
+	static struct client_arena arena;
 
 	memory = aligned_alloc(4096, ARENA_BYTES);
 	*state = &arena;
-	return !memory || attnd_arena_create(&arena, memory, ARENA_BYTES) ? -1 : 0;
+	return !memory || client_arena_create(&arena, memory, ARENA_BYTES) ? -1 : 0;
 }
 
 static int teardown(void **state)
 {
-	attnd_arena_destroy(*state);
+	client_arena_destroy(*state);
 	free(memory);
 	return 0;
 }
 
-static void sound(const struct attnd_arena *arena)
+static void sound(const struct client_arena *arena)
 {
-	if (attnd_arena_check(arena))
+	if (client_arena_check(arena))
 		fail_msg("%s", base_error_message());
 }
 
@@ -44,7 +44,7 @@ struct loan { unsigned char *memory; size_t bytes; unsigned char mark; };
 
 static void loans_never_overlap(void **state)
 {
-	struct attnd_arena *arena = *state;
+	struct client_arena *arena = *state;
 	struct loan loans[LOANS] = { 0 };
 	uint64_t random = 11;
 	unsigned refused = 0, taken = 0;
@@ -56,12 +56,12 @@ static void loans_never_overlap(void **state)
 			for (size_t k = 0; k < loan->bytes; k += 61)
 				assert_int_equal(loan->memory[k], loan->mark);
 			assert_int_equal(loan->memory[loan->bytes - 1], loan->mark);
-			assert_int_equal(attnd_arena_give(arena, loan->memory), 0);
+			assert_int_equal(client_arena_give(arena, loan->memory), 0);
 			loan->memory = NULL;
 		} else {
 			loan->bytes = 1 + base_rand_below(&random, UINT64_C(1) << base_rand_below(&random, 17));
 			loan->mark = (unsigned char)i;
-			loan->memory = attnd_arena_take(arena, loan->bytes);
+			loan->memory = client_arena_take(arena, loan->bytes);
 			if (!loan->memory) {
 				refused++;
 				continue;
@@ -77,63 +77,63 @@ static void loans_never_overlap(void **state)
 	assert_true(taken > 20000 && refused > 0);
 	for (unsigned i = 0; i < LOANS; i++)
 		if (loans[i].memory)
-			assert_int_equal(attnd_arena_give(arena, loans[i].memory), 0);
+			assert_int_equal(client_arena_give(arena, loans[i].memory), 0);
 	sound(arena);
 	assert_int_equal(arena->free_granules, ARENA_BYTES / 64);
 	/* Everything has merged: the whole arena can be had at once. */
-	assert_ptr_equal(attnd_arena_take(arena, ARENA_BYTES), memory);
-	assert_null(attnd_arena_take(arena, 1));
-	assert_int_equal(attnd_arena_give(arena, memory), 0);
+	assert_ptr_equal(client_arena_take(arena, ARENA_BYTES), memory);
+	assert_null(client_arena_take(arena, 1));
+	assert_int_equal(client_arena_give(arena, memory), 0);
 }
 
 static void an_exact_fit_is_found(void **state)
 {
-	struct attnd_arena *arena = *state;
+	struct client_arena *arena = *state;
 
 	for (size_t bytes = 64; bytes < ARENA_BYTES / 2; bytes += bytes / 3 / 64 * 64 + 64) {
-		void *hole = attnd_arena_take(arena, bytes), *fence = attnd_arena_take(arena, 64);
-		void *rest = attnd_arena_take(arena, (size_t)arena->free_granules * 64);
+		void *hole = client_arena_take(arena, bytes), *fence = client_arena_take(arena, 64);
+		void *rest = client_arena_take(arena, (size_t)arena->free_granules * 64);
 
 		assert_true(hole && fence && rest);
-		assert_int_equal(attnd_arena_give(arena, hole), 0);
-		assert_ptr_equal(attnd_arena_take(arena, bytes), hole);
-		assert_int_equal(attnd_arena_give(arena, hole), 0);
-		assert_int_equal(attnd_arena_give(arena, fence), 0);
-		assert_int_equal(attnd_arena_give(arena, rest), 0);
+		assert_int_equal(client_arena_give(arena, hole), 0);
+		assert_ptr_equal(client_arena_take(arena, bytes), hole);
+		assert_int_equal(client_arena_give(arena, hole), 0);
+		assert_int_equal(client_arena_give(arena, fence), 0);
+		assert_int_equal(client_arena_give(arena, rest), 0);
 		sound(arena);
 	}
 }
 
 static void wrong_returns_change_nothing(void **state)
 {
-	struct attnd_arena *arena = *state;
-	unsigned char *first = attnd_arena_take(arena, 1000), *second = attnd_arena_take(arena, 1000);
+	struct client_arena *arena = *state;
+	unsigned char *first = client_arena_take(arena, 1000), *second = client_arena_take(arena, 1000);
 	unsigned char elsewhere[64];
 
-	assert_int_equal(attnd_arena_give(arena, elsewhere), -EINVAL);
-	assert_int_equal(attnd_arena_give(arena, first + 1), -EINVAL);
-	assert_int_equal(attnd_arena_give(arena, first + 64), -EINVAL);
-	assert_int_equal(attnd_arena_give(arena, memory + ARENA_BYTES), -EINVAL);
-	assert_int_equal(attnd_arena_give(arena, memory - 64), -EINVAL);
-	assert_int_equal(attnd_arena_give(arena, first), 0);
-	assert_int_equal(attnd_arena_give(arena, first), -EINVAL);
+	assert_int_equal(client_arena_give(arena, elsewhere), -EINVAL);
+	assert_int_equal(client_arena_give(arena, first + 1), -EINVAL);
+	assert_int_equal(client_arena_give(arena, first + 64), -EINVAL);
+	assert_int_equal(client_arena_give(arena, memory + ARENA_BYTES), -EINVAL);
+	assert_int_equal(client_arena_give(arena, memory - 64), -EINVAL);
+	assert_int_equal(client_arena_give(arena, first), 0);
+	assert_int_equal(client_arena_give(arena, first), -EINVAL);
 	sound(arena);
-	assert_int_equal(attnd_arena_give(arena, second), 0);
-	assert_int_equal(attnd_arena_give(arena, second), -EINVAL);
+	assert_int_equal(client_arena_give(arena, second), 0);
+	assert_int_equal(client_arena_give(arena, second), -EINVAL);
 	sound(arena);
 }
 
 static void sizes_at_the_edges(void **state)
 {
-	struct attnd_arena *arena = *state;
-	void *nothing = attnd_arena_take(arena, 0);
+	struct client_arena *arena = *state;
+	void *nothing = client_arena_take(arena, 0);
 
 	assert_non_null(nothing); /* as malloc: an address of its own */
-	assert_int_equal(attnd_arena_give(arena, nothing), 0);
-	assert_null(attnd_arena_take(arena, ARENA_BYTES + 1));
-	assert_null(attnd_arena_take(arena, SIZE_MAX));
-	assert_null(attnd_arena_take(arena, SIZE_MAX - 62));
-	assert_null(attnd_arena_take(arena, (size_t)1 << 38));
+	assert_int_equal(client_arena_give(arena, nothing), 0);
+	assert_null(client_arena_take(arena, ARENA_BYTES + 1));
+	assert_null(client_arena_take(arena, SIZE_MAX));
+	assert_null(client_arena_take(arena, SIZE_MAX - 62));
+	assert_null(client_arena_take(arena, (size_t)1 << 38));
 	sound(arena);
 }
 
@@ -142,24 +142,24 @@ static void large_arenas_have_larger_granules(void **state)
 {
 	(void)state;
 	for (unsigned shift = 16; shift <= 36; shift++) {
-		struct attnd_arena arena;
+		struct client_arena arena;
 		unsigned char *base = (unsigned char *)(uintptr_t)0x100000000000;
 		uint64_t bytes = UINT64_C(1) << shift;
 		void *half, *one;
 
-		assert_int_equal(attnd_arena_create(&arena, base, bytes - 4096 * (shift % 2)), 0);
+		assert_int_equal(client_arena_create(&arena, base, bytes - 4096 * (shift % 2)), 0);
 		assert_true(arena.granules < 1u << ARENA_GRANULES_BITS);
-		half = attnd_arena_take(&arena, bytes / 2);
-		one = attnd_arena_take(&arena, 1);
+		half = client_arena_take(&arena, bytes / 2);
+		one = client_arena_take(&arena, 1);
 		assert_ptr_equal(half, base);
 		assert_ptr_equal(one, base + bytes / 2);
-		assert_null(attnd_arena_take(&arena, bytes / 2));
+		assert_null(client_arena_take(&arena, bytes / 2));
 		sound(&arena);
-		assert_int_equal(attnd_arena_give(&arena, half), 0);
-		assert_int_equal(attnd_arena_give(&arena, one), 0);
+		assert_int_equal(client_arena_give(&arena, half), 0);
+		assert_int_equal(client_arena_give(&arena, one), 0);
 		sound(&arena);
-		assert_ptr_equal(attnd_arena_take(&arena, (size_t)arena.granules << arena.granule_shift), base);
-		attnd_arena_destroy(&arena);
+		assert_ptr_equal(client_arena_take(&arena, (size_t)arena.granules << arena.granule_shift), base);
+		client_arena_destroy(&arena);
 	}
 }
 
