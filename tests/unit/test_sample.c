@@ -160,7 +160,7 @@ static void test_same_as_naive(void **state)
 			sampling.top_k = ks[i / 4 % 7];
 			sampling.top_p = ps[i / 28 % 4];
 			sampling.min_p = min_ps[i / 112];
-			same_as_naive(vocabs[v], sampling, 8);
+			same_as_naive(vocabs[v], sampling, vocabs[v] < 5000 ? 8 : 2);
 		}
 	}
 }
@@ -358,19 +358,25 @@ static void test_top(void **state)
 	assert_true(fabsf(top[0].log_probability + logf(2)) < 1e-6f);
 }
 
+/* The shortest of several runs, because other programs run too. */
 static double microseconds(const struct model_sampling *sampling, uint32_t vocab)
 {
-	struct timespec start, end;
+	double best = INFINITY;
 
-	clock_gettime(CLOCK_MONOTONIC, &start);
-	for (uint64_t position = 0; position < 50; position++)
+	for (uint64_t position = 0; position < 20; position++) {
+		struct timespec start, end;
+
+		clock_gettime(CLOCK_MONOTONIC, &start);
 		model_sample(sampling, logits, vocab, NULL, 0, position, scratch);
-	clock_gettime(CLOCK_MONOTONIC, &end);
-	return ((double)(end.tv_sec - start.tv_sec) * 1e6 + (double)(end.tv_nsec - start.tv_nsec) / 1e3) / 50;
+		clock_gettime(CLOCK_MONOTONIC, &end);
+		best = fmin(best, (double)(end.tv_sec - start.tv_sec) * 1e6 + (double)(end.tv_nsec - start.tv_nsec) / 1e3);
+	}
+	return best;
 }
 
-/* A bound far above what it takes anywhere: it is there to catch a sort over the vocabulary. */
-static void test_linear_time(void **state)
+/* Equal logits are the worst case of a selection. Twelve times the vocabulary may take 36 times as long, where pairs
+ * compared with each other would take 144 times. */
+static void test_time(void **state)
 {
 	struct model_sampling sampling = PLAIN;
 
@@ -381,12 +387,12 @@ static void test_linear_time(void **state)
 	print_message("# vocabulary of 49152: top-k 40 and top-p %.0f us", microseconds(&sampling, 49152));
 	sampling.top_k = 0;
 	print_message(", top-p alone %.0f us", microseconds(&sampling, 49152));
-	sampling.temperature = 0;
-	print_message(", greedy %.0f us\n", microseconds(&sampling, 49152));
-	sampling.temperature = 1;
 	for (uint32_t i = 0; i < 49152; i++)
 		logits[i] = 1;
-	assert_true(microseconds(&sampling, 49152) < 20000);
+	print_message(", top-p among equals %.0f us", microseconds(&sampling, 49152));
+	assert_true(microseconds(&sampling, 49152) < 36 * microseconds(&sampling, 4096));
+	sampling.temperature = 0;
+	print_message(", greedy %.0f us\n", microseconds(&sampling, 49152));
 }
 
 int main(void)
@@ -400,7 +406,7 @@ int main(void)
 		cmocka_unit_test(test_not_finite),
 		cmocka_unit_test(test_odd_parameters),
 		cmocka_unit_test(test_top),
-		cmocka_unit_test(test_linear_time),
+		cmocka_unit_test(test_time),
 	};
 
 	return cmocka_run_group_tests(tests, make_scratch, free_scratch);
