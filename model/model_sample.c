@@ -97,20 +97,25 @@ static bool any(lanes_int which)
 	return either != 0;
 }
 
-/* The largest logit, cleaned. NaN loses every comparison. */
+/* The largest logit, cleaned. NaN loses every comparison. Four running maxima, so that no step waits for the last. */
 static float largest(const float *logits, uint32_t vocab)
 {
-	lanes best = (lanes){ 0 } - INFINITY;
+	lanes best[4];
 	float result = -INFINITY;
 	uint32_t i = 0;
 
-	for (; i + LANES <= vocab; i += LANES) {
-		lanes value = load(logits + i);
+	for (int part = 0; part < 4; part++)
+		best[part] = (lanes){ 0 } - INFINITY;
+	for (; i + 4 * LANES <= vocab; i += 4 * LANES) {
+		for (uint32_t part = 0; part < 4; part++) {
+			lanes value = load(logits + i + part * LANES);
 
-		best = choose(value > best, value, best);
+			best[part] = choose(value > best[part], value, best[part]);
+		}
 	}
-	for (int lane = 0; lane < LANES; lane++)
-		result = best[lane] > result ? best[lane] : result;
+	for (int part = 0; part < 4; part++)
+		for (int lane = 0; lane < LANES; lane++)
+			result = best[part][lane] > result ? best[part][lane] : result;
 	for (; i < vocab; i++)
 		result = logits[i] > result ? logits[i] : result;
 	return clean(result);
@@ -121,9 +126,13 @@ static uint32_t next_from(const float *logits, uint32_t vocab, uint32_t from, fl
 {
 	uint32_t i = from;
 
-	for (; i + LANES <= vocab; i += LANES)
-		if (any(load(logits + i) >= bound))
+	for (; i + 4 * LANES <= vocab; i += 4 * LANES) {
+		const float *at = logits + i;
+
+		if (any((load(at) >= bound) | (load(at + LANES) >= bound) | (load(at + 2 * LANES) >= bound) |
+				(load(at + 3 * LANES) >= bound)))
 			break;
+	}
 	while (i < vocab && !(logits[i] >= bound))
 		i++;
 	return i;
