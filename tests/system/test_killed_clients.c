@@ -24,7 +24,7 @@
 #include "base/base_rand.h"
 #include "tests/system/sys_daemon.h"
 
-enum { KILLED = 1000, KILLED_SANITIZED = 200, WARM_UP = 50, AT_ONCE = 8, LIFE_MS_MAX = 25, STREAM_TOKENS = 24, PROMPT_TOKENS = 80 };
+enum { KILLED = 1000, KILLED_SANITIZED = 200, WARM_UP = 300, AT_ONCE = 8, LIFE_MS_MAX = 25, STREAM_TOKENS = 24, PROMPT_TOKENS = 80 };
 
 static struct attnd_client *attach(const struct sys_daemon *daemon)
 {
@@ -206,7 +206,7 @@ static void test_killed_clients(void **state)
 	assert_true(after.fds <= before.fds + 2);
 	assert_true(after.maps <= before.maps + 8);
 	if (!sys_sanitized())
-		assert_true(after.rss_bytes <= before.rss_bytes + (4u << 20));
+		assert_true(after.rss_bytes <= before.rss_bytes + (2u << 20));
 	sys_daemon_stop(&daemon);
 }
 
