@@ -86,6 +86,7 @@ struct sched_model {
 	const struct model_info *info;
 	const struct model_tokenizer *tokenizer; /* end tokens; NULL: none */
 	const struct model *file;                /* asked whether its file was damaged; NULL: never */
+	const char *name;                        /* what clients ask for; NULL: the name in its file */
 };
 
 struct sched_options {

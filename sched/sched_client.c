@@ -9,13 +9,11 @@
 
 void sched_client_add(struct sched *sched, const struct sched_message *message)
 {
-	struct sched_client *client;
+	struct sched_client *client = &sched->clients[message->client];
 
-	if (message->client >= sched->options.clients_max || message->argument >= sched->options.tenant_count)
-		return;
-	client = &sched->clients[message->client];
-	if (client->state != CLIENT_FREE)
-		return;
+	/* The front numbers its clients, and uses a number again only after QUIESCED. */
+	BASE_ASSERT(message->client < sched->options.clients_max && message->argument < sched->options.tenant_count &&
+		client->state == CLIENT_FREE);
 	client->state = CLIENT_LIVE;
 	client->tenant = message->argument;
 	client->credits = message->credits;

@@ -63,7 +63,7 @@ static void describe_model(const struct sched *sched, uint32_t index, struct att
 		.has_chat_template = model->tokenizer && model_chat_known(model->tokenizer),
 		.state = model->file && model_damaged(model->file),
 	};
-	put_text(info->name, sizeof(info->name), shape->name);
+	put_text(info->name, sizeof(info->name), model->name ? model->name : shape->name);
 	put_text(info->architecture, sizeof(info->architecture), shape->architecture);
 	put_text(info->weights, sizeof(info->weights), shape->weights);
 }

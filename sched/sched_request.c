@@ -62,7 +62,8 @@ static enum attnd_status check_record(const struct sched *sched, const struct sc
 static void enqueue(struct sched *sched, const struct sched_message *message, struct sched_client *client,
 	struct sched_session *session)
 {
-	struct sched_request *request = sched_request_of_client(sched->free_requests.next);
+	/* The one freed last: it is still in the cache. */
+	struct sched_request *request = sched_request_of_client(sched->free_requests.previous);
 
 	sched_list_leave(&request->of_client);
 	request->record = message->record;
