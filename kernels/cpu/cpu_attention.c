@@ -61,6 +61,18 @@ static void cut_tiles(struct cpu_attention_job *job, uint32_t participants)
 	job->row_chunks = divide_up(job->q_rows, job->rows_per_unit);
 }
 
+/* A unit stores the rows of one block, unless they have to wait for the survey that this same job brings. */
+static void cut_append(struct cpu_attention_job *job)
+{
+	const uint32_t end = job->kv_position + job->kv_rows;
+	const bool brings_survey = job->kv_position < KERN_PAGE_TOKENS && end >= KERN_PAGE_TOKENS;
+
+	job->append_parts = 1;
+	if (job->kv_rows > 0 && !(job->kv->k == KERN_KV_INT8 && brings_survey))
+		job->append_parts = (end - 1) / KERN_PAGE_TOKENS - job->kv_position / KERN_PAGE_TOKENS + 1;
+	job->units[CPU_ATTENTION_APPEND] = job->kv_rows > 0 ? job->kv->kv_heads * job->append_parts : 0;
+}
+
 /* The splits that some row of the job sees; one, of nothing, where there are no keys. */
 static void cut_splits(struct cpu_attention_job *job)
 {
@@ -79,8 +91,7 @@ size_t cpu_attention_plan(struct cpu_attention_job *job, uint32_t participants, 
 		job->isa = BASE_ISA_AVX2;
 	memset(job->units, 0, sizeof(job->units));
 	job->partial = NULL;
-	if (job->kv_rows > 0)
-		job->units[CPU_ATTENTION_APPEND] = job->kv->kv_heads;
+	cut_append(job);
 	if (job->q_rows == 0)
 		return 0;
 	cut_splits(job);
@@ -115,6 +126,18 @@ static struct cpu_attention_tile tile_at(const struct cpu_attention_job *job, ui
 	tile.rows = tile.rows < job->rows_per_unit ? tile.rows : job->rows_per_unit;
 	tile.vectors = tile.rows * tile.heads;
 	return tile;
+}
+
+static void append(const struct cpu_attention_job *job, uint32_t unit, float *scratch)
+{
+	const uint32_t part = unit % job->append_parts, block = job->kv_position / KERN_PAGE_TOKENS + part;
+	uint32_t begin = 0, end = job->kv_rows;
+
+	if (part > 0)
+		begin = block * KERN_PAGE_TOKENS - job->kv_position;
+	if (part < job->append_parts - 1)
+		end = (block + 1) * KERN_PAGE_TOKENS - job->kv_position;
+	cpu_attention_append(job, unit / job->append_parts, begin, end, scratch);
 }
 
 static void merge(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch)
@@ -153,7 +176,7 @@ void cpu_attention_run(const struct cpu_attention_job *job, enum cpu_attention_p
 
 	switch (phase) {
 	case CPU_ATTENTION_APPEND:
-		cpu_attention_append(job, unit, scratch->o);
+		append(job, unit, scratch->o);
 		break;
 	case CPU_ATTENTION_ATTEND:
 		attend(job, unit, scratch);

@@ -5,7 +5,8 @@
  * in three phases, each of them a number of units; a phase begins when every unit of the phase before it is done,
  * for all jobs that run together. Units of one phase are independent: any thread runs any of them in any order.
  *
- *   APPEND  one unit per KV head: rope K, quantize, store; the mean of block 0 when its 64th token arrives.
+ *   APPEND  units over (KV head, block): rope K, quantize, store; the survey of block 0 when its 64th token arrives. One
+ *           unit per KV head where later int8 tokens wait for that survey.
  *   ATTEND  units over (KV head or group, chunk of query rows, range of KV): rope Q, attend; writes o and lse, or
  *           a partial result where its KV range is a part of the whole.
  *   MERGE   combines partial results, in ascending order of KV. No units where nothing was split.
@@ -56,6 +57,7 @@ struct cpu_attention_job {
 	/* Filled by cpu_attention_plan; the executor reads units only. */
 	uint32_t units[CPU_ATTENTION_PHASES];
 	float *partial;
+	uint32_t append_parts;
 	uint32_t rows_per_unit, row_chunks, heads_per_unit, head_parts; /* head_parts: of the heads of one KV head */
 	uint32_t first_split, splits; /* in units of CPU_ATTENTION_SPLIT_TOKENS */
 };

@@ -75,7 +75,8 @@ static void append_v(const struct cpu_attention_kernels *kernels, const struct p
 		store_float(kernels, v, page->layout.v_format, token, x, dim);
 }
 
-void cpu_attention_append(const struct cpu_attention_job *job, uint32_t kv_head, float *scratch)
+void cpu_attention_append(const struct cpu_attention_job *job, uint32_t kv_head, uint32_t begin, uint32_t end,
+	float *scratch)
 {
 	const struct cpu_attention_kernels *kernels = cpu_attention_kernels(job->isa);
 	const uint32_t dim = job->kv->head_dim;
@@ -83,11 +84,11 @@ void cpu_attention_append(const struct cpu_attention_job *job, uint32_t kv_head,
 	const struct page first = page_of(job, kv_head, 0);
 	struct page page = first;
 
-	for (uint32_t row = 0; row < job->kv_rows; row++) {
+	for (uint32_t row = begin; row < end; row++) {
 		uint32_t position = job->kv_position + row, token = position % KERN_PAGE_TOKENS;
 		size_t k_at = row * job->k_stride + (size_t)kv_head * dim, v_at = row * job->v_stride + (size_t)kv_head * dim;
 
-		if (row == 0 || token == 0)
+		if (row == begin || token == 0)
 			page = page_of(job, kv_head, position / KERN_PAGE_TOKENS);
 		kernels->load(scratch, (const unsigned char *)job->k + k_at * element, dim, job->dtype);
 		if (job->rope != KERN_ROPE_NONE)

@@ -93,7 +93,8 @@ extern const struct cpu_attention_kernels cpu_attention_scalar, cpu_attention_av
 /* isa must be one that plan has left in a job. */
 const struct cpu_attention_kernels *cpu_attention_kernels(enum base_isa isa);
 
-/* The APPEND phase of one KV head. scratch: 2 * CPU_ATTENTION_DIM_MAX floats. */
-void cpu_attention_append(const struct cpu_attention_job *job, uint32_t kv_head, float *scratch);
+/* The APPEND phase of one KV head, rows begin <= row < end. scratch: CPU_ATTENTION_DIM_MAX floats. */
+void cpu_attention_append(const struct cpu_attention_job *job, uint32_t kv_head, uint32_t begin, uint32_t end,
+	float *scratch);
 
 #endif
