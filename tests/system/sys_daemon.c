@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -37,6 +38,14 @@ bool sys_sanitized(void)
 	const char *suite = getenv("ATTND_SUITE");
 
 	return suite && strcmp(suite, "plain");
+}
+
+void *sys_shared_page(void)
+{
+	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	assert_true(page != MAP_FAILED);
+	return page;
 }
 
 static void sleep_ms(int ms)

@@ -34,6 +34,9 @@ bool sys_daemon_wait_number(const struct sys_daemon *daemon, const char *path, d
 struct sys_usage { uint32_t fds, maps; uint64_t rss_bytes; };
 void sys_daemon_usage(const struct sys_daemon *daemon, struct sys_usage *usage);
 
+/* A zeroed page that children share; never freed. */
+void *sys_shared_page(void);
+
 /* True in a sanitizer build: such tests are scaled down. */
 bool sys_sanitized(void);
 
