@@ -100,6 +100,7 @@ static int device_sched(struct svc_daemon *daemon, struct svc_device *device, ui
 			.info = model_info(device->models[i]),
 			.tokenizer = model_tokenizer(device->models[i]),
 			.file = device->models[i],
+			.name = config->models[i].name,
 		};
 	const struct sched_options options = {
 		.struct_bytes = sizeof(options),
