@@ -414,7 +414,10 @@ static void visitor_read(struct svc_control *control, uint32_t index)
 		return;
 	}
 	visitor->answer_bytes = strlen(visitor->answer);
-	watch_fd(control, EPOLL_CTL_MOD, visitor->socket, EPOLLOUT, WATCH_VISITOR, index);
+	/* At once, because after `drain` there may be no next turn. */
+	visitor_send(control, index);
+	if (visitor->answer)
+		watch_fd(control, EPOLL_CTL_MOD, visitor->socket, EPOLLOUT, WATCH_VISITOR, index);
 }
 
 static void accept_visitor(struct svc_control *control)
