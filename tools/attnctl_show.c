@@ -40,15 +40,14 @@ static void show_daemon(const cJSON *answer)
 {
 	char used[TOOL_NUMBER_BYTES], total[TOOL_NUMBER_BYTES], up[TOOL_NUMBER_BYTES];
 	const char *build = tool_json_string(answer, "build");
+	double workers = tool_json_number(answer, "workers");
 
 	tool_table_title(stdout, "attnd %s", tool_json_string(answer, "version"));
 	printf("  pid %.0f, up %s%s%s\n", tool_json_number(answer, "pid"),
 		tool_duration(up, (int64_t)(tool_json_number(answer, "uptime_s") * 1e9)),
 		*build ? ", " : "", build);
-	printf("  %s on %s, %.0f worker%s, idle %s\n", tool_json_string(answer, "backend"),
-		tool_json_string(answer, "isa"), tool_json_number(answer, "workers"),
-		tool_json_number(answer, "workers") == 1 ? "" : "s",
-		tool_json_string(answer, "idle"));
+	printf("  %s, %.0f worker%s, idle %s\n", tool_json_string(answer, "backend"), workers,
+		workers == 1 ? "" : "s", tool_json_string(answer, "idle"));
 	printf("  KV cache: %s of %s in use\n", tool_bytes(used, whole(answer, "kv.used")),
 		tool_bytes(total, whole(answer, "kv.total")));
 }
@@ -255,7 +254,7 @@ void attnctl_show_models(const cJSON *answer)
 
 void attnctl_show_done(const cJSON *answer)
 {
-	const char *said = tool_json_string(answer, "ok");
+	const char *said = tool_json_string(answer, "done");
 
 	puts(*said ? said : "done");
 }

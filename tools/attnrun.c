@@ -259,6 +259,15 @@ static void on_interrupt(int signal_number)
 	attnrun_interrupted = 1;
 }
 
+/* Until this is called Ctrl-C ends the program at once; a private daemon ends with it either
+ * way. */
+void attnrun_catch_interrupt(void)
+{
+	struct sigaction on_first = { .sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND };
+
+	sigaction(SIGINT, &on_first, NULL);
+}
+
 int main(int argc, char **argv)
 {
 	struct attnrun_options options = { .tokens = 128,
@@ -269,7 +278,6 @@ int main(int argc, char **argv)
 		.head_dim = 64,
 		.q_rows = 1,
 		.kv_rows = 1024 };
-	struct sigaction on_first = { .sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND };
 
 	tool_args_parse(&argp, argc, argv, &options);
 	options.sampling.seed = options.seed;
@@ -279,7 +287,6 @@ int main(int argc, char **argv)
 	tool_daemon_open(&options.daemon);
 	struct attnd_client *client = tool_daemon_connect(&options.daemon, NULL);
 
-	sigaction(SIGINT, &on_first, NULL);
 	int status =
 		options.attend ? attnrun_attend(client, &options) : attnrun_text(client, &options);
 

@@ -34,6 +34,7 @@ struct attnrun_options {
 
 /* Set by the first Ctrl-C; a second one ends the program. */
 extern volatile sig_atomic_t attnrun_interrupted;
+void attnrun_catch_interrupt(void);
 
 /* Each returns an exit code, having said what went wrong. */
 int attnrun_text(struct attnd_client *client, struct attnrun_options *options);

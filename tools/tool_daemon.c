@@ -3,6 +3,7 @@
  */
 #include "tools/tool_daemon.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include "base/base_error.h"
 #include "tools/tool_text.h"
 
+enum { MODEL_NAME_BYTES = 48 };
 enum { KEY_SPAWN = 0x1000, KEY_ADDRESS, KEY_DAEMON_OPTION };
 
 static const struct argp_option daemon_options[] = {
@@ -75,15 +77,31 @@ void tool_daemon_default(struct tool_daemon *daemon, const char *option)
 	daemon->option_count++;
 }
 
+/* The file's name without .gguf, of the letters that a section of a configuration may have. */
+static void name_model(char *name, size_t name_bytes, const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	snprintf(name, name_bytes, "%s", slash ? slash + 1 : path);
+	size_t length = strlen(name);
+
+	if (length > 5 && strcmp(name + length - 5, ".gguf") == 0)
+		name[length - 5] = '\0';
+	for (char *at = name; *at; at++)
+		if (!isalnum((unsigned char)*at) && !strchr("-_.", *at))
+			*at = '-';
+}
+
 /* The daemon reads the file itself; looking here first gives the plainer message. */
 static void add_model(struct tool_daemon *daemon)
 {
-	char resolved[PATH_MAX];
+	char resolved[PATH_MAX], name[MODEL_NAME_BYTES];
 
 	if (!realpath(daemon->model, resolved) || access(resolved, R_OK))
 		tool_die(TOOL_FAILED, "cannot read the model '%s': %s", daemon->model,
 			strerror(errno));
-	snprintf(daemon->model_option, sizeof(daemon->model_option), "model.default.path=%s",
+	name_model(name, sizeof(name), daemon->model);
+	snprintf(daemon->model_option, sizeof(daemon->model_option), "model.%s.path=%s", name,
 		resolved);
 	tool_daemon_default(daemon, daemon->model_option);
 }

@@ -26,7 +26,7 @@ struct tool_daemon {
 	/* below here: while it is open */
 	struct tool_spawn spawned;
 	char address_text[TOOL_SPAWN_PATH_BYTES + 16];
-	char model_option[PATH_MAX + 32];
+	char model_option[PATH_MAX + 64];
 };
 
 /* --spawn, --address, --model, --daemon-option, --verbose; a child parser whose input is a

@@ -1,0 +1,451 @@
+#!/usr/bin/env python3
+"""A stranger's way through the tools: help, mistakes, a model made on the spot, text, raw attention, measurements,
+control, and that nothing stays behind. Time limit: 300 s
+
+    ATTND_BUILD=build tests/system/test_tools.py [NAME...]
+
+Prints TAP. Every daemon that is started here keeps its runtime folder below one temporary folder, which must be
+empty after each case.
+"""
+import array
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+BUILD = os.path.realpath(os.environ.get("ATTND_BUILD") or os.environ.get("O") or "build")
+TOOLS = ("attnrun", "attnctl", "attnbench", "attnquant")
+COMMANDS = ("echo", "step", "generate", "attend")
+BOUND_S = 100
+USAGE, FAILED, NO_DAEMON, INTERRUPTED = 2, 1, 3, 130
+
+
+class Broken(Exception):
+    """A case's verdict, with what was seen."""
+
+
+def expect(truth, what, *seen):
+    if not truth:
+        raise Broken(what + "".join(f"\n{thing}" for thing in seen))
+
+
+class World:
+    """Where a case runs: the folder of its daemons, the model, and the environment of its programs."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.runtime = os.path.join(folder, "run")
+        self.model = os.path.join(folder, "tiny.gguf")
+        os.mkdir(self.runtime)
+        self.env = {name: value for name, value in os.environ.items()
+                    if name not in ("ATTND_ADDRESS", "XDG_RUNTIME_DIR")}
+        self.env.update(TMPDIR=self.runtime, LC_ALL="C.UTF-8", NO_COLOR="1")
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def start(self, tool, *options, **more):
+        more.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.Popen([os.path.join(BUILD, tool), *options], env=self.env, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, **more)
+
+    def run(self, tool, *options, status=0, text_in=None):
+        """Runs a tool to its end; returns what it wrote to standard output and error."""
+        done = subprocess.run([os.path.join(BUILD, tool), *options], env=self.env, input=text_in or b"",
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=BOUND_S)
+        out, err = (part.decode(errors="replace") for part in (done.stdout, done.stderr))
+        expect(done.returncode == status, f"{tool} {' '.join(options)}: status {done.returncode}, not {status}",
+               out, err)
+        return out, err
+
+    def text(self, *options, **more):
+        return self.run("attnrun", "--spawn", "--model", self.model, "--temp", "0", *options, **more)[0]
+
+    def json(self, tool, *options):
+        out, err = self.run(tool, *options)
+        expect(not err, f"{tool} {' '.join(options)} writes to standard error", err)
+        return json.loads(out)
+
+    def left_behind(self):
+        """Runtime folders that a daemon's end should have removed; it has a moment for that."""
+        until = time.monotonic() + 10
+        while os.listdir(self.runtime) and time.monotonic() < until:
+            time.sleep(0.05)
+        return os.listdir(self.runtime)
+
+
+# ---- help and mistakes ------------------------------------------------------------------------------------
+
+
+def case_help(world):
+    """each tool and command explains itself"""
+    for tool in TOOLS:
+        out, _ = world.run(tool, "--help")
+        expect(out.startswith(f"Usage: {tool}"), f"{tool} --help", out)
+        out, _ = world.run(tool, "--version")
+        expect(out.split()[0] == tool and len(out.split()) == 2, f"{tool} --version", out)
+    for command in COMMANDS:
+        out, _ = world.run("attnbench", command, "--help")
+        expect(f"attnbench {command}" in out and "--json" in out, f"attnbench {command} --help", out)
+
+
+def case_usage(world):
+    """a wrong command line is status 2, with a sentence"""
+    for tool, *options in (("attnrun", "--temp", "hot"), ("attnrun", "--nonsense"), ("attnrun", "a", "prompt"),
+                           ("attnrun", "--spawn", "--prompt", "x"), ("attnrun", "--kv", "int3"),
+                           ("attnrun", "-n", "0"), ("attnrun", "--spawn", "--address", "shm:/x"),
+                           ("attnrun", "--daemon-option", "kv.pool=1G"), ("attnctl",), ("attnctl", "dance"),
+                           ("attnctl", "status", "models"), ("attnbench",), ("attnbench", "dance"),
+                           ("attnbench", "echo", "--size", "-1"), ("attnbench", "echo", "--transport", "pigeon"),
+                           ("attnbench", "step", "--spawn"), ("attnbench", "attend", "--heads", "7")):
+        _, err = world.run(tool, *options, status=USAGE)
+        expect(err.strip(), f"{tool} {' '.join(options)} says nothing")
+
+
+def case_no_daemon(world):
+    """where no daemon is, status 3 says so"""
+    for tool, *options in (("attnctl", "status"), ("attnrun", "--attend"), ("attnbench", "echo")):
+        _, err = world.run(tool, *options, "--address", f"shm:{world.path('none')}/attnd.sock", status=NO_DAEMON)
+        expect("none" in err, f"{tool} does not say where it looked", err)
+
+
+def case_bad_model(world):
+    """a model that is not there, or is none, is named in the message"""
+    missing, garbage, cut = world.path("missing.gguf"), world.path("garbage.gguf"), world.path("cut.gguf")
+    with open(garbage, "wb") as file:
+        file.write(b"GGUF" + bytes(range(256)) * 16)
+    with open(world.model, "rb") as whole, open(cut, "wb") as file:
+        file.write(whole.read()[:100000])
+    for path in (missing, garbage, cut):
+        out, err = world.run("attnrun", "--spawn", "--model", path, "--prompt", "x", status=FAILED)
+        expect(not out, "something on standard output", out)
+        expect(os.path.basename(path) in err, f"{path} is not named", err)
+    world.run("attnbench", "step", "--spawn", "--model", missing, status=FAILED)
+    _, err = world.run("attnctl", "--spawn", "--daemon-option", "kv.pool=many", "status", status=FAILED)
+    expect("pool" in err, "a wrong setting is not named", err)
+
+
+# ---- text -------------------------------------------------------------------------------------------------
+
+
+def case_text(world):
+    """text alone on standard output, the same each time, from option or standard input"""
+    out, err = world.run("attnrun", "--spawn", "--model", world.model, "--prompt", "Hello", "-n", "40", "--temp", "0")
+    expect(not err, "something on standard error", err)
+    expect(len(out.split()) > 5, "hardly any text", out)
+    expect(out == world.text("--prompt", "Hello", "-n", "40"), "another text the second time")
+    expect(out == world.text("-n", "40", text_in=b"Hello"), "another text from standard input")
+    short = world.text("--prompt", "Hello", "-n", "5")
+    expect(short and out.startswith(short) and len(short) < len(out), "five tokens do not begin forty", short, out)
+    expect(out == world.text("--prompt", "Hello", "-n", "40", "--kv", "f32"), "another text with an f32 cache")
+    expect(world.text("--prompt", "", "-n", "5"), "no text from an empty prompt")
+
+
+def case_sampling(world):
+    """the seed decides what is drawn"""
+    def draw(seed):
+        return world.text("--prompt", "Hello", "-n", "12", "--temp", "50", "--seed", seed)
+
+    first = draw("1")
+    expect(first == draw("1"), "the same seed draws differently")
+    expect(any(first != draw(seed) for seed in ("2", "3")), "other seeds draw the same", first)
+    greedy = world.text("--prompt", "Hello", "-n", "12")
+    expect(greedy == world.text("--prompt", "Hello", "-n", "12", "--temp", "50", "--top-k", "1"),
+           "the likeliest of one is not the likeliest")
+
+
+def case_chat(world):
+    """a chat without a template is refused, or left out where that was asked for"""
+    _, err = world.run("attnrun", "--spawn", "--model", world.model, "--chat", "--prompt", "x", status=FAILED)
+    expect("template" in err, "the template is not mentioned", err)
+    expect(world.text("--chat=auto", "--prompt", "Hello", "-n", "9") == world.text("--prompt", "Hello", "-n", "9"),
+           "--chat=auto changes the text of a model without a template")
+
+
+def case_stats(world):
+    """--stats says on standard error where the time went"""
+    out, err = world.run("attnrun", "--spawn", "--model", world.model, "--prompt", "Hello", "-n", "5", "--stats")
+    for row in ("way in", "admit", "prompt", "each token", "way out"):
+        expect(row in err, f"no row {row}", err)
+    expect("way in" not in out, "statistics on standard output", out)
+
+
+def case_deadline(world):
+    """a deadline that cannot be met is refused or expires, by name"""
+    _, err = world.run("attnrun", "--spawn", "--model", world.model, "--prompt", "Hello", "--deadline", "0.000001",
+                       status=FAILED)
+    expect("refused-deadline" in err or "expired" in err, "the status is not named", err)
+
+
+# ---- raw attention ------------------------------------------------------------------------------------------
+
+
+def npy(path, shape, numbers):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * (63 - (10 + len(header)) % 64) + b"\n"
+    with open(path, "wb") as file:
+        file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+        array.array("f", numbers).tofile(file)
+
+
+def read_npy(path):
+    with open(path, "rb") as file:
+        data = file.read()
+    length, = struct.unpack_from("<H", data, 8)
+    expect((10 + length) % 64 == 0, f"the numbers of {path} begin at {10 + length}")
+    return data[10:10 + length].decode(), array.array("f", data[10 + length:])
+
+
+def attention(q, k, v, rows, keys, heads, kv_heads, dim):
+    """Causal attention in double precision; the queries are the last rows."""
+    out = []
+    for row in range(rows):
+        for head in range(heads):
+            kv = head // (heads // kv_heads)
+            query = q[(row * heads + head) * dim:][:dim]
+            seen = range(keys - rows + row + 1)
+            scores = [sum(a * b for a, b in zip(query, k[(t * kv_heads + kv) * dim:][:dim])) / math.sqrt(dim)
+                      for t in seen]
+            weights = [math.exp(score - max(scores)) for score in scores]
+            for i in range(dim):
+                out.append(sum(w * v[(t * kv_heads + kv) * dim + i] for t, w in zip(seen, weights)) / sum(weights))
+    return out
+
+
+def case_attend_files(world):
+    """attention on .npy files equals attention computed here"""
+    rows, keys, heads, kv_heads, dim = 3, 70, 4, 2, 32
+    random.seed(7)
+    q, k, v = (array.array("f", [random.gauss(0, 1) for _ in range(count)])
+               for count in (rows * heads * dim, keys * kv_heads * dim, keys * kv_heads * dim))
+    npy(world.path("q.npy"), (rows, heads, dim), q)
+    npy(world.path("k.npy"), (keys, kv_heads, dim), k)
+    npy(world.path("v.npy"), (keys, kv_heads, dim), v)
+    files = [f"--{name}={world.path(name)}.npy" for name in "qkv"]
+    world.run("attnrun", "--spawn", "--attend", "--kv", "f32", *files, "--out", world.path("o.npy"), "--check")
+    header, got = read_npy(world.path("o.npy"))
+    expect(f"({rows}, {heads}, {dim}" in header.replace(",", ", ").replace("  ", " "), "O has another shape", header)
+    wanted = attention(q, k, v, rows, keys, heads, kv_heads, dim)
+    worst = max(abs(a - b) for a, b in zip(got, wanted))
+    expect(len(got) == len(wanted) and worst <= 1e-5 * max(map(abs, v)), f"O is off by {worst}")
+    _, err = world.run("attnrun", "--spawn", "--attend", files[0], files[1], f"--v={world.path('q.npy')}",
+                       status=FAILED)
+    expect("shape" in err, "shapes that do not fit are not called so", err)
+
+
+def case_attend_random(world):
+    """attention on random tensors stays within each cache format's bound, also in many parts"""
+    for kv in ("f32", "bf16", "int8"):
+        out, _ = world.run("attnrun", "--spawn", "--attend", "--kv", kv, "--check", "--kv-rows", "300", "--q-rows", "5")
+        expect("good" in out and "NOT GOOD" not in out, f"{kv} is not good", out)
+    world.run("attnrun", "--spawn", "--attend", "--check", "--kv-rows", "3000", "--window", "100", "--soft-cap", "20")
+    a, b = (world.run("attnrun", "--spawn", "--attend", "--seed", "5")[0] for _ in range(2))
+    expect(a == b, "the same seed gives another answer", a, b)
+
+
+# ---- control ------------------------------------------------------------------------------------------------
+
+
+def case_control(world):
+    """attnctl shows a private daemon, as tables and as JSON"""
+    for command in ("status", "sessions", "topology", "models"):
+        out, _ = world.run("attnctl", "--spawn", "--model", world.model, command)
+        expect(out.strip(), f"{command} shows nothing")
+        answer = world.json("attnctl", "--spawn", "--model", world.model, "--json", command)
+        expect(isinstance(answer, dict) and "error" not in answer, f"{command}", answer)
+    answer = world.json("attnctl", "--spawn", "--model", world.model, "--json", "models")
+    expect(answer["models"][0]["architecture"] == "llama", "the model", answer)
+
+
+def case_daemon(world):
+    """a daemon started by hand: tools find it by address; reload and drain do what they say"""
+    folder = tempfile.mkdtemp(dir=world.runtime)
+    reader, writer = os.pipe()
+    daemon = subprocess.Popen(
+        [os.path.join(BUILD, "attnd"), "-c", "/dev/null", "-o", f"daemon.runtime_dir={folder}", "-o",
+         f"model.small.path={world.model}", "--ready-fd", str(writer)],
+        pass_fds=(writer,), env=world.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    os.close(writer)
+    try:
+        with os.fdopen(reader) as ready:
+            expect(ready.readline() == "ready\n", "the daemon is not ready")
+        address = ("--address", f"shm:{folder}/attnd.sock")
+        models = world.json("attnctl", *address, "--json", "models")["models"]
+        expect([model["name"] for model in models] == ["small"], "models", models)
+        out, _ = world.run("attnrun", *address, "--model", "small", "--prompt", "Hello", "-n", "9")
+        expect(out == world.text("--prompt", "Hello", "-n", "9"), "another text than a private daemon's", out)
+        _, err = world.run("attnrun", *address, "--model", "large", "--prompt", "x", status=FAILED)
+        expect("large" in err, "the model is not named", err)
+        bench = world.json("attnbench", "step", *address, "--json", "--seconds", "0.05", "--rounds", "1")
+        expect(bench["closed"]["answered"] > 0, "no step was measured", bench)
+        world.run("attnctl", *address, "reload")
+        status = world.json("attnctl", *address, "--json", "status")
+        expect(status["pid"] == daemon.pid and not status["clients"], "status", status)
+        world.run("attnctl", *address, "drain")
+        expect(daemon.wait(20) == 0, f"the drained daemon ended with {daemon.returncode}", daemon.stderr.read())
+    finally:
+        daemon.kill()
+        daemon.wait()
+        daemon.stderr.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# ---- measurements -------------------------------------------------------------------------------------------
+
+QUICK = ("--spawn", "--json", "--seconds", "0.06", "--rounds", "2")
+
+
+def case_echo(world):
+    """attnbench echo reports the keys that others read"""
+    answer = world.json("attnbench", "echo", *QUICK, "--transport", "shm")
+    for key in ("pingpong_p50_ns", "rtt_p50_ns", "rtt_p99_ns", "rtt_p999_ns", "ratio_p50"):
+        expect(isinstance(answer.get(key), (int, float)) and answer[key] > 0, f"{key} is missing", answer)
+    expect(answer["rtt_p50_ns"] <= answer["rtt_p99_ns"] <= answer["rtt_p999_ns"] <= answer["rtt_max_ns"],
+           "percentiles out of order", answer)
+    expect(answer["answered"] > 0 and not answer["failed"], "no answers", answer)
+    expect(isinstance(answer["noisy"], bool), "noisy is no truth", answer)
+    sized = world.json("attnbench", "echo", *QUICK, "--size", "64k")
+    expect(sized["size_bytes"] == 65536 and not sized["failed"], "a sized echo", sized)
+
+
+def case_open_loop(world):
+    """an open loop keeps its schedule's count, says whether it is void, and writes its histogram"""
+    raw = world.path("raw.txt")
+    answer = world.json("attnbench", "echo", *QUICK, "--rate", "2000", "--poisson", "--out", raw)
+    expect(isinstance(answer["void"], bool) and answer["missed"] <= answer["scheduled"], "void", answer)
+    expect(answer["answered"] == answer["scheduled"] > 20, "not every request was answered", answer)
+    with open(raw) as file:
+        counts = [int(line.split()[1]) for line in file if not line.startswith("#")]
+    expect(sum(counts) == answer["answered"], "the raw histogram has another count", sum(counts), answer)
+    out, _ = world.run("attnbench", "echo", "--spawn", "--seconds", "0.02", "--rounds", "1")
+    expect("ping-pong" in out and "way in" in out, "the table", out)
+
+
+def case_loads(world):
+    """step, generate and attend measure"""
+    model = ("--model", world.model)
+    step = world.json("attnbench", "step", *QUICK, *model, "--sessions", "2", "--output", "top")
+    expect(step["closed"]["answered"] > 0 and not step["closed"]["failed"], "step", step)
+    expect(step["open"]["rate"] > 0 and "run_p50_ns" in step["open"]["where"], "step, open loop", step)
+    prefill = world.json("attnbench", "step", *QUICK, *model, "--tokens", "16", "--context", "0", "--in-flight", "3")
+    expect(prefill["closed"]["answered"] > 0 and not prefill["closed"]["failed"], "step of 16 tokens", prefill)
+    generate = world.json("attnbench", "generate", *QUICK, *model, "--clients", "3", "-n", "4")
+    expect(generate["closed"]["tokens"] > 0 and not generate["closed"]["failed"], "generate", generate)
+    for more in ((), ("--append", "1", "--kv", "int8")):
+        attend = world.json("attnbench", "attend", *QUICK, "--context", "256", *more)
+        expect(attend["closed"]["answered"] > 0 and not attend["closed"]["failed"], "attend", attend)
+    _, err = world.run("attnbench", "step", "--spawn", *model, "--context", "100000", status=FAILED)
+    expect("context" in err, "a context that is too long is not called so", err)
+
+
+# ---- ends -----------------------------------------------------------------------------------------------------
+
+
+def children_of(pid):
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat") as file:
+                    if int(file.read().rsplit(")", 1)[1].split()[1]) == pid:
+                        found.append(int(entry))
+            except OSError:
+                pass
+    return found
+
+
+def case_killed(world):
+    """a tool that is killed leaves neither daemon nor folder"""
+    for ending in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        tool = world.start("attnrun", "--spawn", "--model", world.model, stdin=subprocess.PIPE)
+        try:
+            keepers = []
+            until = time.monotonic() + 60
+            while time.monotonic() < until and not any("attnd.sock" in os.listdir(os.path.join(world.runtime, name))
+                                                       for name in os.listdir(world.runtime)):
+                time.sleep(0.02)
+            keepers = children_of(tool.pid)
+            daemons = [child for keeper in keepers for child in children_of(keeper)]
+            expect(len(daemons) == 1, f"{len(daemons)} daemons of {len(keepers)} keepers")
+            tool.send_signal(ending)
+            tool.communicate(timeout=30)
+            expect(tool.returncode == -ending, f"ended with {tool.returncode} by signal {ending}")
+            expect(not world.left_behind(), f"a runtime folder outlives signal {ending}", os.listdir(world.runtime))
+            expect(not os.path.exists(f"/proc/{daemons[0]}"), f"the daemon outlives signal {ending}")
+        finally:
+            tool.kill()
+            tool.communicate()
+
+
+def case_cancel(world):
+    """Ctrl-C cancels the request; what was said stays said"""
+    options = ("--spawn", "--model", world.model, "--prompt", "Hello", "-n", "2000", "--temp", "100")
+    for seed in range(8):
+        tool = world.start("attnrun", *options, "--seed", str(seed))
+        begun = tool.stdout.read(1)
+        tool.send_signal(signal.SIGINT)
+        rest, err = tool.communicate(timeout=BOUND_S)
+        if tool.returncode == INTERRUPTED:
+            expect(begun + rest, "no text before the interruption", err)
+            expect(not err, "an interruption is no error", err)
+            return
+        # The model may have been faster; then the text is whole.
+        expect(tool.returncode == 0, f"ended with {tool.returncode}", err)
+    raise Broken("no request was cancelled in eight tries")
+
+
+def case_daemon_dies(world):
+    """the daemon's death is an error within a bound, and says so"""
+    tool = world.start("attnbench", "echo", "--spawn", "--seconds", "60")
+    try:
+        until = time.monotonic() + 60
+        daemons = []
+        while time.monotonic() < until and not daemons:
+            daemons = [child for keeper in children_of(tool.pid) for child in children_of(keeper)]
+            time.sleep(0.02)
+        time.sleep(1.5)
+        os.kill(daemons[0], signal.SIGKILL)
+        _, err = tool.communicate(timeout=30)
+        expect(tool.returncode in (FAILED, NO_DAEMON), f"ended with {tool.returncode}", err)
+        expect(b"gone" in err or b"signal 9" in err, "the message does not say so", err)
+    finally:
+        tool.kill()
+        tool.communicate()
+
+
+def main():
+    cases = [(name[5:], function) for name, function in globals().items() if name.startswith("case_")]
+    if sys.argv[1:]:
+        cases = [(name, function) for name, function in cases if name in sys.argv[1:]]
+    if not all(os.path.exists(os.path.join(BUILD, tool)) for tool in TOOLS + ("attnd",)):
+        print(f"1..0 # SKIP the programs are not in {BUILD}")
+        return 77
+    print(f"1..{len(cases)}")
+    passed = 0
+    for number, (name, function) in enumerate(cases, 1):
+        with tempfile.TemporaryDirectory(prefix="attnd-tools-") as folder:
+            world = World(folder)
+            wrong = None
+            try:
+                world.run("attnquant", "make-tiny", "-o", world.model)
+                function(world)
+                left = world.left_behind()
+                expect(not left, f"left behind: {left}")
+            except (Broken, OSError, KeyError, ValueError, subprocess.TimeoutExpired) as reason:
+                wrong = f"{type(reason).__name__}: {reason}"
+            passed += not wrong
+            print(f"{'not ' if wrong else ''}ok {number} - {name}: {function.__doc__}", flush=True)
+            for line in (wrong or "").splitlines():
+                print(f"# {line}")
+    print(f"# {passed} of {len(cases)} passed")
+    return 0 if passed == len(cases) else 1
+
+
+sys.exit(main())
