@@ -139,8 +139,9 @@ static void print_tables(const struct echo *echo, const struct attnbench_frame *
 	attnbench_report_row(table, "futex, sleeping", &echo->futex);
 	attnbench_report_row(table, "unix socket, blocking", &echo->unix_socket);
 	tool_table_print(table, stdout);
-	printf("  %.2f times the ping-pong (median of %u rounds)\n", attnbench_frame_ratio(frame),
-		frame->rounds);
+	if (frame->cpus.apart)
+		printf("  %.2f times the ping-pong (median of %u rounds)\n",
+			attnbench_frame_ratio(frame), frame->rounds);
 	attnbench_report_trouble(&frame->all[loop_of(echo)]);
 	attnbench_report_parts(&frame->all[loop_of(echo)]);
 	attnbench_report_frame(frame);

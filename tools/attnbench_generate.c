@@ -100,8 +100,7 @@ static const struct argp argp = { .options = option_table,
 	.doc = "Streams of tokens for several clients: how long to the first token, between two, "
 	       "and to the last." };
 
-/* ---- one client
- * -------------------------------------------------------------------------------------- */
+/* ---- one client ----------------------------------------------------------------------------- */
 
 /* A fresh prompt in a session cut back to nothing. */
 static int begin(struct generate *generate, struct client *client, int64_t intended_ns)
@@ -185,8 +184,7 @@ static void book(struct attnbench_result *result, struct client *client,
 	result->tokens++;
 }
 
-/* ---- all of them
- * --------------------------------------------------------------------------------------- */
+/* ---- all of them ---------------------------------------------------------------------------- */
 
 /* Returns whether anything is out, or -errno. */
 static int collect(struct generate *generate, struct attnbench_result *result)
@@ -320,8 +318,7 @@ static void close_clients(struct generate *generate)
 		attnd_disconnect(generate->clients[i].connection);
 }
 
-/* ---- report
- * ---------------------------------------------------------------------------------------------- */
+/* ---- report --------------------------------------------------------------------------------- */
 
 static double tokens_per_s(const struct attnbench_result *result)
 {

@@ -29,8 +29,7 @@ struct loop {
 	int64_t intended_ns[ATTNBENCH_SLOTS_MAX], sent_ns[ATTNBENCH_SLOTS_MAX];
 };
 
-/* ---- pace
- * ---------------------------------------------------------------------------------------- */
+/* ---- pace ----------------------------------------------------------------------------------- */
 
 void attnbench_pace_start(
 	struct attnbench_pace *pace, double rate, bool poisson, uint64_t seed, int64_t start_ns)
@@ -80,8 +79,7 @@ int64_t attnbench_pace_take(struct attnbench_pace *pace)
 	return intended_ns;
 }
 
-/* ---- results
- * -------------------------------------------------------------------------------------- */
+/* ---- results -------------------------------------------------------------------------------- */
 
 void attnbench_result_clear(struct attnbench_result *result)
 {
@@ -152,8 +150,7 @@ static void book(struct loop *loop, const struct attnd_completion *completion, i
 	book_parts(loop, completion, loop->sent_ns[slot], seen_ns);
 }
 
-/* ---- the two loops
- * --------------------------------------------------------------------------------- */
+/* ---- the two loops -------------------------------------------------------------------------- */
 
 static void start(struct loop *loop, struct attnd_client *client, struct base_clock *clock,
 	const struct attnbench_target *target, struct attnbench_result *result)

@@ -30,8 +30,7 @@ static const char *const part_texts[ATTNBENCH_PARTS] = { "sent, until the daemon
 
 enum { QUANTILES = sizeof(quantiles) / sizeof(quantiles[0]) };
 
-/* ---- tables
- * --------------------------------------------------------------------------------------- */
+/* ---- tables --------------------------------------------------------------------------------- */
 
 struct tool_table *attnbench_report_table(const char *first_heading)
 {
@@ -116,9 +115,10 @@ void attnbench_report_frame(const struct attnbench_frame *frame)
 	char pause[TOOL_NUMBER_BYTES], limit[TOOL_NUMBER_BYTES];
 
 	uname(&kernel);
-	printf("\n  %s, %u cores, %s; Linux %s; load %.1f; idle spinner held up for at most %s\n",
-		base_cpu()->brand, frame->cpus.cores, idle_states(), kernel.release,
-		frame->load_average, tool_duration(pause, frame->pause.max));
+	printf("\n  %s, %u core%s, %s; Linux %s; load %.1f; idle spinner held up for at most %s\n",
+		base_cpu()->brand, frame->cpus.cores, frame->cpus.cores == 1 ? "" : "s",
+		idle_states(), kernel.release, frame->load_average,
+		tool_duration(pause, frame->pause.max));
 	if (frame->cpus.apart)
 		printf("  client on cpu %d, %s; cache-line ping-pong p50 %s", frame->cpus.client,
 			frame->options->daemon.spawn ? "private daemon beside it, spinning" :
@@ -127,12 +127,11 @@ void attnbench_report_frame(const struct attnbench_frame *frame)
 	else
 		printf("  one processor for both: nothing is pinned");
 	printf("; %u rounds, %u repeated\n", frame->rounds, frame->repeats);
-	if (frame->noisy)
+	if (frame->noisy && frame->cpus.apart)
 		puts("  NOISY: the ping-pong changed by more than 20 % during a round");
 }
 
-/* ---- JSON
- * ----------------------------------------------------------------------------------------- */
+/* ---- JSON ----------------------------------------------------------------------------------- */
 
 void attnbench_json_hist(cJSON *object, const char *prefix, const struct base_hist *hist)
 {
@@ -227,8 +226,7 @@ void attnbench_json_print(cJSON *object)
 	cJSON_Delete(object);
 }
 
-/* ---- raw
- * ------------------------------------------------------------------------------------------ */
+/* ---- raw ------------------------------------------------------------------------------------ */
 
 int attnbench_report_raw(
 	const struct attnbench_frame *frame, const char *command, const struct base_hist *hist)

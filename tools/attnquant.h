@@ -14,8 +14,7 @@
 #include "kernels/kern_type.h"
 #include "model/model_gguf_write.h"
 
-/* ---- files
- * ------------------------------------------------------------------------------------------------ */
+/* ---- files ---------------------------------------------------------------------------------- */
 
 struct attnquant_file {
 	const unsigned char *bytes;
@@ -30,8 +29,7 @@ bool attnquant_exists(const char *path);
 /* A new string "folder/name"; out of memory ends the program. */
 char *attnquant_join(const char *folder, const char *name);
 
-/* ---- progress
- * --------------------------------------------------------------------------------------------- */
+/* ---- progress ------------------------------------------------------------------------------- */
 
 /* A bar on standard error where that is a terminal; nothing elsewhere. */
 struct attnquant_progress {
@@ -46,8 +44,7 @@ void attnquant_progress_at(struct attnquant_progress *progress, uint64_t done);
 /* Clears the bar. */
 void attnquant_progress_end(struct attnquant_progress *progress);
 
-/* ---- vocabularies
- * ----------------------------------------------------------------------------------------- */
+/* ---- vocabularies --------------------------------------------------------------------------- */
 
 enum attnquant_token_type { /* tokenizer.ggml.token_type */
 	TOKEN_NORMAL = 1,
@@ -94,8 +91,7 @@ int attnquant_sentencepiece_read(struct attnquant_vocab *vocab, const struct att
 /* A Hugging Face tokenizer.json of byte-level BPE. */
 int attnquant_bpe_read(struct attnquant_vocab *vocab, const char *path);
 
-/* ---- tensors
- * ---------------------------------------------------------------------------------------------- */
+/* ---- tensors -------------------------------------------------------------------------------- */
 
 /* A tensor to be written, from memory that stays until then. */
 struct attnquant_tensor {
@@ -139,8 +135,7 @@ enum kern_type attnquant_type_argument(const char *name);
 int attnquant_finish(struct model_gguf_writer *writer, const struct attnquant_tensors *tensors,
 	const char *path);
 
-/* ---- converters: read `in`, add keys and tensors to the writer, write
- * -------------------------------------- */
+/* ---- converters: read `in`, add keys and tensors to the writer, write ----------------------- */
 
 struct attnquant_convert {
 	const char *in, *out, *tokenizer; /* tokenizer: NULL, or where it lies */
@@ -151,8 +146,7 @@ struct attnquant_convert {
 int attnquant_convert_llama2c(const struct attnquant_convert *convert);
 int attnquant_convert_hugging_face(const struct attnquant_convert *convert);
 
-/* ---- commands: argv[0] is the command; each returns an exit code
- * ------------------------------------------- */
+/* ---- commands: argv[0] is the command; each returns an exit code ---------------------------- */
 
 int attnquant_convert_command(int argc, char **argv);
 int attnquant_quantize_command(int argc, char **argv);
