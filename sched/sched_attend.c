@@ -39,13 +39,13 @@ static bool place_queries(const struct attnd_attend_params *params, uint32_t tot
 		return true;
 	if (total == 0)
 		return false;
-	*q_position = params->q_position;
-	if (params->q_position == UINT32_MAX) {
-		*q_position = total - params->q_rows;
-		return params->q_rows <= total;
+	if (!(params->flags & ATTND_ATTEND_CAUSAL)) {
+		*q_position = 0; /* every row sees the same keys, wherever it stands */
+		return params->q_position != UINT32_MAX || params->q_rows <= total;
 	}
+	*q_position = params->q_position == UINT32_MAX ? total - params->q_rows : params->q_position;
 	/* A causal row looks back from its own position, which must exist. */
-	return !(params->flags & ATTND_ATTEND_CAUSAL) || (uint64_t)params->q_position + params->q_rows <= total;
+	return params->q_rows <= total && *q_position <= total - params->q_rows;
 }
 
 static void fill_settings(struct kern_attend *item, const struct sched_session *session, const struct attnd_attend_params *params)

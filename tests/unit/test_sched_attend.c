@@ -350,6 +350,10 @@ static void refusals(void **state)
 	call = send(0, session, plain(0, 1, 100), none);
 	rig_run(&rig);
 	check(&layer, &call, 0, 0.25f);
+	params = plain(0, 2, 0), params.flags = 0, params.q_position = UINT32_MAX - 1; /* no matter where */
+	call = send(0, session, params, none);
+	rig_run(&rig);
+	check(&layer, &call, 0, 0.25f);
 	rig_rewind(&rig, 0);
 	call = send(0, session, plain(0, 1, 1), none);
 	rig_run(&rig);

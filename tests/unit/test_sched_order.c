@@ -76,9 +76,13 @@ static void decodes_first_then_prefill(void **state)
 static void decodes_leave_room(void **state)
 {
 	(void)state;
-	rig_start_plain(&rig);
+	rig_init(&rig);
+	rig.options.out_rows_max = rig.options.step_rows_max;
+	rig_start(&rig);
+	rig_add(&rig, 0, 0, 10);
+	rig_add(&rig, 1, 0, 10);
 	hold();
-	for (uint32_t i = 0; i < 60; i++)
+	for (uint32_t i = 0; i < 80; i++)
 		marked(i % 2, rig_open_now(&rig, i % 2, 0), 1, 1, ATTND_CLASS_LATENCY, 0);
 	marked(0, rig_open_now(&rig, 0, 0), 300, 63, ATTND_CLASS_BULK, 0);
 	next_step();
@@ -160,6 +164,34 @@ static void clients_share_fairly(void **state)
 	}
 	assert_true(counts[30] >= 140); /* one of two rows of every step */
 	assert_true(least >= 4 && most - least <= 1);
+	rig_stop(&rig);
+}
+
+/* Who was away long is not given what he missed: both go on side by side. */
+static void absence_is_not_saved_up(void **state)
+{
+	struct attnd_generate_params params = { .max_tokens = 500 };
+	uint32_t tokens[2] = { 0 };
+
+	(void)state;
+	rig_init(&rig);
+	rig.options.step_rows_max = 4;
+	rig_start(&rig);
+	rig_add(&rig, 0, 0, 100000);
+	rig_add(&rig, 1, 0, 100000);
+	for (uint32_t i = 0; i < 4; i++)
+		rig_generate(&rig, 0, rig_open_now(&rig, 0, 0), zeros, 1, params, NULL, (struct attnd_request){ 0 });
+	for (uint32_t i = 0; i < 100; i++)
+		next_step();
+	for (uint32_t i = 0; i < 4; i++)
+		rig_generate(&rig, 1, rig_open_now(&rig, 1, 0), zeros, 1, params, NULL, (struct attnd_request){ 0 });
+	rig.reply_count = 0;
+	for (uint32_t i = 0; i < 20; i++)
+		next_step();
+	for (uint32_t i = 0; i < rig.reply_count; i++)
+		tokens[rig.replies[i].client]++;
+	assert_in_range(tokens[0], 35, 45);
+	assert_in_range(tokens[1], 35, 45);
 	rig_stop(&rig);
 }
 
@@ -461,6 +493,7 @@ int main(void)
 		cmocka_unit_test(more_urgent_classes_first),
 		cmocka_unit_test(earliest_deadlines_first),
 		cmocka_unit_test(clients_share_fairly),
+		cmocka_unit_test(absence_is_not_saved_up),
 		cmocka_unit_test(weights_count),
 		cmocka_unit_test(nobody_starves),
 		cmocka_unit_test(two_steps_in_the_air),
