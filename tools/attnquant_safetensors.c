@@ -243,7 +243,8 @@ int attnquant_safetensors_open(struct attnquant_safetensors *all, const char *fo
 		rc = add_file(all, single);
 	free(single);
 	free(index);
-	qsort(all->tensors, all->count, sizeof(*all->tensors), by_name);
+	if (all->count > 0)
+		qsort(all->tensors, all->count, sizeof(*all->tensors), by_name);
 	for (uint32_t i = 1; rc == 0 && i < all->count; i++)
 		if (strcmp(all->tensors[i - 1].name, all->tensors[i].name) == 0)
 			rc = base_fail(EBADMSG, "tensor '%s' appears twice", all->tensors[i].name);
