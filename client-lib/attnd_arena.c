@@ -1,6 +1,6 @@
 /*
- * The loan allocator of a client's arena; the algorithm is named in attnd_client.h. Client's thread; never a
- * system call after create, except page faults of its table.
+ * The loan allocator of a client's arena; the algorithm is named in attnd_client.h. Client's
+ * thread; never a system call after create, except page faults of its table.
  *
  *   blocks[i], where a block begins at granule i:   blocks[granules] is a sentinel, always in use
  *   +-------------------+----------------------+
@@ -28,14 +28,15 @@ struct client_arena_block {
 enum { GRANULE_SHIFT_MIN = 6, FIT_TRIES = 16 };
 #define NONE UINT32_MAX
 
-/* ---- size classes ---------------------------------------------------------------------------------- */
+/* ---- size classes ---------------------------------------------------------------------------- */
 
 static unsigned log2_floor(uint32_t value)
 {
 	return 31u - (unsigned)__builtin_clz(value);
 }
 
-/* Level 0 holds sizes below ARENA_CLASSES one by one; each further level a power of two in ARENA_CLASSES parts. */
+/* Level 0 holds sizes below ARENA_CLASSES one by one; each further level a power of two in
+ * ARENA_CLASSES parts. */
 static void class_of(uint32_t granules, unsigned *level, unsigned *class)
 {
 	if (granules < ARENA_CLASSES) {
@@ -82,8 +83,8 @@ static void list_remove(struct client_arena *arena, uint32_t first)
 		arena->levels &= ~(1u << level);
 }
 
-/* A free block of at least this size. Every block of a class above the rounded-up one fits; only when there is none,
- * the size's own class is searched, and not far. */
+/* A free block of at least this size. Every block of a class above the rounded-up one fits; only
+ * when there is none, the size's own class is searched, and not far. */
 static uint32_t find_free(const struct client_arena *arena, uint32_t granules)
 {
 	uint32_t rounded = granules, bits, first;
@@ -108,7 +109,7 @@ static uint32_t find_free(const struct client_arena *arena, uint32_t granules)
 	return NONE;
 }
 
-/* ---- blocks ------------------------------------------------------------------------------------------ */
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 static void block_set(struct client_arena *arena, uint32_t first, uint32_t granules, unsigned state, uint32_t before)
 {
@@ -202,7 +203,7 @@ int client_arena_give(struct client_arena *arena, void *loan)
 	return 0;
 }
 
-/* ---- check ------------------------------------------------------------------------------------------- */
+/* ---- check ----------------------------------------------------------------------------------- */
 
 static bool is_listed(const struct client_arena *arena, uint32_t first)
 {
@@ -242,7 +243,7 @@ int client_arena_check(const struct client_arena *arena)
 	return 0;
 }
 
-/* ---- public ------------------------------------------------------------------------------------------ */
+/* ---- public ---------------------------------------------------------------------------------- */
 
 void *attnd_loan(struct attnd_client *client, size_t bytes)
 {

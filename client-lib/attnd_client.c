@@ -1,6 +1,6 @@
 /*
- * Connecting, disconnecting, and noticing that the daemon is gone. Client's thread; cold, except that
- * client_look is called once in so many failed polls.
+ * Connecting, disconnecting, and noticing that the daemon is gone. Client's thread; cold, except
+ * that client_look is called once in so many failed polls.
  */
 #include "client-lib/attnd_client.h"
 
@@ -19,9 +19,10 @@ enum { DEFAULT_ARENA_BYTES = 16 << 20, DEFAULT_SUBMISSION_SLOTS = 256, DEFAULT_C
 
 static const struct client_transport *const transports[] = { &client_shm_transport };
 
-/* ---- options and addresses ------------------------------------------------------------------------- */
+/* ---- options and addresses ------------------------------------------------------------------- */
 
-/* A copy with defaults filled in. A caller built against an older, shorter struct gets defaults for the rest. */
+/* A copy with defaults filled in. A caller built against an older, shorter struct gets defaults
+ * for the rest. */
 static int options_fill(struct attnd_options *to, const struct attnd_options *from)
 {
 	*to = (struct attnd_options){ .struct_bytes = sizeof(*to) };
@@ -101,7 +102,7 @@ static int connect_any(struct attnd_client *client)
 	return named && named[0] ? connect_to(client, named) : connect_default(client);
 }
 
-/* ---- life --------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 int attnd_connect(struct attnd_client **client, const struct attnd_options *options)
 {
@@ -177,7 +178,7 @@ int client_look(struct attnd_client *client)
 		client->in_flight);
 }
 
-/* ---- what is known of it --------------------------------------------------------------------------------- */
+/* ---- what is known of it --------------------------------------------------------------------- */
 
 const char *attnd_error(void)
 {

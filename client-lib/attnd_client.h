@@ -1,6 +1,6 @@
 /*
- * The library's inside: what a client is, the table of functions behind which a transport hides, and the
- * arena's allocator. Not installed.
+ * The library's inside: what a client is, the table of functions behind which a transport hides,
+ * and the arena's allocator. Not installed.
  *
  *   attnd_client.c   connect, disconnect, liveness      attnd_submit.c  submit, poll, wait (the hot path)
  *   attnd_shm.c      the shared-memory transport        attnd_sync.c    synchronous helpers
@@ -24,16 +24,17 @@ enum {
 };
 #define ATTND_LIVENESS_NS INT64_C(100000000) /* and at most one look at the socket in this time */
 
-/* ---- transports ---------------------------------------------------------------------------------- */
+/* ---- transports ------------------------------------------------------------------------------ */
 
 /* A way to the daemon. Another transport is another table; no caller of these changes. */
 struct client_transport {
 	const char *scheme; /* "shm": addresses read "shm:place" */
-	/* Sets client->link, arena memory, max_in_flight and boot_id. 0 or -errno with a message, nothing left
-	 * behind. */
+	/* Sets client->link, arena memory, max_in_flight and boot_id. 0 or -errno with a message,
+	 * nothing left behind. */
 	int (*connect)(struct attnd_client *client, const char *place);
 	void (*disconnect)(struct attnd_client *client);
-	/* Takes up to count requests, as one batch; how many. The limit on requests in flight is the caller's. */
+	/* Takes up to count requests, as one batch; how many. The limit on requests in flight is the
+	 * caller's. */
 	unsigned (*submit)(void *link, const struct attnd_request *requests, unsigned count);
 	unsigned (*poll)(void *link, struct attnd_completion *completions, unsigned max);
 	/* Whether poll would return something. */
@@ -48,14 +49,14 @@ struct client_transport {
 
 extern const struct client_transport client_shm_transport;
 
-/* ---- arena ---------------------------------------------------------------------------------------- */
+/* ---- arena ----------------------------------------------------------------------------------- */
 
 /*
- * Two-level segregated fit (Masmano, Ripoll, Crespo, Real 2004): loan and return take constant time. The
- * bookkeeping lies beside the arena, never in it, because the daemon and its devices write there.
- * Memory is counted in granules of 64 bytes; in arenas above 1 GiB a granule is larger, so that there are
- * at most 2^24 of them and the table of blocks stays below 256 MiB of address space, touched only where
- * blocks begin.
+ * Two-level segregated fit (Masmano, Ripoll, Crespo, Real 2004): loan and return take constant
+ * time. The bookkeeping lies beside the arena, never in it, because the daemon and its devices
+ * write there. Memory is counted in granules of 64 bytes; in arenas above 1 GiB a granule is
+ * larger, so that there are at most 2^24 of them and the table of blocks stays below 256 MiB of
+ * address space, touched only where blocks begin.
  */
 enum { ARENA_CLASS_BITS = 4, ARENA_CLASSES = 1 << ARENA_CLASS_BITS, ARENA_GRANULES_BITS = 24,
 	ARENA_LEVELS = ARENA_GRANULES_BITS - ARENA_CLASS_BITS + 2 };
@@ -79,11 +80,11 @@ void client_arena_destroy(struct client_arena *arena);
 void *client_arena_take(struct client_arena *arena, size_t bytes);
 /* -EINVAL with a message when this is not the beginning of a loan; nothing changes then. */
 int client_arena_give(struct client_arena *arena, void *loan);
-/* Checks every invariant, for tests: blocks tile the arena, free neighbours are merged, lists and counts agree.
- * 0, or -EINVAL with a message. */
+/* Checks every invariant, for tests: blocks tile the arena, free neighbours are merged, lists
+ * and counts agree. 0, or -EINVAL with a message. */
 int client_arena_check(const struct client_arena *arena);
 
-/* ---- client ----------------------------------------------------------------------------------------- */
+/* ---- client ---------------------------------------------------------------------------------- */
 
 struct attnd_client {
 	const struct client_transport *transport;
@@ -108,8 +109,8 @@ struct attnd_client {
 	struct base_clock clock_state;
 };
 
-/* Looks whether the daemon is still there, the cheap way, and by its socket when that is due. 0 or -ENOTCONN with a
- * message; completions that have arrived come first. */
+/* Looks whether the daemon is still there, the cheap way, and by its socket when that is due. 0
+ * or -ENOTCONN with a message; completions that have arrived come first. */
 int client_look(struct attnd_client *client);
 
 #endif

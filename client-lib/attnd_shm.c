@@ -1,6 +1,6 @@
 /*
- * The shared-memory transport: a client's two segments and its end of the rings. Client's thread. submit, poll,
- * ready and said_closed make no system call while the daemon is awake.
+ * The shared-memory transport: a client's two segments and its end of the rings. Client's
+ * thread. submit, poll, ready and said_closed make no system call while the daemon is awake.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -95,8 +95,8 @@ static int link_said_closed(void *state)
 {
 	const struct shm_link *link = state;
 
-	/* Acquire: completions that were put before it are seen by the poll that follows; pairs with the release
-	 * in shm_daemon_end_state. */
+	/* Acquire: completions that were put before it are seen by the poll that follows; pairs with
+	 * the release in shm_daemon_end_state. */
 	return atomic_load_explicit(&link->end.daemon_line->state, memory_order_acquire) == SHM_CLOSED ?
 		-ENOTCONN : 0;
 }

@@ -1,6 +1,7 @@
 /*
- * The hot path of a client: submit, poll, wait. Client's thread. No allocation, no lock; a system call only to
- * wake a daemon that sleeps, to sleep, and to look after the daemon when nothing has come for a while.
+ * The hot path of a client: submit, poll, wait. Client's thread. No allocation, no lock; a
+ * system call only to wake a daemon that sleeps, to sleep, and to look after the daemon when
+ * nothing has come for a while.
  */
 #include <errno.h>
 

@@ -1,6 +1,7 @@
 /*
- * Synchronous helpers: one request, waited for, its input copied into the arena and its output out of it. For
- * convenience, not for speed; the zero-copy way is attnd_loan and attnd_submit. Client's thread.
+ * Synchronous helpers: one request, waited for, its input copied into the arena and its output
+ * out of it. For convenience, not for speed; the zero-copy way is attnd_loan and attnd_submit.
+ * Client's thread.
  */
 #include <errno.h>
 #include <string.h>
@@ -13,7 +14,7 @@ enum { PARTS_MAX = 4 };
 /* A piece of input; each begins at a multiple of `align` (a power of two). bytes 0: left out. */
 struct part { const void *memory; uint64_t bytes, align; };
 
-/* ---- the call ---------------------------------------------------------------------------------------- */
+/* ---- the call -------------------------------------------------------------------------------- */
 
 /* Waits for the final completion of a request, handing its stream to each; others are dropped. */
 typedef int stream_fn(void *context, const struct attnd_completion *completion);
@@ -76,14 +77,15 @@ const struct attnd_completion *attnd_last_completion(const struct attnd_client *
 	return &client->last;
 }
 
-/* ---- input and output ---------------------------------------------------------------------------------- */
+/* ---- input and output ------------------------------------------------------------------------ */
 
 static uint64_t align_up(uint64_t value, uint64_t align)
 {
 	return (value + align - 1) & ~(align - 1);
 }
 
-/* Copies the parts into a loan and names it in the request. NULL loan when there is nothing to copy. */
+/* Copies the parts into a loan and names it in the request. NULL loan when there is nothing to
+ * copy. */
 static int input_loan(struct attnd_client *client, struct attnd_request *request, const struct part *parts,
 	unsigned count, void **loan)
 {
@@ -144,13 +146,14 @@ static int call_with(struct attnd_client *client, struct attnd_request *request,
 		came = client->last.result_bytes < out_bytes ? client->last.result_bytes : out_bytes;
 		memcpy(out, out_loan, came);
 	}
-	/* A connection that broke took the arena's contents with it, not its bookkeeping: loans still go back. */
+	/* A connection that broke took the arena's contents with it, not its bookkeeping: loans
+	 * still go back. */
 	attnd_return(client, out_loan);
 	attnd_return(client, in_loan);
 	return error;
 }
 
-/* ---- small ones ------------------------------------------------------------------------------------------ */
+/* ---- small ones ------------------------------------------------------------------------------ */
 
 int attnd_nop(struct attnd_client *client)
 {
@@ -218,7 +221,7 @@ void attnd_attend_defaults(struct attnd_attend_params *params)
 		.flags = ATTND_ATTEND_CAUSAL, .q_position = UINT32_MAX, .window = UINT32_MAX, .soft_cap = -1 };
 }
 
-/* ---- sessions -------------------------------------------------------------------------------------------- */
+/* ---- sessions -------------------------------------------------------------------------------- */
 
 int attnd_session_open(struct attnd_client *client, const struct attnd_open_params *params, uint64_t *session)
 {
@@ -257,7 +260,7 @@ int attnd_session_truncate(struct attnd_client *client, uint64_t session, uint32
 	return session_call(client, ATTND_OP_TRUNCATE, session, keep);
 }
 
-/* ---- work on a session ----------------------------------------------------------------------------------- */
+/* ---- work on a session ----------------------------------------------------------------------- */
 
 int64_t attnd_step(struct attnd_client *client, uint64_t session, const uint32_t *tokens, uint32_t count,
 	struct attnd_step_args args, void *out, size_t out_bytes)
@@ -296,7 +299,8 @@ static int on_stream(void *context, const struct attnd_completion *completion)
 	return 0;
 }
 
-/* Takes completions until nothing is in flight: the answer to a cancellation may come before or after what it ended. */
+/* Takes completions until nothing is in flight: the answer to a cancellation may come before or
+ * after what it ended. */
 static int drain(struct attnd_client *client)
 {
 	struct attnd_completion unwanted;
@@ -391,10 +395,11 @@ int attnd_attend(struct attnd_client *client, uint64_t session, const struct att
 	return error;
 }
 
-/* ---- text -------------------------------------------------------------------------------------------------- */
+/* ---- text ------------------------------------------------------------------------------------ */
 
-/* A call whose output has a size that only the daemon knows: once with what the caller has room for, and once more with
- * what the daemon says it needs, of which the caller gets as much as fits. Returns the elements that there are. */
+/* A call whose output has a size that only the daemon knows: once with what the caller has room
+ * for, and once more with what the daemon says it needs, of which the caller gets as much as
+ * fits. Returns the elements that there are. */
 static int64_t call_growing(struct attnd_client *client, const struct attnd_request *like, const struct part *in,
 	void *out, uint64_t capacity_bytes, uint64_t element_bytes)
 {

@@ -1,6 +1,7 @@
 /*
- * The daemon's half of the handshake; control role. Every call is bounded: one message, one socket, no wait.
- * Nothing in here says more about a failure than the client needs: no names, keys or addresses.
+ * The daemon's half of the handshake; control role. Every call is bounded: one message, one
+ * socket, no wait. Nothing in here says more about a failure than the client needs: no names,
+ * keys or addresses.
  */
 #include "shm-ipc/shm_attach.h"
 
@@ -20,7 +21,7 @@ enum {
 	OPTION_PEERPIDFD = 77, /* SO_PEERPIDFD, Linux 6.5 */
 };
 
-/* ---- listening ----------------------------------------------------------------------------------- */
+/* ---- listening ------------------------------------------------------------------------------- */
 
 /* Whether nobody listens on the socket at this address: its owner died without removing it. */
 static bool is_stale(const struct sockaddr_un *address)
@@ -44,8 +45,8 @@ static int bind_to(int fd, const struct sockaddr_un *address, mode_t mode)
 {
 	const struct sockaddr *generic = (const struct sockaddr *)address;
 
-	/* The mode before the bind, so that the socket is at no moment open to more than it allows; once more
-	 * after it, because the process's umask was taken off. */
+	/* The mode before the bind, so that the socket is at no moment open to more than it allows;
+	 * once more after it, because the process's umask was taken off. */
 	if (fchmod(fd, mode))
 		return -1;
 	if (bind(fd, generic, sizeof(*address))) {
@@ -77,10 +78,11 @@ int shm_attach_listen(const char *path, mode_t mode)
 		error == EADDRINUSE ? " (another daemon serves it)" : "");
 }
 
-/* ---- one connection -------------------------------------------------------------------------------- */
+/* ---- one connection -------------------------------------------------------------------------- */
 
-/* A descriptor of the process at the other end. SO_PEERPIDFD names the process that connected whatever
- * happened since; pidfd_open goes by its number, and the socket's end covers what that could miss. */
+/* A descriptor of the process at the other end. SO_PEERPIDFD names the process that connected
+ * whatever happened since; pidfd_open goes by its number, and the socket's end covers what that
+ * could miss. */
 static int peer_pidfd(int socket, pid_t pid)
 {
 	socklen_t size = sizeof(int);
@@ -142,7 +144,8 @@ int shm_attach_receive(int socket, struct shm_hello *hello)
 {
 	unsigned char bytes[sizeof(struct shm_hello)];
 	struct iovec part = { .iov_base = bytes, .iov_len = sizeof(bytes) };
-	/* Without room for control data the kernel drops any descriptor that the client attached, and says so. */
+	/* Without room for control data the kernel drops any descriptor that the client attached,
+	 * and says so. */
 	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
 	ssize_t size = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	int error;
@@ -162,7 +165,7 @@ int shm_attach_receive(int socket, struct shm_hello *hello)
 	return error ? error : 1;
 }
 
-/* ---- the answer ------------------------------------------------------------------------------------- */
+/* ---- the answer ------------------------------------------------------------------------------ */
 
 int shm_attach_welcome(int socket, const struct shm_segment *segment, int bell_fd)
 {

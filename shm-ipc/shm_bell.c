@@ -1,6 +1,6 @@
 /*
- * The system calls of the doorbells, and the daemon's way to sleep over many clients. shm_bell.h has the
- * protocol and says who may call what.
+ * The system calls of the doorbells, and the daemon's way to sleep over many clients. shm_bell.h
+ * has the protocol and says who may call what.
  */
 #include "shm-ipc/shm_bell.h"
 
@@ -16,7 +16,7 @@
 #include "base/base_error.h"
 #include "shm-ipc/shm_segment.h"
 
-/* ---- daemon -------------------------------------------------------------------------------------- */
+/* ---- daemon ---------------------------------------------------------------------------------- */
 
 /* The bell moves before the wake, so that a client that read it and has yet to sleep does not. */
 static void ring_client(struct shm_daemon_line *line)
@@ -47,8 +47,8 @@ void shm_bell_wake(struct shm_daemon_end *end, int64_t now_ns)
 
 void shm_daemon_end_state(struct shm_daemon_end *end, enum shm_state state)
 {
-	/* Release: whoever sees CLOSED sees every completion that was put before; pairs with the acquire
-	 * load of state in the client library. */
+	/* Release: whoever sees CLOSED sees every completion that was put before; pairs with the
+	 * acquire load of state in the client library. */
 	atomic_store_explicit(&end->line->state, (uint32_t)state, memory_order_release);
 	ring_client(end->line);
 }
@@ -86,7 +86,7 @@ int shm_bell_create(void)
 	return fd < 0 ? base_fail(errno, "eventfd: %s", strerror(errno)) : fd;
 }
 
-/* ---- client -------------------------------------------------------------------------------------- */
+/* ---- client ---------------------------------------------------------------------------------- */
 
 void shm_bell_ring(struct shm_client_end *end)
 {
@@ -105,7 +105,8 @@ void shm_bell_wait_with(struct shm_client_end *end, int64_t timeout_ns, shm_fenc
 
 	if (timeout_ns <= 0)
 		return;
-	/* What was consumed must not stay unpublished while this side sleeps: the daemon may need the room. */
+	/* What was consumed must not stay unpublished while this side sleeps: the daemon may need
+	 * the room. */
 	if (end->completions_unpublished)
 		shm_client_publish(end);
 	shm_bell_notify_with(end, fence);

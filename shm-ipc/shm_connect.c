@@ -1,6 +1,7 @@
 /*
- * The client's half of the handshake, and of the mapping. The daemon is trusted with our requests, not with our
- * address space: sizes, seals and layout are checked before anything is believed.
+ * The client's half of the handshake, and of the mapping. The daemon is trusted with our
+ * requests, not with our address space: sizes, seals and layout are checked before anything is
+ * believed.
  */
 #include "shm-ipc/shm_attach.h"
 
@@ -19,7 +20,7 @@
 
 enum { FDS = 3, FDS_ROOM = 8, CONNECT_RETRY_NS = 1000000, ERRNO_MAX = 4095 };
 
-/* ---- the socket ------------------------------------------------------------------------------------ */
+/* ---- the socket ------------------------------------------------------------------------------ */
 
 static int socket_connect(const char *path, int64_t deadline_ns)
 {
@@ -73,7 +74,8 @@ static void close_all(const int *fds, unsigned count)
 		close(fds[i]);
 }
 
-/* Collects the descriptors of a message; there may be more than are wanted, and all must be closed then. */
+/* Collects the descriptors of a message; there may be more than are wanted, and all must be
+ * closed then. */
 static unsigned collect_fds(struct msghdr *message, int fds[FDS_ROOM])
 {
 	unsigned count = 0;
@@ -142,7 +144,7 @@ static int receive_welcome(int socket, struct shm_welcome *welcome, int fds[FDS_
 	return error;
 }
 
-/* ---- the memory -------------------------------------------------------------------------------------- */
+/* ---- the memory ------------------------------------------------------------------------------ */
 
 /* Maps a segment after making sure that it has this size and can never have another. */
 static int map_segment(unsigned char **memory, int fd, uint64_t size_bytes, int seals, int protection)
@@ -184,7 +186,7 @@ static int map_both(struct shm_connection *connection, const int fds[FDS])
 	return error;
 }
 
-/* ---- connecting ---------------------------------------------------------------------------------------- */
+/* ---- connecting ------------------------------------------------------------------------------ */
 
 static int greet(struct shm_connection *connection, const struct shm_hello *sizes, int64_t deadline_ns)
 {

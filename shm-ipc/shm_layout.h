@@ -1,5 +1,6 @@
 /*
- * The two segments of one client, byte for byte. Both are memfds that the daemon made, sealed and handed over.
+ * The two segments of one client, byte for byte. Both are memfds that the daemon made, sealed
+ * and handed over.
  *
  *   W, which the client writes:           R, which it can only read:
  *   +--------------------------+          +--------------------------+
@@ -8,21 +9,26 @@
  *   | arena                    |          | completion slots [m]     |
  *   +--------------------------+          +--------------------------+
  *
- * Rings. Slots are the records themselves; a slot is full when its `lap` equals the lap of the index that its reader expects
- * (lap = 1 + index / slots, modulo 2^16, skipping 0; memory starts zeroed). So a round trip moves one cache line each way.
+ * Rings. Slots are the records themselves; a slot is full when its `lap` equals the lap of the
+ * index that its reader expects (lap = 1 + index / slots, modulo 2^16, skipping 0; memory starts
+ * zeroed). So a round trip moves one cache line each way.
  *   R1  writer stores the record's other 62 bytes, then `lap` with release;
  *   A1  reader loads `lap` with acquire, then copies the record once. Pairs with R1.
  *   R2  reader publishes its consumer index with release, now and then (a quarter of the ring);
- *   A2  writer, when the ring looks full, loads that index with acquire. Pairs with R2. The daemon clamps what it reads: an index that
- *       claims more than was produced counts as "nothing new", and hurts that client alone.
+ *   A2  writer, when the ring looks full, loads that index with acquire. Pairs with R2. The daemon
+ *       clamps what it reads: an index that claims more than was produced counts as "nothing new",
+ *       and hurts that client alone.
  *
- * Sleeping. S1: a side that is about to sleep stores its `sleeping` word, then a full fence, then looks at its ring once more (S2).
- * W1: a side that published does a full fence, then loads the other's `sleeping` (W2), and rings if set. Either S2 sees the record
- * or W2 sees the flag; the fence pairs with the fence. While both spin there is no system call; the fence costs the writer some 20
- * cycles, so the daemon does it once per batch of completions.
- *   client -> daemon: one eventfd per client, which the daemon watches edge-triggered by epoll and never reads, writes or blocks on.
- *   daemon -> client: futex wake on daemon_line.bell, which the client waits on through its read-only mapping. At most one per poll
- *   and client, and rate-limited.
+ * Sleeping. S1: a side that is about to sleep stores its `sleeping` word, then a full fence,
+ * then looks at its ring once more (S2).
+ * W1: a side that published does a full fence, then loads the other's `sleeping` (W2), and rings
+ * if set. Either S2 sees the record or W2 sees the flag; the fence pairs with the fence. While
+ * both spin there is no system call; the fence costs the writer some 20 cycles, so the daemon
+ * does it once per batch of completions.
+ *   client -> daemon: one eventfd per client, which the daemon watches edge-triggered by epoll and
+ *     never reads, writes or blocks on.
+ *   daemon -> client: futex wake on daemon_line.bell, which the client waits on through its
+ *     read-only mapping. At most one per poll and client, and rate-limited.
  */
 #ifndef SHM_LAYOUT_H
 #define SHM_LAYOUT_H

@@ -1,21 +1,25 @@
 /*
- * The hot path: both ends of a client's two rings. Everything here is inline, takes no lock, allocates nothing and makes no system call.
+ * The hot path: both ends of a client's two rings. Everything here is inline, takes no lock,
+ * allocates nothing and makes no system call.
  *
- * struct shm_daemon_end lives in the daemon's private memory and belongs to the front's thread; struct shm_client_end lives in the client
- * process and belongs to one thread at a time. Each holds whatever it needs (pointers, masks, indices) and never reads the layout, or its own
+ * struct shm_daemon_end lives in the daemon's private memory and belongs to the front's thread;
+ * struct shm_client_end lives in the client process and belongs to one thread at a time. Each
+ * holds whatever it needs (pointers, masks, indices) and never reads the layout, or its own
  * index, back from shared memory.
  *
- * The other side may be hostile: a record is loaded word by word, each word once, into a private copy, and only the copy is looked at;
- * an index of the client is clamped. shm_layout.h names the ordering edges R1/A1, R2/A2 and the sleeping protocol.
+ * The other side may be hostile: a record is loaded word by word, each word once, into a private
+ * copy, and only the copy is looked at; an index of the client is clamped. shm_layout.h names
+ * the ordering edges R1/A1, R2/A2 and the sleeping protocol.
  *
- * Room. Every record that the daemon takes owes exactly one final completion. A final completion always has a slot, because a record is taken
- * only while that slot can be kept:
+ * Room. Every record that the daemon takes owes exactly one final completion. A final completion
+ * always has a slot, because a record is taken only while that slot can be kept:
  *
  *   completion slots S = finals_max + streams_max,  finals_max = max_in_flight + S/4,  max_in_flight <= S/2
  *   open (taken, final not put) + finals put and not yet seen as consumed <= finals_max
  *   stream completions put and not yet seen as consumed                   <= streams_max
  *
- * S/4 is what a client may have consumed without having published it yet; so a client that keeps to max_in_flight never waits for its own index.
+ * S/4 is what a client may have consumed without having published it yet; so a client that keeps
+ * to max_in_flight never waits for its own index.
  */
 #ifndef SHM_RING_H
 #define SHM_RING_H
@@ -57,7 +61,8 @@ static inline void shm_step(uint64_t *index, uint16_t *lap, uint32_t mask)
 		*lap = *lap == 65535 ? 1 : (uint16_t)(*lap + 1);
 }
 
-/* R1: the lap's word is stored last, with release, and so publishes the other seven. Pairs with A1 in shm_slot_take. */
+/* R1: the lap's word is stored last, with release, and so publishes the other seven. Pairs with
+ * A1 in shm_slot_take. */
 static inline void shm_slot_put(struct shm_slot *slot, const void *record, unsigned lap_word, unsigned lap_shift, uint16_t lap)
 {
 	uint64_t words[SHM_SLOT_WORDS];
@@ -70,8 +75,9 @@ static inline void shm_slot_put(struct shm_slot *slot, const void *record, unsig
 	atomic_store_explicit(&slot->word[lap_word], words[lap_word], memory_order_release);
 }
 
-/* A1: sees the record that R1 in shm_slot_put published. Each word is loaded exactly once, so whatever the writer does meanwhile, the copy cannot
- * change any more; relaxed is enough for the other seven because the acquire comes before them. The copy's lap is 0. */
+/* A1: sees the record that R1 in shm_slot_put published. Each word is loaded exactly once, so
+ * whatever the writer does meanwhile, the copy cannot change any more; relaxed is enough for the
+ * other seven because the acquire comes before them. The copy's lap is 0. */
 static inline bool shm_slot_take(const struct shm_slot *slot, void *copy, unsigned lap_word, unsigned lap_shift, uint16_t lap)
 {
 	uint64_t words[SHM_SLOT_WORDS];
@@ -87,15 +93,17 @@ static inline bool shm_slot_take(const struct shm_slot *slot, void *copy, unsign
 	return true;
 }
 
-/* Whether the slot holds this lap. Acquire, as in A1: what the caller reads after a true answer is not older. */
+/* Whether the slot holds this lap. Acquire, as in A1: what the caller reads after a true answer
+ * is not older. */
 static inline bool shm_slot_full(const struct shm_slot *slot, unsigned lap_word, unsigned lap_shift, uint16_t lap)
 {
 	return (uint16_t)(atomic_load_explicit(&slot->word[lap_word], memory_order_acquire) >> lap_shift) == lap;
 }
 
-/* ---- the daemon's end ------------------------------------------------------------------------------------------- */
+/* ---- the daemon's end ------------------------------------------------------------------------ */
 
-/* A limit on wakes per second and client (generic cell rate algorithm): allowed while `next_ns` is at most burst_ns ahead of now. */
+/* A limit on wakes per second and client (generic cell rate algorithm): allowed while `next_ns`
+ * is at most burst_ns ahead of now. */
 struct shm_rate { int64_t next_ns, period_ns, burst_ns; };
 
 struct shm_daemon_end {
@@ -127,8 +135,9 @@ struct shm_daemon_end {
 	struct shm_counters *counters; /* in R */
 };
 
-/* A2: reads how far the client has consumed; pairs with R2 in shm_client_publish. The value is the client's: one that claims more than was
- * put, or goes back, counts as nothing new. Returns how many slots came free. */
+/* A2: reads how far the client has consumed; pairs with R2 in shm_client_publish. The value is
+ * the client's: one that claims more than was put, or goes back, counts as nothing new. Returns
+ * how many slots came free. */
 static inline uint32_t shm_cpl_reclaim(struct shm_daemon_end *end)
 {
 	uint64_t taken = atomic_load_explicit(&end->client_line->completions_taken, memory_order_acquire);
@@ -159,22 +168,25 @@ static inline bool shm_sub_room(struct shm_daemon_end *end)
 	return shm_cpl_reclaim(end) && end->open + end->finals_unread < end->finals_max;
 }
 
-/* Publishes how far submissions were taken. R2; pairs with A2 in shm_sub_put. shm_sub_take does it once per quarter of the ring. */
+/* Publishes how far submissions were taken. R2; pairs with A2 in shm_sub_put. shm_sub_take does
+ * it once per quarter of the ring. */
 static inline void shm_sub_publish(struct shm_daemon_end *end)
 {
 	atomic_store_explicit(&end->line->submissions_taken, end->submissions_taken, memory_order_release);
 	end->submissions_unpublished = 0;
 }
 
-/* Takes the next record, if there is one and its final completion has room, into *copy (lap 0). From then on the client is owed one final
- * completion. Bound the number of calls per poll: a client can refill its ring as fast as it is emptied. */
+/* Takes the next record, if there is one and its final completion has room, into *copy (lap 0).
+ * From then on the client is owed one final completion. Bound the number of calls per poll: a
+ * client can refill its ring as fast as it is emptied. */
 static inline bool shm_sub_take(struct shm_daemon_end *end, struct attnd_request *copy)
 {
 	const struct shm_slot *slot = &end->submissions[end->submissions_taken & end->submission_mask];
 
 	if (!shm_slot_full(slot, SHM_REQUEST_LAP_WORD, SHM_REQUEST_LAP_SHIFT, end->submission_lap) || !shm_sub_room(end))
 		return false;
-	/* The lap is judged again on the word that is copied: a hostile writer may have changed it since. */
+	/* The lap is judged again on the word that is copied: a hostile writer may have changed it
+	 * since. */
 	if (!shm_slot_take(slot, copy, SHM_REQUEST_LAP_WORD, SHM_REQUEST_LAP_SHIFT, end->submission_lap))
 		return false;
 	shm_step(&end->submissions_taken, &end->submission_lap, end->submission_mask);
@@ -191,8 +203,9 @@ static inline bool shm_sub_ready(struct shm_daemon_end *end)
 		SHM_REQUEST_LAP_SHIFT, end->submission_lap) && shm_sub_room(end);
 }
 
-/* Puts a completion; visible at once, but a sleeping client is woken only by the bell check that the caller owes (shm_bell.h). False when there is
- * no room: for a stream completion, when its credit is missing; for a final one, when none is open, which is the caller's mistake. */
+/* Puts a completion; visible at once, but a sleeping client is woken only by the bell check that
+ * the caller owes (shm_bell.h). False when there is no room: for a stream completion, when its
+ * credit is missing; for a final one, when none is open, which is the caller's mistake. */
 static inline bool shm_cpl_put(struct shm_daemon_end *end, const struct attnd_completion *completion)
 {
 	bool final = completion->flags & ATTND_CPL_FINAL;
@@ -219,8 +232,8 @@ static inline bool shm_cpl_put(struct shm_daemon_end *end, const struct attnd_co
 	return true;
 }
 
-/* How many stream completions the client has consumed since the last call: the credits to hand back to whoever makes streams, which
- * started with streams_max of them. */
+/* How many stream completions the client has consumed since the last call: the credits to hand
+ * back to whoever makes streams, which started with streams_max of them. */
 static inline uint32_t shm_cpl_credits(struct shm_daemon_end *end)
 {
 	uint32_t due;
@@ -242,7 +255,8 @@ static inline bool shm_daemon_has_work(struct shm_daemon_end *end)
 	return end->credits_due != 0;
 }
 
-/* Copies the private counts to where the client can read them; as often as the caller likes, not per request. */
+/* Copies the private counts to where the client can read them; as often as the caller likes, not
+ * per request. */
 static inline void shm_counters_publish(struct shm_daemon_end *end)
 {
 	struct shm_counters *to = end->counters;
@@ -256,7 +270,7 @@ static inline void shm_counters_publish(struct shm_daemon_end *end)
 	atomic_store_explicit(&to->parked, end->parked, memory_order_relaxed);
 }
 
-/* ---- the client's end ------------------------------------------------------------------------------------------- */
+/* ---- the client's end ------------------------------------------------------------------------ */
 
 struct shm_client_end {
 	/* submissions: the client writes */
@@ -276,8 +290,8 @@ struct shm_client_end {
 	const struct shm_daemon_line *daemon_line; /* in R */
 };
 
-/* Puts a request; visible at once, but a sleeping daemon is woken only by the bell check that the caller owes, once per batch. False when the ring
- * is full. */
+/* Puts a request; visible at once, but a sleeping daemon is woken only by the bell check that
+ * the caller owes, once per batch. False when the ring is full. */
 static inline bool shm_sub_put(struct shm_client_end *end, const struct attnd_request *request)
 {
 	if (end->submissions_put - end->submissions_taken > end->submission_mask) {
@@ -293,7 +307,8 @@ static inline bool shm_sub_put(struct shm_client_end *end, const struct attnd_re
 	return true;
 }
 
-/* Publishes how far completions were taken. R2; pairs with A2 in shm_cpl_reclaim. The daemon may sleep for want of room, so a bell check is due. */
+/* Publishes how far completions were taken. R2; pairs with A2 in shm_cpl_reclaim. The daemon may
+ * sleep for want of room, so a bell check is due. */
 static inline void shm_client_publish(struct shm_client_end *end)
 {
 	atomic_store_explicit(&end->line->completions_taken, end->completions_taken, memory_order_release);

@@ -1,8 +1,9 @@
 /*
  * Makes and unmakes a client's segments; the daemon's control role.
  *
- * The order matters (shm_layout.h, the seals): size, map writable, prefault, then seal, because a file that
- * is sealed against future writing can no longer be mapped writable, and only then hand out.
+ * The order matters (shm_layout.h, the seals): size, map writable, prefault, then seal, because
+ * a file that is sealed against future writing can no longer be mapped writable, and only then
+ * hand out.
  */
 #include "shm-ipc/shm_segment.h"
 
@@ -31,7 +32,7 @@ enum {
 	WAKES_BURST = 64,
 };
 
-/* ---- layout ------------------------------------------------------------------------------------- */
+/* ---- layout ---------------------------------------------------------------------------------- */
 
 static uint64_t round_up(uint64_t value, uint64_t unit)
 {
@@ -151,9 +152,10 @@ int shm_head_check(const struct shm_daemon_head *head)
 	return 0;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
-/* A sealable file of this size. MFD_NOEXEC_SEAL keeps newer kernels from warning; older ones refuse it. */
+/* A sealable file of this size. MFD_NOEXEC_SEAL keeps newer kernels from warning; older ones
+ * refuse it. */
 static int file_create(uint64_t size_bytes, bool huge, mode_t mode)
 {
 	unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2M : 0);
@@ -251,7 +253,7 @@ static int reopen_read_only(int fd)
 	return read_only;
 }
 
-/* ---- W and R ------------------------------------------------------------------------------------ */
+/* ---- W and R --------------------------------------------------------------------------------- */
 
 static int write_create(struct shm_segment *segment, const struct shm_segment_options *options)
 {
@@ -342,7 +344,7 @@ void shm_segment_destroy(struct shm_segment *segment)
 	segment->fault_handle = -1;
 }
 
-/* ---- the daemon's end ---------------------------------------------------------------------------- */
+/* ---- the daemon's end ------------------------------------------------------------------------ */
 
 int shm_daemon_end_create(struct shm_daemon_end *end, const struct shm_segment *segment,
 	uint32_t wakes_per_second, uint32_t wakes_burst)

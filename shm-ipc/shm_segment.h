@@ -1,11 +1,14 @@
 /*
- * The daemon's side of a client's two segments: made, mapped, sealed, and later thrown away; never used for a second client.
+ * The daemon's side of a client's two segments: made, mapped, sealed, and later thrown away;
+ * never used for a second client.
  *
- * The control role calls these (they allocate and make system calls); the front's thread then uses the pointers. Limits are the caller's policy:
- * what is above SHM_SLOTS_MAX or SHM_ARENA_BYTES_MAX is refused here, everything below is made.
+ * The control role calls these (they allocate and make system calls); the front's thread then
+ * uses the pointers. Limits are the caller's policy: what is above SHM_SLOTS_MAX or
+ * SHM_ARENA_BYTES_MAX is refused here, everything below is made.
  *
- * What the client gets: W, readable and writable, sealed against shrinking, growing and further seals; R, a read-only descriptor of a file of mode
- * 0400 that is sealed against future writing too, so that reopening it for writing fails for other users and is useless for everyone.
+ * What the client gets: W, readable and writable, sealed against shrinking, growing and further
+ * seals; R, a read-only descriptor of a file of mode 0400 that is sealed against future writing
+ * too, so that reopening it for writing fails for other users and is useless for everyone.
  */
 #ifndef SHM_SEGMENT_H
 #define SHM_SEGMENT_H
@@ -36,30 +39,35 @@ struct shm_segment {
 	bool huge;                    /* W lies on 2 MB pages */
 	char huge_why[96];            /* asked for and not huge: why; else "" */
 	int fault_handle;
-	_Atomic int faulted;          /* becomes 1 when reading W raised SIGBUS (a hole was punched): drop the client */
+	_Atomic int faulted;          /* 1 after a read of W raised SIGBUS: drop the client */
 };
 
-/* Memory that a client with these options costs, both segments; 0 when they are not valid. For quotas, before anything is made. */
+/* Memory that a client with these options costs, both segments; 0 when they are not valid. For
+ * quotas, before anything is made. */
 uint64_t shm_segment_cost(const struct shm_segment_options *options);
 
-/* Makes both segments, maps and prefaults them, seals them, fills in R's head, and registers W with base_fault. *segment must stay where it is until
- * destroyed. -EINVAL, -ENOMEM, -ENOSPC, -EMFILE with a message; nothing is left behind then. */
+/* Makes both segments, maps and prefaults them, seals them, fills in R's head, and registers W
+ * with base_fault. *segment must stay where it is until destroyed. -EINVAL, -ENOMEM, -ENOSPC,
+ * -EMFILE with a message; nothing is left behind then. */
 int shm_segment_create(struct shm_segment *segment, const struct shm_segment_options *options);
 /* Closes the two descriptors once they were sent; the memory stays. */
 void shm_segment_close_fds(struct shm_segment *segment);
 /* Unmaps. The caller has made sure that no thread and no device still uses the memory. */
 void shm_segment_destroy(struct shm_segment *segment);
 
-/* The daemon's end of the rings. wakes_per_second and wakes_burst limit the futex wakes; 0: 100,000 and 64. -ENOMEM with a message. */
-int shm_daemon_end_create(struct shm_daemon_end *end, const struct shm_segment *segment, uint32_t wakes_per_second,
-	uint32_t wakes_burst);
+/* The daemon's end of the rings. wakes_per_second and wakes_burst limit the futex wakes; 0:
+ * 100,000 and 64. -ENOMEM with a message. */
+int shm_daemon_end_create(struct shm_daemon_end *end, const struct shm_segment *segment,
+	uint32_t wakes_per_second, uint32_t wakes_burst);
 void shm_daemon_end_destroy(struct shm_daemon_end *end);
 
 /* Tells the client (enum shm_state), and wakes it so that it notices. */
 void shm_daemon_end_state(struct shm_daemon_end *end, enum shm_state state);
 
-/* The memory that a record names: *memory is NULL for an empty range. False when it does not lie in the arena. */
-static inline bool shm_arena_range(const struct shm_segment *segment, uint32_t offset_units, uint32_t size_bytes, void **memory)
+/* The memory that a record names: *memory is NULL for an empty range. False when it does not lie
+ * in the arena. */
+static inline bool shm_arena_range(const struct shm_segment *segment, uint32_t offset_units,
+	uint32_t size_bytes, void **memory)
 {
 	uint64_t offset = (uint64_t)offset_units * ATTND_UNIT_BYTES;
 
@@ -72,8 +80,9 @@ static inline bool shm_arena_range(const struct shm_segment *segment, uint32_t o
 	return true;
 }
 
-/* Whether a head is consistent: sizes in their limits, every part aligned and inside its segment, no two overlapping. 0, or -EPROTO with a message. The
- * client checks what it was sent; the daemon what it made. */
+/* Whether a head is consistent: sizes in their limits, every part aligned and inside its
+ * segment, no two overlapping. 0, or -EPROTO with a message. The client checks what it was sent;
+ * the daemon what it made. */
 int shm_head_check(const struct shm_daemon_head *head);
 
 #endif

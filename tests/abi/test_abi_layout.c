@@ -1,7 +1,8 @@
 /*
- * Sizes and offsets of everything that another program was compiled with: the records, the parameter blocks, the public
- * structs, and the segments and messages that a client library of another build shares with the daemon. Compared with
- * tests/abi/layout.txt; a difference is a new version of the contract, never an accident.
+ * Sizes and offsets of everything that another program was compiled with: the records, the
+ * parameter blocks, the public structs, and the segments and messages that a client library of
+ * another build shares with the daemon. Compared with tests/abi/layout.txt; a difference is a
+ * new version of the contract, never an accident.
  *
  *   test_abi_layout --print >tests/abi/layout.txt    when it is no accident
  */

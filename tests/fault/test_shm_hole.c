@@ -1,6 +1,7 @@
 /*
- * A client punches a hole into its segment on huge pages, and by then there are no huge pages left: the daemon's next read faults.
- * That must cost this client, and nobody else. Also: with huge pages for one client and not for the next, both are made.
+ * A client punches a hole into its segment on huge pages, and by then there are no huge pages
+ * left: the daemon's next read faults. That must cost this client, and nobody else. Also: with
+ * huge pages for one client and not for the next, both are made.
  *
  * Needs root, because it sets vm.nr_hugepages for a moment; it leaves it as it was.
  */
@@ -105,7 +106,8 @@ static void a_hole_on_huge_pages_hurts_that_client_alone(void **state)
 	assert_int_equal(sum(&other), other.head.arena_bytes / 64 * 2);
 	assert_int_equal(other.faulted, 0);
 	assert_memory_equal(victim.read_memory, &victim.head, sizeof(victim.head));
-	/* With free pages left over from elsewhere the hole is simply filled; otherwise the fault was seen. */
+	/* With free pages left over from elsewhere the hole is simply filled; otherwise the fault
+	 * was seen. */
 	if (before == 0)
 		assert_int_equal(victim.faulted, 1);
 	shm_segment_destroy(&victim);

@@ -1,6 +1,7 @@
 /*
- * What comes out of the attach socket, on either side: a hello as the daemon reads it, and a head as the client does. The first byte
- * picks; the rest are the bytes. Whatever is accepted must keep its promises.
+ * What comes out of the attach socket, on either side: a hello as the daemon reads it, and a
+ * head as the client does. The first byte picks; the rest are the bytes. Whatever is accepted
+ * must keep its promises.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -1,16 +1,19 @@
 /*
  * Lost wake-ups, in two ways.
  *
- * Sleeping: client and daemon, a thread each, pass one record to and fro, and after a random moment really go to sleep, so
- * that again and again one publishes while the other lies down. When a sleep lasts until its time-out although there is something
- * in the ring, and the bell is not rung for as long again (the other may have been off its processor), a wake-up is lost.
+ * Sleeping: client and daemon, a thread each, pass one record to and fro, and after a random
+ * moment really go to sleep, so that again and again one publishes while the other lies down.
+ * When a sleep lasts until its time-out although there is something in the ring, and the bell is
+ * not rung for as long again (the other may have been off its processor), a wake-up is lost.
  *
- * Deciding: both sides meet, and then at the same moment one publishes and looks for a sleeper while the other decides whether to
- * sleep; millions of times, because nobody really sleeps. A decision to sleep on a ring that is not empty, with no bell
- * rung, is a lost wake-up. The same code runs twice: with the fence nothing may be lost; with an empty function in its place
- * something must be, within a bounded time, or this test could not tell the difference. (x86 lets a load overtake an older
- * store, which is what the fence forbids. To hold that store back, each side first stores to lines that are in no
- * cache: stores leave a processor in order. ThreadSanitizer's own code fences, so the run without is not made under it.)
+ * Deciding: both sides meet, and then at the same moment one publishes and looks for a sleeper
+ * while the other decides whether to sleep; millions of times, because nobody really sleeps. A
+ * decision to sleep on a ring that is not empty, with no bell rung, is a lost wake-up. The same
+ * code runs twice: with the fence nothing may be lost; with an empty function in its place
+ * something must be, within a bounded time, or this test could not tell the difference. (x86
+ * lets a load overtake an older store, which is what the fence forbids. To hold that store back,
+ * each side first stores to lines that are in no cache: stores leave a processor in order.
+ * ThreadSanitizer's own code fences, so the run without is not made under it.)
  */
 #include <pthread.h>
 #include <sched.h>
@@ -65,7 +68,8 @@ static void no_fence(void)
 
 static void delay(uint64_t *random)
 {
-	/* Of every order of magnitude, so that each side comes first now and then whatever the machine is doing. */
+	/* Of every order of magnitude, so that each side comes first now and then whatever the
+	 * machine is doing. */
 	for (uint64_t i = base_rand_below(random, UINT64_C(1) << base_rand_below(random, DELAY_BITS)); i > 0; i--)
 		__asm__ volatile("" ::: "memory");
 }
@@ -87,7 +91,7 @@ static void run_end(struct run *run)
 	shm_pair_destroy(&run->pair);
 }
 
-/* ---- sleeping ------------------------------------------------------------------------------------------ */
+/* ---- sleeping -------------------------------------------------------------------------------- */
 
 static void daemon_sleep(struct run *run, int epoll)
 {
@@ -189,7 +193,7 @@ static void sleepers_are_always_woken(void **state)
 	assert_int_equal(run.lost, 0);
 }
 
-/* ---- deciding -------------------------------------------------------------------------------------------- */
+/* ---- deciding -------------------------------------------------------------------------------- */
 
 /* Says how far this side is, and waits for the other to come as far. False when the run is over. */
 static bool meet(struct run *run, _Atomic uint64_t *mine, const _Atomic uint64_t *other, uint64_t at)

@@ -1,7 +1,8 @@
 /*
- * How long a round trip takes, next to the least it could: a bare cache line to and fro, the two rings with nothing behind
- * them, and a NOP through the client library to a fake daemon. Every answer is checked; the times are only printed, because what
- * they should be depends on the machine's mood.
+ * How long a round trip takes, next to the least it could: a bare cache line to and fro, the two
+ * rings with nothing behind them, and a NOP through the client library to a fake daemon. Every
+ * answer is checked; the times are only printed, because what they should be depends on the
+ * machine's mood.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -54,7 +55,7 @@ static int64_t report(const char *what)
 	return p50;
 }
 
-/* ---- a bare cache line --------------------------------------------------------------------------------- */
+/* ---- a bare cache line ----------------------------------------------------------------------- */
 
 struct line { alignas(128) _Atomic uint64_t word; alignas(128) _Atomic uint32_t stop; };
 
@@ -102,7 +103,7 @@ static int64_t measure_line(void)
 	return report("cache line");
 }
 
-/* ---- the rings ------------------------------------------------------------------------------------------- */
+/* ---- the rings ------------------------------------------------------------------------------- */
 
 struct echo { struct shm_pair pair; _Atomic uint32_t stop; };
 
@@ -164,7 +165,7 @@ static int64_t measure_rings(void)
 	return report("rings");
 }
 
-/* ---- the client library ------------------------------------------------------------------------------------ */
+/* ---- the client library ---------------------------------------------------------------------- */
 
 static bool answer(struct fake_daemon *daemon, const struct attnd_request *request, const void *in, void *out,
 	struct attnd_completion *completion)

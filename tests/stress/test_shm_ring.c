@@ -1,10 +1,11 @@
 /*
- * The rings with a thread at each end, as fast as they go: every record and every payload in the arena is checked for its content,
- * so that ThreadSanitizer and the checks between them find an edge that is missing; then the same with a client that writes
- * random words over everything it can write, while an honest one next to it is served.
+ * The rings with a thread at each end, as fast as they go: every record and every payload in the
+ * arena is checked for its content, so that ThreadSanitizer and the checks between them find an
+ * edge that is missing; then the same with a client that writes random words over everything it
+ * can write, while an honest one next to it is served.
  *
- * SHM_STRESS_RECORDS in the environment sets how many records; the default takes a few seconds, the time limit below holds
- * whatever the machine is doing.
+ * SHM_STRESS_RECORDS in the environment sets how many records; the default takes a few seconds,
+ * the time limit below holds whatever the machine is doing.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -39,7 +40,7 @@ static void idle(unsigned *idle_polls)
 		sched_yield();
 }
 
-/* ---- content -------------------------------------------------------------------------------------------- */
+/* ---- content --------------------------------------------------------------------------------- */
 
 static void fill(uint64_t words[8], uint64_t n, uint64_t salt)
 {
@@ -71,7 +72,7 @@ static struct attnd_completion completion_of(uint64_t n, bool final, uint64_t re
 	return completion;
 }
 
-/* ---- two honest threads --------------------------------------------------------------------------------- */
+/* ---- two honest threads ---------------------------------------------------------------------- */
 
 struct traffic {
 	struct shm_pair pair;
@@ -81,7 +82,8 @@ struct traffic {
 	uint64_t daemon_wrong, daemon_records;
 };
 
-/* A request's payload: 64 bytes in the arena that the client writes and the daemon answers in place. */
+/* A request's payload: 64 bytes in the arena that the client writes and the daemon answers in
+ * place. */
 static uint64_t *payload_of(struct traffic *traffic, uint64_t n)
 {
 	return (uint64_t *)(void *)(traffic->pair.segment.arena + n % PAYLOADS * 64);
@@ -166,7 +168,7 @@ static void every_record_arrives_as_it_was(void **state)
 	shm_pair_destroy(&traffic.pair);
 }
 
-/* ---- a client that scribbles ------------------------------------------------------------------------------- */
+/* ---- a client that scribbles ----------------------------------------------------------------- */
 
 struct scribbler {
 	struct shm_pair *pair;
@@ -230,7 +232,8 @@ static void check_end(const struct shm_daemon_end *end)
 			(unsigned long long)unread);
 }
 
-/* One poll of the daemon over the hostile client: takes a batch, looks at every byte of it, answers some of what is open. */
+/* One poll of the daemon over the hostile client: takes a batch, looks at every byte of it,
+ * answers some of what is open. */
 static uint64_t serve_hostile(struct shm_pair *pair, uint64_t *random)
 {
 	struct shm_daemon_end *end = &pair->daemon;

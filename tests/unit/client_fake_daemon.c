@@ -1,5 +1,6 @@
 /*
- * See client_fake_daemon.h. One thread: accept, greet, then poll the ring, and sleep when there is nothing.
+ * See client_fake_daemon.h. One thread: accept, greet, then poll the ring, and sleep when there
+ * is nothing.
  */
 #include "tests/unit/client_fake_daemon.h"
 

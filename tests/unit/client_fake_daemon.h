@@ -1,6 +1,6 @@
 /*
- * A daemon of one client at a time, for tests of the client library: real socket, segments, rings and bells; what it answers
- * is the test's. Runs on a thread of its own.
+ * A daemon of one client at a time, for tests of the client library: real socket, segments,
+ * rings and bells; what it answers is the test's. Runs on a thread of its own.
  */
 #ifndef CLIENT_FAKE_DAEMON_H
 #define CLIENT_FAKE_DAEMON_H
@@ -15,8 +15,9 @@
 
 struct fake_daemon;
 
-/* Answers a request: fills in *completion (zeroed, but for request_id, status OK and FINAL). False: no answer at all. Stream completions are sent
- * before by fake_daemon_stream. in and out are the ranges, NULL when empty. */
+/* Answers a request: fills in *completion (zeroed, but for request_id, status OK and FINAL).
+ * False: no answer at all. Stream completions are sent before by fake_daemon_stream. in and out
+ * are the ranges, NULL when empty. */
 typedef bool fake_answer_fn(struct fake_daemon *daemon, const struct attnd_request *request, const void *in, void *out,
 	struct attnd_completion *completion);
 
@@ -38,12 +39,15 @@ struct fake_daemon {
 	pthread_t thread;
 };
 
-/* answer, spins, max_in_flight and boot_id are set by the caller. Fails the test when something cannot be made. */
+/* answer, spins, max_in_flight and boot_id are set by the caller. Fails the test when something
+ * cannot be made. */
 void fake_daemon_start(struct fake_daemon *daemon);
-/* FAKE_CLOSES: says so and goes. FAKE_DIES: drops the socket without a word, as a killed process does. Both take the socket's file along. */
+/* FAKE_CLOSES: says so and goes. FAKE_DIES: drops the socket without a word, as a killed process
+ * does. Both take the socket's file along. */
 void fake_daemon_end(struct fake_daemon *daemon, enum fake_end end);
 
-/* For answers: sends a stream completion, waiting while there is no credit. False when the client or the daemon has ended meanwhile. */
+/* For answers: sends a stream completion, waiting while there is no credit. False when the
+ * client or the daemon has ended meanwhile. */
 bool fake_daemon_stream(struct fake_daemon *daemon, const struct attnd_completion *completion);
 /* For answers that stream: whether a CANCEL of this request has come; it is answered here. */
 bool fake_daemon_cancelled(struct fake_daemon *daemon, uint64_t request_id);

@@ -1,6 +1,6 @@
 /*
- * Both ends of one client's rings in one process, over real segments, through one mapping: so that ThreadSanitizer
- * sees that the two ends use the same memory.
+ * Both ends of one client's rings in one process, over real segments, through one mapping: so
+ * that ThreadSanitizer sees that the two ends use the same memory.
  */
 #ifndef SHM_PAIR_H
 #define SHM_PAIR_H

@@ -1,6 +1,6 @@
 /*
- * The client library against a fake daemon on a thread of this process: the asynchronous calls and their limits, every
- * synchronous helper, and every way in which a daemon ends.
+ * The client library against a fake daemon on a thread of this process: the asynchronous calls
+ * and their limits, every synchronous helper, and every way in which a daemon ends.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -20,7 +20,7 @@
 
 static const int64_t second = 1000000000;
 
-/* ---- the answers ------------------------------------------------------------------------------------- */
+/* ---- the answers ----------------------------------------------------------------------------- */
 
 /* GENERATE: tokens 1000, 1001, ... up to max_tokens, until cancelled. */
 static bool generate(struct fake_daemon *daemon, const struct attnd_request *request, const void *in,
@@ -164,7 +164,7 @@ static bool answer(struct fake_daemon *daemon, const struct attnd_request *reque
 
 enum { OP_SILENT = 200 };
 
-/* ---- both ends ------------------------------------------------------------------------------------------ */
+/* ---- both ends ------------------------------------------------------------------------------- */
 
 struct rig {
 	struct fake_daemon daemon;
@@ -214,7 +214,7 @@ static struct attnd_client *client_of(void **state)
 	return ((struct rig *)*state)->client;
 }
 
-/* ---- connecting -------------------------------------------------------------------------------------------- */
+/* ---- connecting ------------------------------------------------------------------------------ */
 
 static void the_usual_options_are_filled_in(void **state)
 {
@@ -269,7 +269,7 @@ static void a_refusal_has_its_reason(void **state)
 	assert_true(strstr(attnd_error(), "power of two"));
 }
 
-/* ---- asynchronous --------------------------------------------------------------------------------------------- */
+/* ---- asynchronous ---------------------------------------------------------------------------- */
 
 static void requests_come_back_in_order_with_their_data(void **state)
 {
@@ -380,7 +380,7 @@ static void sleeping_sides_wake_each_other(void **state)
 	rig_end(rig);
 }
 
-/* ---- synchronous ------------------------------------------------------------------------------------------------ */
+/* ---- synchronous ----------------------------------------------------------------------------- */
 
 static void describing(void **state)
 {
@@ -565,7 +565,7 @@ static void what_does_not_fit_is_an_error(void **state)
 	rig_end(rig);
 }
 
-/* ---- the daemon's end --------------------------------------------------------------------------------------------- */
+/* ---- the daemon's end ------------------------------------------------------------------------ */
 
 struct killer { struct fake_daemon *daemon; enum fake_end end; unsigned after_us; };
 
@@ -578,7 +578,8 @@ static void *kill_later(void *argument)
 	return NULL;
 }
 
-/* However the daemon ends, and whether the client then sleeps, spins or polls, it hears of it in time. */
+/* However the daemon ends, and whether the client then sleeps, spins or polls, it hears of it in
+ * time. */
 static void the_end_is_noticed(void **state)
 {
 	(void)state;
@@ -686,7 +687,7 @@ static void a_client_reconnects(void **state)
 	free(rig);
 }
 
-/* ---- names ---------------------------------------------------------------------------------------------------------- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 static void every_code_has_a_name(void **state)
 {

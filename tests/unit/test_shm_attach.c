@@ -64,7 +64,7 @@ static unsigned count_fds(void)
 	return count;
 }
 
-/* ---- a daemon of one client, and a client ------------------------------------------------------------ */
+/* ---- a daemon of one client, and a client ---------------------------------------------------- */
 
 enum behaviour { WELCOME, REFUSE, CLOSE_AT_ONCE, SAY_NOTHING, OTHER_VERSION, SHORT_ANSWER, NO_DESCRIPTORS,
 	TOO_MANY_DESCRIPTORS, WRONG_SIZE, NO_SEALS, WRONG_HEAD, BLOCKING_BELL, BEHAVIOURS };
@@ -265,7 +265,8 @@ static void the_end_of_the_daemon_is_seen(void **state)
 	shm_disconnect(&connection);
 }
 
-/* Every way in which an answer can be wrong is an error of its own kind, and leaves no descriptor or mapping. */
+/* Every way in which an answer can be wrong is an error of its own kind, and leaves no
+ * descriptor or mapping. */
 static void wrong_answers_are_errors(void **state)
 {
 	static const int expected[BEHAVIOURS] = { [REFUSE] = -EDQUOT, [CLOSE_AT_ONCE] = -ECONNREFUSED,
@@ -311,7 +312,7 @@ static void nobody_there(void **state)
 	assert_int_equal(shm_attach_listen(long_path, 0600), -ENAMETOOLONG);
 }
 
-/* ---- listening ---------------------------------------------------------------------------------------- */
+/* ---- listening ------------------------------------------------------------------------------- */
 
 static void a_dead_socket_is_replaced_and_a_live_one_is_not(void **state)
 {
@@ -350,7 +351,7 @@ static void a_dead_socket_is_replaced_and_a_live_one_is_not(void **state)
 	assert_int_equal(stat(path, &status), 0);
 }
 
-/* ---- wrong hellos --------------------------------------------------------------------------------------- */
+/* ---- wrong hellos ---------------------------------------------------------------------------- */
 
 static int greet(const void *bytes, size_t size, const int *fds, unsigned fd_count)
 {
@@ -404,7 +405,8 @@ static void wrong_hellos_are_refused(void **state)
 	assert_int_equal(count_fds(), fds_before);
 }
 
-/* The process behind a client is known, and its death is seen twice: on the pidfd and on the socket. */
+/* The process behind a client is known, and its death is seen twice: on the pidfd and on the
+ * socket. */
 static void the_death_of_a_client_is_seen(void **state)
 {
 	int listen_fd = shm_attach_listen(path, 0600), ready[2], client, status;

@@ -1,6 +1,6 @@
 /*
- * Doorbells: the rate limit, held wakes, and that each side's sleep ends for each of its reasons. (Lost wake-ups are the
- * stress test's.)
+ * Doorbells: the rate limit, held wakes, and that each side's sleep ends for each of its
+ * reasons. (Lost wake-ups are the stress test's.)
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -84,7 +84,8 @@ static void a_batch_rings_once(void **state)
 	assert_int_equal(count, 1);
 }
 
-/* A client that keeps its flag up costs at most so many system calls, and gets its held wake when its time comes. */
+/* A client that keeps its flag up costs at most so many system calls, and gets its held wake
+ * when its time comes. */
 static void wakes_are_limited_and_held_not_lost(void **state)
 {
 	struct shm_pair *pair = *state;
@@ -169,8 +170,8 @@ static void consuming_rings_too(void **state)
 	assert_int_equal(read(pair->bell_fd, &count, sizeof(count)), sizeof(count));
 }
 
-/* The daemon watches its bell by its edges alone, so a client that never lets it be empty, fills it up, or makes it blocking
- * changes nothing: every ring is an edge. */
+/* The daemon watches its bell by its edges alone, so a client that never lets it be empty, fills
+ * it up, or makes it blocking changes nothing: every ring is an edge. */
 static void a_bell_that_nobody_reads_still_rings(void **state)
 {
 	struct shm_pair *pair = *state;
@@ -193,7 +194,7 @@ static void a_bell_that_nobody_reads_still_rings(void **state)
 	close(epoll);
 }
 
-/* ---- the client's sleep --------------------------------------------------------------------------------- */
+/* ---- the client's sleep ---------------------------------------------------------------------- */
 
 static void a_wait_times_out(void **state)
 {

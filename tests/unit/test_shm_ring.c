@@ -113,7 +113,8 @@ static void a_full_submission_ring_says_so(void **state)
 	shm_pair_destroy(&pair);
 }
 
-/* However the client is late, every request that was taken can be completed, and streams stop at their share. */
+/* However the client is late, every request that was taken can be completed, and streams stop at
+ * their share. */
 static void a_final_completion_always_has_room(void **state)
 {
 	struct shm_pair pair;
@@ -246,7 +247,8 @@ static void nobody_gets_more_than_the_limit_in_flight(void **state)
 	while (shm_sub_take(&pair.daemon, &copy))
 		taken++;
 	assert_int_equal(taken, 3);
-	/* It consumes nothing: completions fill their share of the ring, and then nothing is taken any more. */
+	/* It consumes nothing: completions fill their share of the ring, and then nothing is taken
+	 * any more. */
 	for (unsigned i = 0; i < 100; i++)
 		if (pair.daemon.open)
 			assert_true(shm_cpl_put(&pair.daemon, &final));

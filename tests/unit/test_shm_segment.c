@@ -1,6 +1,7 @@
 /*
- * Segments: their layout and checks, what a holder of the descriptors can and cannot do to them (as root, as another
- * user, and as the owner without privileges), and that nothing is left behind.
+ * Segments: their layout and checks, what a holder of the descriptors can and cannot do to them
+ * (as root, as another user, and as the owner without privileges), and that nothing is left
+ * behind.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -30,7 +31,7 @@ enum { NOBODY = 65534 };
 static const struct shm_segment_options usual = { .submission_slots = 256, .completion_slots = 1024,
 	.arena_bytes = 1 << 20, .boot_id = 77, .client = 5, .max_in_flight = 100, .node = -1 };
 
-/* ---- layout ---------------------------------------------------------------------------------------- */
+/* ---- layout ---------------------------------------------------------------------------------- */
 
 static void the_head_says_where_things_are(void **state)
 {
@@ -75,7 +76,8 @@ static void options_out_of_range_are_refused(void **state)
 	}
 }
 
-/* Any word of a good head, replaced by any other value, is refused or still describes parts inside their segments. */
+/* Any word of a good head, replaced by any other value, is refused or still describes parts
+ * inside their segments. */
 static void a_wrong_head_is_refused(void **state)
 {
 	struct shm_segment segment;
@@ -141,10 +143,10 @@ static void huge_pages_or_the_reason_why_not(void **state)
 	shm_segment_destroy(&segment);
 }
 
-/* ---- attacks ----------------------------------------------------------------------------------------- */
+/* ---- attacks --------------------------------------------------------------------------------- */
 
-/* What the attacker found possible, as bits; 0 is what we want. The attacker is a process of its own that has only what a
- * client has: the two descriptors and a read-only mapping. */
+/* What the attacker found possible, as bits; 0 is what we want. The attacker is a process of its
+ * own that has only what a client has: the two descriptors and a read-only mapping. */
 enum breach {
 	SHRANK_W = 1 << 0, GREW_W = 1 << 1, SHRANK_R = 1 << 2, GREW_R = 1 << 3, SEALED = 1 << 4,
 	WROTE_R = 1 << 5, PUNCHED_R = 1 << 6, MAPPED_R = 1 << 7, PROTECTED_R = 1 << 8, REOPENED_R = 1 << 9,
@@ -288,7 +290,8 @@ static void the_read_only_segment_has_no_writable_mode(void **state)
 	shm_segment_destroy(&segment);
 }
 
-/* A hole in ordinary pages reads as zeros; the daemon goes on. (On huge pages it may fault: base_fault's tests.) */
+/* A hole in ordinary pages reads as zeros; the daemon goes on. (On huge pages it may fault:
+ * base_fault's tests.) */
 static void a_hole_in_the_writable_segment_hurts_nobody_else(void **state)
 {
 	struct shm_segment segment;
@@ -307,7 +310,7 @@ static void a_hole_in_the_writable_segment_hurts_nobody_else(void **state)
 	shm_segment_destroy(&segment);
 }
 
-/* ---- nothing is left -------------------------------------------------------------------------------------- */
+/* ---- nothing is left ------------------------------------------------------------------------- */
 
 static unsigned count_fds(void)
 {

@@ -1,17 +1,18 @@
 /*
  * libattnd: the client's side.
  *
- * A client is a connection to the daemon: a submission ring, a completion ring, and an arena whose memory the daemon's kernels
- * read and write directly. Buffers are loaned from the arena, filled, named in a request, and returned when its final completion
- * has come.
+ * A client is a connection to the daemon: a submission ring, a completion ring, and an arena
+ * whose memory the daemon's kernels read and write directly. Buffers are loaned from the arena,
+ * filled, named in a request, and returned when its final completion has come.
  *
- * Threads: one thread at a time per client; different clients are independent. A client does not survive fork(2): the child must only call
- * attnd_disconnect on it, or nothing.
+ * Threads: one thread at a time per client; different clients are independent. A client does not
+ * survive fork(2): the child must only call attnd_disconnect on it, or nothing.
  *
- * Errors: 0 or a count on success, a negative errno otherwise; attnd_error() has the sentence. -ENOTCONN: the daemon is gone; every request
- * in flight is lost, and attnd_connect again gives a fresh client whose daemon may answer SESSION_LOST to old handles. -EAGAIN:
- * no room now (in flight limit or ring); poll completions, then submit again. -EIO: the request completed with a status that is not OK;
- * attnd_last_completion() has it.
+ * Errors: 0 or a count on success, a negative errno otherwise; attnd_error() has the sentence.
+ * -ENOTCONN: the daemon is gone; every request in flight is lost, and attnd_connect again gives
+ * a fresh client whose daemon may answer SESSION_LOST to old handles. -EAGAIN: no room now (in
+ * flight limit or ring); poll completions, then submit again. -EIO: the request completed with a
+ * status that is not OK; attnd_last_completion() has it.
  */
 #ifndef ATTND_ATTND_H
 #define ATTND_ATTND_H
@@ -40,13 +41,15 @@ struct attnd_options {
 	int64_t dead_after_ns;     /* the daemon's death is noticed within this bound; 0: 1 s */
 };
 
-/* ---- connection -------------------------------------------------------------------------------------------- */
+/* ---- connection ------------------------------------------------------------------------------ */
 
-/* options may be NULL. -ENOENT, -ECONNREFUSED: no daemon at the address; -EPROTO: another version; -EPERM: not allowed; -ETIMEDOUT. */
+/* options may be NULL. -ENOENT, -ECONNREFUSED: no daemon at the address; -EPROTO: another
+ * version; -EPERM: not allowed; -ETIMEDOUT. */
 int attnd_connect(struct attnd_client **client, const struct attnd_options *options);
 /* Also ends every request and session of this client. NULL is fine. */
 void attnd_disconnect(struct attnd_client *client);
-/* Drops the old connection and makes a new one with the same options; loans of the old arena are void. */
+/* Drops the old connection and makes a new one with the same options; loans of the old arena are
+ * void. */
 int attnd_reconnect(struct attnd_client *client);
 
 /* This thread's last error, a sentence; "" if none. */
@@ -61,40 +64,48 @@ const char *attnd_op_name(unsigned op);
 /* A sentence about a status: what it means and what to do. Never NULL. */
 const char *attnd_status_text(unsigned status);
 
-/* ---- the arena ----------------------------------------------------------------------------------------------- */
+/* ---- the arena ------------------------------------------------------------------------------- */
 
-/* 64-byte aligned memory of at least `bytes`, inside the arena; NULL when it is full. Contents undefined. */
+/* 64-byte aligned memory of at least `bytes`, inside the arena; NULL when it is full. Contents
+ * undefined. */
 void *attnd_loan(struct attnd_client *client, size_t bytes);
 void attnd_return(struct attnd_client *client, void *loan);
 size_t attnd_arena_free_bytes(const struct attnd_client *client);
-/* The offset, in 64-byte units, to write into a record. memory must lie in the arena at a multiple of 64. */
+/* The offset, in 64-byte units, to write into a record. memory must lie in the arena at a
+ * multiple of 64. */
 uint32_t attnd_offset(const struct attnd_client *client, const void *memory);
 
-/* ---- asynchronous -------------------------------------------------------------------------------------------- */
+/* ---- asynchronous ---------------------------------------------------------------------------- */
 
-/* Submits up to count requests in order, as one batch; returns how many were taken (maybe fewer), or -EAGAIN when none, -ENOTCONN.
- * version is filled in; everything else is the caller's. */
+/* Submits up to count requests in order, as one batch; returns how many were taken (maybe
+ * fewer), or -EAGAIN when none, -ENOTCONN. version is filled in; everything else is the
+ * caller's. */
 int attnd_submit(struct attnd_client *client, const struct attnd_request *requests, unsigned count);
-/* Takes what has arrived, at most max. Returns how many; 0 = nothing yet; -ENOTCONN. No system call, but for one that wakes a daemon
- * asleep for want of room, and, once polls have found nothing for 100 ms (or dead_after_ns / 4), one look at the socket in that time. */
+/* Takes what has arrived, at most max. Returns how many; 0 = nothing yet; -ENOTCONN. No system
+ * call, but for one that wakes a daemon asleep for want of room, and, once polls have found
+ * nothing for 100 ms (or dead_after_ns / 4), one look at the socket in that time. */
 int attnd_poll(struct attnd_client *client, struct attnd_completion *completions, unsigned max);
 /* As poll, but waits: spins spin_ns, then sleeps. timeout_ns < 0: for ever. 0 = timed out. */
-int attnd_wait(struct attnd_client *client, struct attnd_completion *completions, unsigned max, int64_t timeout_ns);
+int attnd_wait(struct attnd_client *client, struct attnd_completion *completions, unsigned max,
+	int64_t timeout_ns);
 /* Accepted by submit and not finally completed. */
 unsigned attnd_in_flight(const struct attnd_client *client);
 
-/* ---- synchronous helpers: one request, waited for ------------------------------------------------------------- */
-/* They may not be mixed with asynchronous requests in flight on the same client (-EBUSY). Each returns 0 (or a count), -EIO with
- * attnd_last_completion(), or an error of the connection. timeout: none but the deadline given in the options of the call, where there is one. */
+/* ---- synchronous helpers: one request, waited for -------------------------------------------- */
+/* They may not be mixed with asynchronous requests in flight on the same client (-EBUSY). Each
+ * returns 0 (or a count), -EIO with attnd_last_completion(), or an error of the connection.
+ * timeout: none but the deadline given in the options of the call, where there is one. */
 
 const struct attnd_completion *attnd_last_completion(const struct attnd_client *client);
 /* Submits one request, waits for its final completion (stream completions before it are dropped). */
-int attnd_call(struct attnd_client *client, const struct attnd_request *request, struct attnd_completion *completion);
+int attnd_call(struct attnd_client *client, const struct attnd_request *request,
+	struct attnd_completion *completion);
 
 int attnd_nop(struct attnd_client *client);
 int attnd_describe_daemon(struct attnd_client *client, struct attnd_daemon_info *info);
 int attnd_describe_model(struct attnd_client *client, uint32_t index, struct attnd_model_info *info);
-int attnd_describe_session(struct attnd_client *client, uint64_t session, struct attnd_session_info *info);
+int attnd_describe_session(struct attnd_client *client, uint64_t session,
+	struct attnd_session_info *info);
 /* The index of a model by name, or -ENOENT. */
 int attnd_model_by_name(struct attnd_client *client, const char *name);
 
@@ -102,37 +113,44 @@ void attnd_open_defaults(struct attnd_open_params *params);
 void attnd_generate_defaults(struct attnd_generate_params *params);
 void attnd_attend_defaults(struct attnd_attend_params *params);
 
-int attnd_session_open(struct attnd_client *client, const struct attnd_open_params *params, uint64_t *session);
+int attnd_session_open(struct attnd_client *client, const struct attnd_open_params *params,
+	uint64_t *session);
 int attnd_session_close(struct attnd_client *client, uint64_t session);
 int attnd_session_fork(struct attnd_client *client, uint64_t session, uint32_t keep, uint64_t *fork);
 int attnd_session_truncate(struct attnd_client *client, uint64_t session, uint32_t keep);
 
-/* Pushes tokens; writes the output (see enum attnd_output) to `out`. Returns the bytes written. With ATTND_SELECT_CHOSEN the row indices follow
- * the tokens in the array. Copies through the arena: the zero-copy way is attnd_loan and attnd_submit. */
-int64_t attnd_step(struct attnd_client *client, uint64_t session, const uint32_t *tokens, uint32_t count, struct attnd_step_args args, void *out,
-	size_t out_bytes);
+/* Pushes tokens; writes the output (see enum attnd_output) to `out`. Returns the bytes written.
+ * With ATTND_SELECT_CHOSEN the row indices follow the tokens in the array. Copies through the
+ * arena: the zero-copy way is attnd_loan and attnd_submit. */
+int64_t attnd_step(struct attnd_client *client, uint64_t session, const uint32_t *tokens,
+	uint32_t count, struct attnd_step_args args, void *out, size_t out_bytes);
 
 /* Called per token; return non-zero to cancel. */
 typedef int attnd_token_fn(void *context, uint32_t id, const struct attnd_completion *completion);
-/* params->stop_count ids from stops. Returns how many tokens came; *stop (may be NULL): enum attnd_stop. */
-int64_t attnd_generate(struct attnd_client *client, uint64_t session, const struct attnd_generate_params *params, const uint32_t *prompt,
-	uint32_t prompt_count, const uint32_t *stops, attnd_token_fn *on_token, void *context, uint32_t *stop);
+/* params->stop_count ids from stops. Returns how many tokens came; *stop (may be NULL): enum
+ * attnd_stop. */
+int64_t attnd_generate(struct attnd_client *client, uint64_t session,
+	const struct attnd_generate_params *params, const uint32_t *prompt, uint32_t prompt_count,
+	const uint32_t *stops, attnd_token_fn *on_token, void *context, uint32_t *stop);
 
-/* Raw attention; shapes as in record.h; k, v may be NULL when params->kv_rows is 0, q and o when q_rows is 0, lse when not asked. heads etc. come from
- * the session's open parameters, which the caller passes again. */
-int attnd_attend(struct attnd_client *client, uint64_t session, const struct attnd_open_params *shape, const struct attnd_attend_params *params,
+/* Raw attention; shapes as in record.h; k, v may be NULL when params->kv_rows is 0, q and o when
+ * q_rows is 0, lse when not asked. heads etc. come from the session's open parameters, which the
+ * caller passes again. */
+int attnd_attend(struct attnd_client *client, uint64_t session,
+	const struct attnd_open_params *shape, const struct attnd_attend_params *params,
 	const void *q, const void *k, const void *v, void *o, float *lse);
 
-/* Return the number of ids (bytes); what exceeds capacity is not written. flags: ATTND_REQ_SPECIAL, ATTND_REQ_PARSE_SPECIAL. */
-int64_t attnd_tokenize(struct attnd_client *client, uint32_t model, const char *text, size_t text_bytes, unsigned flags, uint32_t *ids,
-	size_t capacity);
-int64_t attnd_detokenize(struct attnd_client *client, uint32_t model, const uint32_t *ids, size_t count, unsigned flags, char *text,
-	size_t capacity);
+/* Return the number of ids (bytes); what exceeds capacity is not written. flags:
+ * ATTND_REQ_SPECIAL, ATTND_REQ_PARSE_SPECIAL. */
+int64_t attnd_tokenize(struct attnd_client *client, uint32_t model, const char *text,
+	size_t text_bytes, unsigned flags, uint32_t *ids, size_t capacity);
+int64_t attnd_detokenize(struct attnd_client *client, uint32_t model, const uint32_t *ids,
+	size_t count, unsigned flags, char *text, size_t capacity);
 
 struct attnd_message { uint32_t role; const char *text; }; /* enum attnd_role; NUL-terminated */
 /* The model's chat template around the messages, up to where the assistant begins to speak. */
-int64_t attnd_chat_tokenize(struct attnd_client *client, uint32_t model, const struct attnd_message *messages, size_t count, uint32_t *ids,
-	size_t capacity);
+int64_t attnd_chat_tokenize(struct attnd_client *client, uint32_t model,
+	const struct attnd_message *messages, size_t count, uint32_t *ids, size_t capacity);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus
