@@ -2,15 +2,16 @@
 """Makes the golden token ids beside it with another tokenizer: Hugging Face's tokenizers, and Jinja for conversations.
 
     pip install tokenizers jinja2 gguf
-    make-token-golden.py pre ggml-vocab-gpt-2.gguf > token_pre.txt
+    make-token-golden.py split > token_split.txt
     make-token-golden.py smollm2 SmolLM2-135M-Instruct.Q4_1.gguf > token_smollm2.txt
 
 Vocabulary and merges come from the GGUF file; the pre-tokenizers are written down here as the models' own
 tokenizer.json have them. (The one called "default" is no model's: it is llama.cpp's list of expressions.)
 
-A line is: text, tab, ids. Bytes other than printable ASCII are written \\xNN, a backslash too. "@ NAME" begins a section:
-the pre-tokenizer, or "plain" (control tokens in text are text), "special" (they are tokens), "chat" (a line is a
-conversation: messages, each begun by s, u or a for its role, with \\x1f between).
+A line is: text, tab, numbers. Bytes other than printable ASCII are written \\xNN, a backslash too. "@ NAME" begins a
+section. token_split.txt: a pre-tokenizer; the numbers are the bytes of each piece. token_smollm2.txt, the numbers are
+ids: "plain" (control tokens in text are text), "special" (they are tokens), "chat" (a line is a conversation: messages,
+each begun by s, u or a for its role, with \\x1f between).
 """
 import sys
 
@@ -54,7 +55,7 @@ TEXTS = [
     "http://example.com/a?b=c&d=%20#e", "user@host.org: ~/x$ ls -la | grep '^d' > /dev/null && echo \"done\" `date`",
     "\\n \\\\ \\x00 {{ '{% raw %}' }}", "'ſ 'ſ's ''s '''ll", "\x00\x01\x02\x7f", "snake_case camelCase PascalCase SHOUT_CASE kebab-case",
     "pneumonoultramicroscopicsilicovolcanoconiosis antidisestablishmentarianism", "\ufeffBOM \u202eRTL\u202c \ufffd",
-    "a1b2c3 1a 2b 3 c4", "10,000.00 USD/€/£/¥ 50% #1 @2 &3 *4", "\u0300\u0301\u0302", "x\u0345\u1ab0y",
+    "a\x04b \x06 \x13~ c\x14\x16", "\nab\rcd\r\nef", "a1b2c3 1a 2b 3 c4", "10,000.00 USD/€/£/¥ 50% #1 @2 &3 *4", "\u0300\u0301\u0302", "x\u0345\u1ab0y",
 ]
 
 CHATS = [
@@ -75,15 +76,20 @@ def tokenizer(file, pre, special):
     return made
 
 
-def line(text, ids):
+def line(text, numbers):
     shown = "".join(chr(b) if 32 <= b < 127 and b != 92 else f"\\x{b:02x}" for b in text.encode())
-    print(shown + "\t" + " ".join(map(str, ids)))
+    print(shown + "\t" + " ".join(map(str, numbers)))
 
 
 def section(name, made, texts):
     print("@ " + name)
     for text in texts:
         line(text, made.encode(text, add_special_tokens=False).ids)
+
+
+def pieces(pre, text):
+    """In bytes; the offsets are in characters."""
+    return [len(text[begin:end].encode()) for _, (begin, end) in PRE[pre].pre_tokenize_str(text)]
 
 
 def chats(file, plain, special):
@@ -106,12 +112,14 @@ def chats(file, plain, special):
 
 
 def main():
-    file = GGUFReader(sys.argv[2])
     print("# Made by make-token-golden.py %s with Hugging Face's tokenizers; see there for the form." % sys.argv[1])
-    if sys.argv[1] == "pre":
+    if sys.argv[1] == "split":
         for pre in PRE:
-            section(pre, tokenizer(file, pre, False), TEXTS)
+            print("@ " + pre)
+            for text in TEXTS:
+                line(text, pieces(pre, text))
     else:
+        file = GGUFReader(sys.argv[2])
         plain, special = tokenizer(file, "smollm", False), tokenizer(file, "smollm", True)
         section("plain", plain, TEXTS)
         section("special", special, TEXTS)

@@ -66,6 +66,7 @@ static void test_spm_highest_score_first(void **state)
 	/* Of equals the leftmost. */
 	assert_string_equal(pieces(spm, "aaa", 0), " |aa|a|");
 	assert_string_equal(pieces(spm, "hell", 0), " |he|ll|");
+	assert_string_equal(pieces(spm, "uvw", 0), " |uv|w|");
 }
 
 /* x and y are no tokens, but xy is. */
@@ -94,6 +95,8 @@ static void test_spm_merges_make_no_control_token(void **state)
 	assert_string_equal(pieces(spm, "<s>", 0), " |<|s>|");
 	assert_string_equal(pieces(spm, "<0x61>", 0), " |<|0|x|6|1|>|");
 	assert_int_equal(ids[1], 3 + '<');
+	assert_string_equal(pieces(spm, "z", 0), " |z|");
+	assert_int_equal(ids[1], 3 + 'z');
 }
 
 static void test_bpe_lowest_rank_first(void **state)
@@ -118,9 +121,45 @@ static void test_pre_tokenizers_differ(void **state)
 	assert_string_equal(pieces(bpe, "aa\n  hello", 0), "aa|\n| | hello|");
 	assert_string_equal(pieces(llama, "\t\nhello", 0), "\t|\n|hello|");
 	/* A word that is a token as it stands is not merged from its parts. */
-	assert_string_equal(pieces(llama, "<tool", 0), "<|t|o|o|l|");
+	assert_string_equal(pieces(bpe, "q qrs qrst", 0), "q| |q|r|s| |q|r|s|t|");
+	assert_string_equal(pieces(llama, "q qrs qrst", 0), "q| qrs| |q|r|s|t|");
 	model_tokenizer_destroy(digits);
 	model_tokenizer_destroy(llama);
+}
+
+/* They are left out, and what stands around them is together. */
+static void test_bpe_bytes_without_token(void **state)
+{
+	struct token_build *build = token_build_new("gpt2", "gpt-2");
+	struct model_tokenizer *few;
+
+	(void)state;
+	token_build_add(build, "a", 1, TOKEN_NORMAL, 0);
+	token_build_add(build, "b", 1, TOKEN_NORMAL, 0);
+	token_build_join(build, "a", "b");
+	assert_int_equal(token_build_make(build, &few), 0);
+	assert_string_equal(pieces(few, "axb", 0), "ab|");
+	assert_string_equal(pieces(few, "xyz a\xff", 0), "a|");
+	assert_string_equal(pieces(few, "...", 0), "");
+	model_tokenizer_destroy(few);
+	token_build_free(build);
+}
+
+/* One unknown token for each character that has no bytes. */
+static void test_spm_bytes_without_token(void **state)
+{
+	struct token_build *build = token_build_new("llama", NULL);
+	struct model_tokenizer *few;
+
+	(void)state;
+	token_build_add(build, "<unk>", 5, TOKEN_UNKNOWN, 0);
+	token_build_add(build, "▁", 3, TOKEN_NORMAL, 0);
+	token_build_add(build, "a", 1, TOKEN_NORMAL, 0);
+	token_build_u32(build, "tokenizer.ggml.unknown_token_id", 0);
+	assert_int_equal(token_build_make(build, &few), 0);
+	assert_string_equal(pieces(few, "a中b", 0), " |a|<unk>|<unk>|");
+	model_tokenizer_destroy(few);
+	token_build_free(build);
 }
 
 /* ---- special tokens --------------------------------------------------------------------------------- */
@@ -366,6 +405,8 @@ int main(void)
 		cmocka_unit_test(test_spm_falls_back_to_bytes),
 		cmocka_unit_test(test_spm_merges_make_no_control_token),
 		cmocka_unit_test(test_bpe_lowest_rank_first),
+		cmocka_unit_test(test_bpe_bytes_without_token),
+		cmocka_unit_test(test_spm_bytes_without_token),
 		cmocka_unit_test(test_pre_tokenizers_differ),
 		cmocka_unit_test(test_special_tokens_only_when_asked),
 		cmocka_unit_test(test_longest_special_token_wins),

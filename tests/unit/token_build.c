@@ -195,7 +195,7 @@ struct model_tokenizer *token_build_spm(void)
 		{ "▁", -9 }, { "a", -20 }, { "b", -21 }, { "c", -22 }, { "d", -23 }, { "e", -24 }, { "h", -25 },
 		{ "l", -26 }, { "o", -27 }, { "é", -28 }, { "ab", -5 }, { "bc", -4 }, { "abc", -3 }, { "aa", -6 },
 		{ "he", -7 }, { "ll", -7 }, { "llo", -8 }, { "hello", -2 }, { "▁hello", -1 }, { "▁▁", -10 },
-		{ "xy", -11 }, { "s>", -12 }, { "<s", -13 },
+		{ "xy", -11 }, { "vw", -14 }, { "uv", -14 }, { "s>", -12 }, { "<s", -13 },
 	};
 	struct token_build *build = token_build_new("llama", NULL);
 	size_t i;
@@ -207,6 +207,7 @@ struct model_tokenizer *token_build_spm(void)
 	for (i = 0; i < sizeof(words) / sizeof(words[0]); i++)
 		token_build_add(build, words[i].text, strlen(words[i].text), TOKEN_NORMAL, words[i].score);
 	token_build_add(build, "<user>", 6, TOKEN_USER, 0);
+	token_build_add(build, "z", 1, TOKEN_CONTROL, 0);
 	return made(build);
 }
 
@@ -226,6 +227,7 @@ struct model_tokenizer *token_build_bpe(const char *pre)
 	token_build_join(build, "a", "a");
 	token_build_join(build, "Ġ", "Ġ");
 	token_build_join(build, "Ã", "©");
+	token_build_add(build, "Ġqrs", 5, TOKEN_NORMAL, 0);
 	token_build_add(build, "<|im_start|>", 12, TOKEN_CONTROL, 0);
 	token_build_add(build, "<|im_end|>", 10, TOKEN_CONTROL, 0);
 	token_build_add(build, "<|im_end|>x", 11, TOKEN_CONTROL, 0);
