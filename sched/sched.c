@@ -1,9 +1,10 @@
 /*
- * The scheduler's poll: messages in, replies out, and the order in which a poll does its work. Scheduler's thread; no allocation, no
- * lock, no system call, and a bounded amount of work per call.
+ * The scheduler's poll: messages in, replies out, and the order in which a poll does its work.
+ * Scheduler's thread; no allocation, no lock, no system call, and a bounded amount of work per
+ * call.
  *
- * The latency floor runs through here: a NOP is answered by the poll that takes it, and touches its message, its client's
- * record and one slot of `out`, nothing else.
+ * The latency floor runs through here: a NOP is answered by the poll that takes it, and touches its
+ * message, its client's record and one slot of `out`, nothing else.
  */
 #include "sched/sched_private.h"
 
@@ -22,7 +23,8 @@ void sched_reply_send(struct sched *sched)
 	base_spsc_publish(sched->out);
 }
 
-void sched_answer(struct sched *sched, const struct sched_message *message, struct sched_answer answer)
+void sched_answer(
+	struct sched *sched, const struct sched_message *message, struct sched_answer answer)
 {
 	struct sched_reply *reply = sched_reply_claim(sched);
 	int64_t now_ns = base_clock_now(sched->clock);
@@ -49,14 +51,16 @@ void sched_answer(struct sched *sched, const struct sched_message *message, stru
 
 static bool nop_plain(const struct attnd_request *record)
 {
-	return record->op == ATTND_OP_NOP && record->version == ATTND_VERSION && record->reserved == 0 &&
-		record->flags == 0 && record->priority_class < ATTND_CLASS_END;
+	return record->op == ATTND_OP_NOP && record->version == ATTND_VERSION &&
+		record->reserved == 0 && record->flags == 0 &&
+		record->priority_class < ATTND_CLASS_END;
 }
 
 static void nop(struct sched *sched, const struct sched_message *message)
 {
 	const struct attnd_request *record = &message->record;
-	uint32_t bytes = record->in_bytes < record->out_capacity ? record->in_bytes : record->out_capacity;
+	uint32_t bytes =
+		record->in_bytes < record->out_capacity ? record->in_bytes : record->out_capacity;
 	enum attnd_status status = ATTND_OK;
 
 	if (bytes > SCHED_NOP_BYTES_MAX)
@@ -65,13 +69,17 @@ static void nop(struct sched *sched, const struct sched_message *message)
 		status = ATTND_BAD_RANGE;
 	else if (bytes > 0)
 		memmove(message->out, message->in, bytes);
-	sched_answer(sched, message, (struct sched_answer){ .status = status, .result_bytes = status == ATTND_OK ? bytes : 0 });
+	sched_answer(sched, message,
+		(struct sched_answer){
+			.status = status, .result_bytes = status == ATTND_OK ? bytes : 0 });
 }
 
 static void take_request(struct sched *sched, const struct sched_message *message)
 {
-	/* The front numbers clients; one that never came, or that it said is gone, has nobody to answer. */
-	if (message->client >= sched->options.clients_max || sched->clients[message->client].state != CLIENT_LIVE)
+	/* The front numbers clients; one that never came, or that it said is gone, has nobody to
+	 * answer. */
+	if (message->client >= sched->options.clients_max ||
+		sched->clients[message->client].state != CLIENT_LIVE)
 		sched->counters.gone++;
 	else if (nop_plain(&message->record))
 		nop(sched, message);
@@ -82,21 +90,11 @@ static void take_request(struct sched *sched, const struct sched_message *messag
 static void take(struct sched *sched, const struct sched_message *message)
 {
 	switch ((enum sched_message_kind)message->kind) {
-	case SCHED_REQUEST:
-		take_request(sched, message);
-		break;
-	case SCHED_CLIENT_ADD:
-		sched_client_add(sched, message);
-		break;
-	case SCHED_CLIENT_GONE:
-		sched_client_gone(sched, message->client);
-		break;
-	case SCHED_CREDIT:
-		sched_client_credit(sched, message->client, message->credits);
-		break;
-	case SCHED_DRAIN:
-		sched->draining = true;
-		break;
+	case SCHED_REQUEST: take_request(sched, message); break;
+	case SCHED_CLIENT_ADD: sched_client_add(sched, message); break;
+	case SCHED_CLIENT_GONE: sched_client_gone(sched, message->client); break;
+	case SCHED_CREDIT: sched_client_credit(sched, message->client, message->credits); break;
+	case SCHED_DRAIN: sched->draining = true; break;
 	}
 }
 
@@ -107,7 +105,8 @@ static int take_messages(struct sched *sched)
 	while (taken < SCHED_MESSAGES_PER_POLL) {
 		const struct sched_message *message = base_spsc_peek(sched->in);
 
-		/* One slot beyond all that were promised: whatever this message leads to can be answered. */
+		/* One slot beyond all that were promised: whatever this message leads to can be
+		 * answered. */
 		if (!message || !base_spsc_room(sched->out, sched->promised + 1))
 			break;
 		take(sched, message);
@@ -117,12 +116,13 @@ static int take_messages(struct sched *sched)
 	return taken;
 }
 
-/* Nothing of what a poll does beyond messages could find work: the idle case costs a few loads and no clock. */
+/* Nothing of what a poll does beyond messages could find work: the idle case costs a few loads and
+ * no clock. */
 static bool quiet(const struct sched *sched)
 {
-	return sched->flight_count == 0 && sched_list_empty(&sched->kicked) && sched_list_empty(&sched->active) &&
-		sched_list_empty(&sched->blocked) && sched->next_expiry_ns == INT64_MAX &&
-		sched_kv_dirty_bytes(sched->kv) == 0;
+	return sched->flight_count == 0 && sched_list_empty(&sched->kicked) &&
+		sched_list_empty(&sched->active) && sched_list_empty(&sched->blocked) &&
+		sched->next_expiry_ns == INT64_MAX && sched_kv_dirty_bytes(sched->kv) == 0;
 }
 
 int sched_poll(struct sched *sched)
@@ -148,8 +148,9 @@ bool sched_idle(const struct sched *sched)
 
 int64_t sched_next_event_ns(const struct sched *sched)
 {
-	bool busy = sched->flight_count > 0 || !sched_list_empty(&sched->kicked) || !sched_list_empty(&sched->active) ||
-		!sched_list_empty(&sched->blocked) || sched_kv_dirty_bytes(sched->kv) > 0;
+	bool busy = sched->flight_count > 0 || !sched_list_empty(&sched->kicked) ||
+		!sched_list_empty(&sched->active) || !sched_list_empty(&sched->blocked) ||
+		sched_kv_dirty_bytes(sched->kv) > 0;
 
 	return busy ? 0 : sched->next_expiry_ns;
 }

@@ -1,19 +1,21 @@
 /*
- * The scheduler of one device: sessions, KV blocks, queues, batches. It decides what runs when; the backend runs it.
+ * The scheduler of one device: sessions, KV blocks, queues, batches. It decides what runs when; the
+ * backend runs it.
  *
- * Pure over its clock, its backend and its two queues: no ring, packet, thread, file or system call is known here, so the
- * simulator polls it like everything else. One thread, its owner, calls sched_poll; everything else reaches it as a
- * message. Nothing is allocated after sched_create.
+ * Pure over its clock, its backend and its two queues: no ring, packet, thread, file or system call
+ * is known here, so the simulator polls it like everything else. One thread, its owner, calls
+ * sched_poll; everything else reaches it as a message. Nothing is allocated after sched_create.
  *
  *   front --- sched_message ---> [ in ]  sched  [ out ] --- sched_reply ---> front
  *
- * The life of a request (the daemon's private bookkeeping; each arrow is taken by sched_poll alone):
+ * The life of a request (the daemon's private bookkeeping; each arrow is taken by sched_poll
+ * alone):
  *
  *   message -> QUEUED -> ACTIVE <-> RUNNING -> completed (exactly one final reply)
  *                 \---------\----------\----> cancelled | expired | refused | client gone
  *
- * QUEUED: copied, validated, behind earlier requests of its session. ACTIVE: head of its session, its input copied, its blocks held.
- * RUNNING: rows of it are in a submitted step.
+ * QUEUED: copied, validated, behind earlier requests of its session. ACTIVE: head of its session,
+ * its input copied, its blocks held. RUNNING: rows of it are in a submitted step.
  */
 #ifndef SCHED_H
 #define SCHED_H
@@ -28,7 +30,7 @@
 #include "kernels/kern_backend.h"
 #include "model/model.h"
 
-/* ---- what comes in ----------------------------------------------------------------------------------------- */
+/* ---- what comes in -------------------------------------------------------------------- */
 
 enum sched_message_kind {
 	SCHED_REQUEST,
@@ -38,25 +40,27 @@ enum sched_message_kind {
 	SCHED_DRAIN,       /* refuse new work with DRAINING, finish what was accepted */
 };
 
-struct sched_message { /* 128 bytes */
+struct sched_message {               /* 128 bytes */
 	struct attnd_request record; /* the front's private copy */
 	uint32_t kind;
-	uint32_t client;     /* the front's slot of the client, < clients_max; reused only after quiescence */
+	uint32_t client; /* the front's slot of the client, < clients_max; reused only after
+			    quiescence */
 	uint32_t argument, credits;
 	int64_t received_ns;
-	/* The ranges that the record names, already checked against the client's arena; NULL when empty. What indexes or sizes is
-	 * copied from here once and the copy validated; numeric payload is read in place by kernels. */
+	/* The ranges that the record names, already checked against the client's arena; NULL when
+	 * empty. What indexes or sizes is copied from here once and the copy validated; numeric
+	 * payload is read in place by kernels. */
 	const void *in;
 	void *out;
 	uint64_t reserved[3];
 };
 _Static_assert(sizeof(struct sched_message) == 128, "two cache lines");
 
-/* ---- what goes out ----------------------------------------------------------------------------------------- */
+/* ---- what goes out -------------------------------------------------------------------- */
 
 enum sched_reply_kind { SCHED_COMPLETION, SCHED_CLIENT_QUIESCED };
 
-struct sched_reply { /* 128 bytes */
+struct sched_reply {                        /* 128 bytes */
 	struct attnd_completion completion; /* lap is the front's to fill */
 	uint32_t kind;
 	uint32_t client;
@@ -64,29 +68,31 @@ struct sched_reply { /* 128 bytes */
 };
 _Static_assert(sizeof(struct sched_reply) == 128, "two cache lines");
 
-/* The front must always drain `out`; the scheduler takes a request from `in` only while `out` has room for its final completion and for
- * those of all it accepted, so it never waits and never drops. `out` holds at least clients_max + requests_max + 64 elements: one for
- * each final completion, one for each client's quiescence, and some for streams. */
+/* The front must always drain `out`; the scheduler takes a request from `in` only while `out` has
+ * room for its final completion and for those of all it accepted, so it never waits and never
+ * drops. `out` holds at least clients_max + requests_max + 64 elements: one for each final
+ * completion, one for each client's quiescence, and some for streams. */
 
-/* ---- configuration --------------------------------------------------------------------------------------------- */
+/* ---- configuration -------------------------------------------------------------------- */
 
 enum { SCHED_TENANTS_MAX = 64, SCHED_MODELS_MAX = 16 };
 
 struct sched_tenant {
-	uint64_t models;         /* bit i: may use model i */
-	bool attention;          /* may open attention sessions */
+	uint64_t models; /* bit i: may use model i */
+	bool attention;  /* may open attention sessions */
 	uint32_t sessions_max;
 	uint64_t kv_bytes_max;
-	uint32_t weight;         /* share of device time; carried for the fair scheduler, 1 = normal */
+	uint32_t weight; /* share of device time; carried for the fair scheduler, 1 = normal */
 };
 
 /* A model as the scheduler needs it, all constant while it lives. */
 struct sched_model {
-	const struct kern_program *program;      /* prepared on `backend`, with max_rows >= step_rows_max */
+	const struct kern_program
+		*program; /* prepared on `backend`, with max_rows >= step_rows_max */
 	const struct model_info *info;
 	const struct model_tokenizer *tokenizer; /* end tokens; NULL: none */
-	const struct model *file;                /* asked whether its file was damaged; NULL: never */
-	const char *name;                        /* what clients ask for; NULL: the name in its file */
+	const struct model *file; /* asked whether its file was damaged; NULL: never */
+	const char *name;         /* what clients ask for; NULL: the name in its file */
 };
 
 struct sched_options {
@@ -98,47 +104,54 @@ struct sched_options {
 	uint32_t model_count;
 	const struct sched_tenant *tenants;
 	uint32_t tenant_count;
-	uint32_t device;          /* this device's index, < 256: goes into session handles (sched/sched_handle.h) */
-	uint64_t boot_id;         /* goes into session handles: a handle of another life answers SESSION_LOST */
+	uint32_t device;  /* this device's index, < 256: goes into session handles
+			     (sched/sched_handle.h) */
+	uint64_t boot_id; /* goes into session handles: a handle of another life answers
+			     SESSION_LOST */
 	enum kern_kv kv_default;
 	uint64_t kv_bytes;        /* the KV pool */
 	uint64_t kv_extent_bytes; /* 0: chosen from kv_bytes */
 	uint32_t clients_max, sessions_max, requests_max;
-	uint32_t client_requests_max; /* accepted and not completed, of one client: the contract's max_in_flight */
-	uint32_t tokens_max;      /* of one session */
-	uint32_t step_rows_max;   /* token budget of one step; the models were loaded with max_rows >= this */
-	uint32_t prefill_chunk;   /* rows of one sequence in one step at most */
-	uint32_t out_rows_max;    /* output rows of one step; a request with more is cut into several */
-	const char *build;        /* for DESCRIBE */
+	uint32_t client_requests_max; /* accepted and not completed, of one client: the contract's
+					 max_in_flight */
+	uint32_t tokens_max;          /* of one session */
+	uint32_t step_rows_max; /* token budget of one step; the models were loaded with max_rows >=
+				   this */
+	uint32_t prefill_chunk; /* rows of one sequence in one step at most */
+	uint32_t
+		out_rows_max; /* output rows of one step; a request with more is cut into several */
+	const char *build;    /* for DESCRIBE */
 };
 
-/* ---- the role ------------------------------------------------------------------------------------------------------ */
+/* ---- the role ------------------------------------------------------------------------- */
 
 struct sched;
 
 /* -EINVAL, -ENOMEM with a message. */
 int sched_create(struct sched **sched, const struct sched_options *options);
-/* Takes messages, makes progress on the device, forms steps, sends replies. Returns the amount of work done; 0 = idle. Never blocks. */
+/* Takes messages, makes progress on the device, forms steps, sends replies. Returns the amount of
+ * work done; 0 = idle. Never blocks. */
 int sched_poll(struct sched *sched);
 /* True when nothing is queued, running, or waiting to be zeroed. */
 bool sched_idle(const struct sched *sched);
-/* When sched_poll has to be called next although no message arrives (a deadline): ns, INT64_MAX if never. */
+/* When sched_poll has to be called next although no message arrives (a deadline): ns, INT64_MAX if
+ * never. */
 int64_t sched_next_event_ns(const struct sched *sched);
 void sched_destroy(struct sched *sched);
 
-/* ---- what can be read of it (owner's thread; the control role gets copies by way of svc) ----------------------------- */
+/* ---- what can be read of it (owner's thread; the control role gets copies by way of svc)  */
 
 struct sched_counters {
-	uint64_t accepted, completed;          /* requests; equal when idle */
-	uint64_t by_status[ATTND_STATUS_END];  /* final completions */
+	uint64_t accepted, completed;         /* requests; equal when idle */
+	uint64_t by_status[ATTND_STATUS_END]; /* final completions */
 	uint64_t by_op[ATTND_OP_END];
 	uint64_t stream_completions;
-	uint64_t gone;                         /* completions that had no client left */
+	uint64_t gone; /* completions that had no client left */
 	uint64_t steps, step_rows, decode_rows, prefill_rows, step_seqs, attends;
-	uint64_t busy_ns;                      /* time with work on the device */
-	uint64_t predicted_ns, actual_ns;      /* sums over steps */
-	uint64_t parked;                       /* times a stream had no credit */
-	uint32_t sessions, clients, requests;  /* live now */
+	uint64_t busy_ns;                     /* time with work on the device */
+	uint64_t predicted_ns, actual_ns;     /* sums over steps */
+	uint64_t parked;                      /* times a stream had no credit */
+	uint32_t sessions, clients, requests; /* live now */
 	uint64_t kv_bytes_used, kv_bytes_free, kv_bytes_dirty;
 	uint32_t blocks_used;
 };
@@ -146,14 +159,20 @@ struct sched_counters {
 void sched_counters_read(const struct sched *sched, struct sched_counters *counters);
 
 /* Visits live sessions, for attnctl. */
-struct sched_session_view { uint64_t handle; uint32_t client, tenant, kind, model, position, blocks, queued; uint8_t kv_k, kv_v; };
-uint32_t sched_sessions_view(const struct sched *sched, struct sched_session_view *views, uint32_t capacity);
+struct sched_session_view {
+	uint64_t handle;
+	uint32_t client, tenant, kind, model, position, blocks, queued;
+	uint8_t kv_k, kv_v;
+};
+uint32_t sched_sessions_view(
+	const struct sched *sched, struct sched_session_view *views, uint32_t capacity);
 
 /* The KV pool's memory, for a look at where its pages lie. Constant. */
 const void *sched_pool(const struct sched *sched, size_t *size_bytes);
 
-/* Checks every invariant (conservation of blocks, requests and credits; reference counts against block tables). 0, or -EINVAL with a message
- * saying which one broke. For tests and the simulator; not for the request path. */
+/* Checks every invariant (conservation of blocks, requests and credits; reference counts against
+ * block tables). 0, or -EINVAL with a message saying which one broke. For tests and the simulator;
+ * not for the request path. */
 int sched_check(const struct sched *sched);
 
 #endif

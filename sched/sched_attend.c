@@ -1,6 +1,7 @@
 /*
- * APPEND and ATTEND at the head of their session: the parameter block is copied and checked, and becomes one item for the backend. Q, K and V
- * stay in the client's memory, where the kernels read each element once. Scheduler's thread.
+ * APPEND and ATTEND at the head of their session: the parameter block is copied and checked, and
+ * becomes one item for the backend. Q, K and V stay in the client's memory, where the kernels read
+ * each element once. Scheduler's thread.
  */
 #include <math.h>
 
@@ -16,14 +17,17 @@ static uint64_t element_bytes(uint8_t dtype)
 	return dtype == ATTND_F32 ? 4 : 2;
 }
 
-static unsigned check_params(const struct sched_request *request, const struct attnd_attend_params *params)
+static unsigned check_params(
+	const struct sched_request *request, const struct attnd_attend_params *params)
 {
 	static const uint32_t NOTHING[8];
 	bool append = request->record.op == ATTND_OP_APPEND;
 
-	if (params->struct_bytes != sizeof(*params) || params->layer >= request->session->kv.layers ||
-		params->dtype >= ATTND_DTYPE_END || (params->flags & ~(ATTND_ATTEND_CAUSAL | ATTND_ATTEND_LSE)) != 0 ||
-		!isfinite(params->scale) || !isfinite(params->soft_cap) || memcmp(params->reserved, NOTHING, sizeof(NOTHING)) != 0)
+	if (params->struct_bytes != sizeof(*params) ||
+		params->layer >= request->session->kv.layers || params->dtype >= ATTND_DTYPE_END ||
+		(params->flags & ~(ATTND_ATTEND_CAUSAL | ATTND_ATTEND_LSE)) != 0 ||
+		!isfinite(params->scale) || !isfinite(params->soft_cap) ||
+		memcmp(params->reserved, NOTHING, sizeof(NOTHING)) != 0)
 		return ATTND_BAD_PARAMS;
 	if (params->q_rows > ATTND_ATTEND_ROWS_MAX || params->kv_rows > ATTND_ATTEND_ROWS_MAX)
 		return ATTND_TOO_LARGE;
@@ -33,7 +37,8 @@ static unsigned check_params(const struct sched_request *request, const struct a
 }
 
 /* Where the query rows stand; false when there is nothing for one of them to see. */
-static bool place_queries(const struct attnd_attend_params *params, uint32_t total, uint32_t *q_position)
+static bool place_queries(
+	const struct attnd_attend_params *params, uint32_t total, uint32_t *q_position)
 {
 	if (params->q_rows == 0)
 		return true;
@@ -43,12 +48,14 @@ static bool place_queries(const struct attnd_attend_params *params, uint32_t tot
 		*q_position = 0; /* every row sees the same keys, wherever it stands */
 		return params->q_position != UINT32_MAX || params->q_rows <= total;
 	}
-	*q_position = params->q_position == UINT32_MAX ? total - params->q_rows : params->q_position;
+	*q_position =
+		params->q_position == UINT32_MAX ? total - params->q_rows : params->q_position;
 	/* A causal row looks back from its own position, which must exist. */
 	return params->q_rows <= total && *q_position <= total - params->q_rows;
 }
 
-static void fill_settings(struct kern_attend *item, const struct sched_session *session, const struct attnd_attend_params *params)
+static void fill_settings(struct kern_attend *item, const struct sched_session *session,
+	const struct attnd_attend_params *params)
 {
 	item->causal = params->flags & ATTND_ATTEND_CAUSAL;
 	item->window = params->window == UINT32_MAX ? session->window : params->window;
@@ -60,18 +67,23 @@ static void fill_settings(struct kern_attend *item, const struct sched_session *
 }
 
 /* Q, K, V in the input, O and LSE in the output: ATTND_OK, or what does not fit. */
-static unsigned place_payload(struct sched_request *request, const struct attnd_attend_params *params)
+static unsigned place_payload(
+	struct sched_request *request, const struct attnd_attend_params *params)
 {
 	const struct sched_session *session = request->session;
 	struct kern_attend *item = &request->attend.item;
 	uint64_t element = element_bytes(params->dtype);
-	uint64_t q_bytes = params->q_rows * (uint64_t)session->kv.heads * session->kv.head_dim * element;
-	uint64_t kv_bytes = params->kv_rows * (uint64_t)session->kv.kv_heads * session->kv.head_dim * element;
+	uint64_t q_bytes =
+		params->q_rows * (uint64_t)session->kv.heads * session->kv.head_dim * element;
+	uint64_t kv_bytes =
+		params->kv_rows * (uint64_t)session->kv.kv_heads * session->kv.head_dim * element;
 	uint64_t k_at = sizeof(*params) + round_up(q_bytes), v_at = k_at + round_up(kv_bytes);
 	uint64_t end = params->kv_rows ? v_at + kv_bytes : sizeof(*params) + q_bytes;
 	uint64_t lse_at = round_up(q_bytes);
 	bool lse = (params->flags & ATTND_ATTEND_LSE) && params->q_rows > 0;
-	uint64_t needed = lse ? lse_at + params->q_rows * (uint64_t)session->kv.heads * sizeof(float) : q_bytes;
+	uint64_t needed = lse
+		? lse_at + params->q_rows * (uint64_t)session->kv.heads * sizeof(float)
+		: q_bytes;
 
 	/* The last block may or may not be padded to its multiple of 64. */
 	if (request->record.in_bytes < end || request->record.in_bytes > round_up(end))
@@ -106,7 +118,8 @@ unsigned sched_start_attend(struct sched *sched, struct sched_request *request)
 		return status;
 	position = session->layers[params->layer];
 	item->layer = request->layer = params->layer;
-	if ((request->record.flags & ATTND_REQ_CHECK_POSITION) && request->record.position != position)
+	if ((request->record.flags & ATTND_REQ_CHECK_POSITION) &&
+		request->record.position != position)
 		return ATTND_BAD_POSITION;
 	status = place_payload(request, params);
 	if (status != ATTND_OK)
@@ -128,16 +141,21 @@ unsigned sched_start_attend(struct sched *sched, struct sched_request *request)
 uint32_t sched_attend_result_bytes(const struct sched_request *request)
 {
 	const struct kern_attend *item = &request->attend.item;
-	uint64_t o_bytes = item->q_rows * (uint64_t)item->kv->heads * item->kv->head_dim * element_bytes((uint8_t)item->dtype);
+	uint64_t o_bytes = item->q_rows * (uint64_t)item->kv->heads * item->kv->head_dim *
+		element_bytes((uint8_t)item->dtype);
 
-	return (uint32_t)(item->lse ? round_up(o_bytes) + item->q_rows * (uint64_t)item->kv->heads * sizeof(float) : o_bytes);
+	return (uint32_t)(item->lse ? round_up(o_bytes) +
+				item->q_rows * (uint64_t)item->kv->heads * sizeof(float)
+				    : o_bytes);
 }
 
-struct kern_attend sched_attend_slice(const struct sched_request *request, uint32_t from, uint32_t rows)
+struct kern_attend sched_attend_slice(
+	const struct sched_request *request, uint32_t from, uint32_t rows)
 {
 	struct kern_attend item = request->attend.item;
 	const struct kern_kv_geometry *kv = item.kv;
-	uint64_t row_bytes = (uint64_t)kv->heads * kv->head_dim * element_bytes((uint8_t)item.dtype);
+	uint64_t row_bytes =
+		(uint64_t)kv->heads * kv->head_dim * element_bytes((uint8_t)item.dtype);
 
 	if (item.q_rows > 0) {
 		item.q = (const unsigned char *)item.q + from * row_bytes;
@@ -156,7 +174,8 @@ struct kern_attend sched_attend_slice(const struct sched_request *request, uint3
 	return item;
 }
 
-struct sched_load sched_attend_load(const struct sched_request *request, uint32_t from, uint32_t rows)
+struct sched_load sched_attend_load(
+	const struct sched_request *request, uint32_t from, uint32_t rows)
 {
 	const struct kern_attend *item = &request->attend.item;
 	const struct kern_kv_geometry *kv = item->kv;

@@ -1,8 +1,9 @@
 /*
- * The KV blocks of a session: taken for a request, all of them or none; copied before a write when they are shared; shared with a
- * fork; released. Scheduler's thread.
+ * The KV blocks of a session: taken for a request, all of them or none; copied before a write when
+ * they are shared; shared with a fork; released. Scheduler's thread.
  *
- * Quotas count a block once for every session that refers to it, so that a tenant's use does not change when a relative goes.
+ * Quotas count a block once for every session that refers to it, so that a tenant's use does not
+ * change when a relative goes.
  */
 #include "sched/sched_private.h"
 
@@ -17,13 +18,18 @@ static uint64_t *use_of(struct sched *sched, const struct sched_session *session
 }
 
 /* What a request needs: fresh blocks at the end, and copies of shared ones that it writes to. */
-struct need { uint32_t begin, end, copies, counts[2]; uint64_t fresh_bytes; };
+struct need {
+	uint32_t begin, end, copies, counts[2];
+	uint64_t fresh_bytes;
+};
 
-static void count_need(const struct sched *sched, const struct sched_session *session, uint32_t first, uint32_t rows, struct need *need)
+static void count_need(const struct sched *sched, const struct sched_session *session,
+	uint32_t first, uint32_t rows, struct need *need)
 {
 	need->begin = first / KERN_PAGE_TOKENS;
 	need->end = blocks_for(first + rows);
-	/* A layer may stand before the last one's end, but never beyond it by more than it appends. */
+	/* A layer may stand before the last one's end, but never beyond it by more than it appends.
+	 */
 	if (need->begin > session->block_count)
 		need->begin = session->block_count;
 	for (uint32_t i = need->begin; i < need->end; i++) {
@@ -37,20 +43,22 @@ static void count_need(const struct sched *sched, const struct sched_session *se
 	}
 }
 
-static void replace(struct sched *sched, struct sched_session *session, uint32_t index, struct sched_flight *copy)
+static void replace(struct sched *sched, struct sched_session *session, uint32_t index,
+	struct sched_flight *copy)
 {
 	unsigned char *old = session->blocks[index];
 	unsigned char *new = sched_kv_take(sched->kv, session->take_bytes[index > 0]);
 
 	BASE_ASSERT(new != NULL);
-	copy->spans[copy->span_count] = (struct kern_span){ new, old, session->kv.block_bytes[index > 0] };
+	copy->spans[copy->span_count] =
+		(struct kern_span){ new, old, session->kv.block_bytes[index > 0] };
 	/* The old block stays ours until the copy has landed. */
 	copy->replaced[copy->span_count++] = old;
 	session->blocks[index] = new;
 }
 
-enum sched_blocks sched_blocks_take(struct sched *sched, struct sched_session *session, uint32_t first, uint32_t rows,
-	struct sched_flight *copy)
+enum sched_blocks sched_blocks_take(struct sched *sched, struct sched_session *session,
+	uint32_t first, uint32_t rows, struct sched_flight *copy)
 {
 	struct need need = { 0 };
 	uint64_t *used = use_of(sched, session);
@@ -68,8 +76,9 @@ enum sched_blocks sched_blocks_take(struct sched *sched, struct sched_session *s
 		sched->want_zero = true;
 		return BLOCKS_WAIT;
 	}
-	if (need.copies > 0 && (!copy || copy->span_count + need.copies > SCHED_SPANS ||
-		copy->member_count == sched->members_max))
+	if (need.copies > 0 &&
+		(!copy || copy->span_count + need.copies > SCHED_SPANS ||
+			copy->member_count == sched->members_max))
 		return BLOCKS_WAIT;
 	for (uint32_t i = need.begin; i < need.end; i++) {
 		if (i >= session->block_count) {
@@ -97,10 +106,12 @@ void sched_blocks_trim(struct sched *sched, struct sched_session *session, uint3
 	}
 }
 
-bool sched_blocks_share(struct sched *sched, struct sched_session *child, const struct sched_session *parent, uint32_t tokens)
+bool sched_blocks_share(struct sched *sched, struct sched_session *child,
+	const struct sched_session *parent, uint32_t tokens)
 {
 	uint32_t count = blocks_for(tokens);
-	uint64_t bytes = count ? child->take_bytes[0] + (uint64_t)(count - 1) * child->take_bytes[1] : 0;
+	uint64_t bytes =
+		count ? child->take_bytes[0] + (uint64_t)(count - 1) * child->take_bytes[1] : 0;
 
 	if (*use_of(sched, child) + bytes > sched->tenants[child->client->tenant].kv_bytes_max)
 		return false;

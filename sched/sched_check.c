@@ -1,5 +1,6 @@
 /*
- * What can be read of a scheduler, and the check of its invariants. Owner's thread; cold: tests, the simulator, attnctl.
+ * What can be read of a scheduler, and the check of its invariants. Owner's thread; cold: tests,
+ * the simulator, attnctl.
  */
 #include <stdlib.h>
 
@@ -18,7 +19,8 @@ void sched_counters_read(const struct sched *sched, struct sched_counters *count
 	counters->blocks_used = usage.blocks_used;
 }
 
-uint32_t sched_sessions_view(const struct sched *sched, struct sched_session_view *views, uint32_t capacity)
+uint32_t sched_sessions_view(
+	const struct sched *sched, struct sched_session_view *views, uint32_t capacity)
 {
 	uint32_t count = 0;
 
@@ -43,7 +45,7 @@ uint32_t sched_sessions_view(const struct sched *sched, struct sched_session_vie
 	return count;
 }
 
-/* ---- invariants -------------------------------------------------------------------------------------------- */
+/* ---- invariants ----------------------------------------------------------------------- */
 
 struct census {
 	uint32_t requests, streams, clients, sessions;
@@ -55,7 +57,8 @@ static uint32_t length(const struct sched_list *list, uint32_t most)
 {
 	uint32_t count = 0;
 
-	for (const struct sched_list *link = list->next; link != list && count <= most; link = link->next)
+	for (const struct sched_list *link = list->next; link != list && count <= most;
+		link = link->next)
 		count++;
 	return count;
 }
@@ -65,7 +68,8 @@ static bool in_flight(const struct sched *sched, const struct sched_session *ses
 	for (uint32_t f = 0; f < SCHED_FLIGHTS; f++) {
 		const struct sched_flight *flight = &sched->flights[f];
 
-		for (uint32_t i = flight->finished; flight->state != FLIGHT_FREE && i < flight->member_count; i++)
+		for (uint32_t i = flight->finished;
+			flight->state != FLIGHT_FREE && i < flight->member_count; i++)
 			if (flight->members[i].session == session)
 				return true;
 	}
@@ -78,43 +82,63 @@ static int check_place(const struct sched *sched, const struct sched_session *se
 	bool placed = session->place != PLACE_NONE;
 
 	if (placed == sched_list_empty(&session->of_place))
-		return base_fail(EINVAL, "session %u has place %u but its link says otherwise", session->index, session->place);
+		return base_fail(EINVAL, "session %u has place %u but its link says otherwise",
+			session->index, session->place);
 	if (session->busy != in_flight(sched, session))
-		return base_fail(EINVAL, "session %u: busy %d, in a flight %d", session->index, session->busy, in_flight(sched, session));
+		return base_fail(EINVAL, "session %u: busy %d, in a flight %d", session->index,
+			session->busy, in_flight(sched, session));
 	if (!head)
-		return placed || session->busy ? base_fail(EINVAL, "session %u has no request and place %u, busy %d", session->index,
-			session->place, session->busy) : 0;
-	if ((head->state == REQUEST_ACTIVE) != placed || (head->state == REQUEST_RUNNING) != session->busy)
-		return base_fail(EINVAL, "session %u: its head is in state %u, its place %u, busy %d", session->index, head->state,
-			session->place, session->busy);
-	if (head->state == REQUEST_QUEUED && !session->closing && sched_list_empty(&session->of_kicked))
-		return base_fail(EINVAL, "session %u waits for nobody: its head is queued and was not kicked", session->index);
+		return placed || session->busy
+			? base_fail(EINVAL, "session %u has no request and place %u, busy %d",
+				  session->index, session->place, session->busy)
+			: 0;
+	if ((head->state == REQUEST_ACTIVE) != placed ||
+		(head->state == REQUEST_RUNNING) != session->busy)
+		return base_fail(EINVAL,
+			"session %u: its head is in state %u, its place %u, busy %d",
+			session->index, head->state, session->place, session->busy);
+	if (head->state == REQUEST_QUEUED && !session->closing &&
+		sched_list_empty(&session->of_kicked))
+		return base_fail(EINVAL,
+			"session %u waits for nobody: its head is queued and was not kicked",
+			session->index);
 	if (session->place == PLACE_READY && sched_list_empty(&session->client->of_active))
-		return base_fail(EINVAL, "session %u is ready, its client %u is not active", session->index, session->client->number);
+		return base_fail(EINVAL, "session %u is ready, its client %u is not active",
+			session->index, session->client->number);
 	return 0;
 }
 
-static int check_session(const struct sched *sched, const struct sched_session *session, struct census *census)
+static int check_session(
+	const struct sched *sched, const struct sched_session *session, struct census *census)
 {
 	struct sched_tenant_use *use = &census->uses[session->client->tenant];
-	uint32_t needed = session->position / KERN_PAGE_TOKENS + (session->position % KERN_PAGE_TOKENS != 0);
+	uint32_t needed =
+		session->position / KERN_PAGE_TOKENS + (session->position % KERN_PAGE_TOKENS != 0);
 
 	if (length(&session->queue, session->queued) != session->queued)
-		return base_fail(EINVAL, "session %u counts %u requests, its queue has another number", session->index, session->queued);
-	for (const struct sched_list *link = session->queue.next; link != &session->queue; link = link->next) {
+		return base_fail(EINVAL,
+			"session %u counts %u requests, its queue has another number",
+			session->index, session->queued);
+	for (const struct sched_list *link = session->queue.next; link != &session->queue;
+		link = link->next) {
 		const struct sched_request *request = sched_request_of_session(link);
 
 		if (request->session != session || request->client != session->client)
-			return base_fail(EINVAL, "session %u queues a request of another", session->index);
+			return base_fail(
+				EINVAL, "session %u queues a request of another", session->index);
 		if (link != session->queue.next && request->state != REQUEST_QUEUED)
-			return base_fail(EINVAL, "session %u: a request behind its head is in state %u", session->index, request->state);
+			return base_fail(EINVAL,
+				"session %u: a request behind its head is in state %u",
+				session->index, request->state);
 	}
-	if (session->position > session->max_tokens || session->block_count < needed || session->block_count > sched->blocks_max)
-		return base_fail(EINVAL, "session %u stands at %u of %u tokens with %u blocks", session->index, session->position,
-			session->max_tokens, session->block_count);
-	if (!session->queued && session->block_count != needed)
-		return base_fail(EINVAL, "session %u is at rest at %u tokens and holds %u blocks", session->index, session->position,
+	if (session->position > session->max_tokens || session->block_count < needed ||
+		session->block_count > sched->blocks_max)
+		return base_fail(EINVAL, "session %u stands at %u of %u tokens with %u blocks",
+			session->index, session->position, session->max_tokens,
 			session->block_count);
+	if (!session->queued && session->block_count != needed)
+		return base_fail(EINVAL, "session %u is at rest at %u tokens and holds %u blocks",
+			session->index, session->position, session->block_count);
 	for (uint32_t i = 0; i < session->block_count; i++) {
 		census->references[sched_kv_number(sched->kv, session->blocks[i])]++;
 		use->kv_bytes += session->take_bytes[i > 0];
@@ -130,23 +154,37 @@ static int check_client(const struct sched_client *client, struct census *census
 
 	if (length(&client->requests, client->request_count) != client->request_count ||
 		length(&client->sessions, client->session_count) != client->session_count)
-		return base_fail(EINVAL, "client %u counts %u requests and %u sessions, its lists have other numbers", client->number,
-			client->request_count, client->session_count);
+		return base_fail(EINVAL,
+			"client %u counts %u requests and %u sessions, its lists have other numbers",
+			client->number, client->request_count, client->session_count);
 	if (client->state == CLIENT_FREE)
-		return client->request_count || client->session_count ? base_fail(EINVAL, "client %u is gone and has %u requests, %u sessions",
-			client->number, client->request_count, client->session_count) : 0;
-	if (client->state == CLIENT_LEAVING && client->request_count == 0 && client->session_count == 0)
-		return base_fail(EINVAL, "client %u has nothing left and was not said to be quiet", client->number);
-	for (const struct sched_list *link = client->requests.next; link != &client->requests; link = link->next)
+		return client->request_count || client->session_count
+			? base_fail(EINVAL, "client %u is gone and has %u requests, %u sessions",
+				  client->number, client->request_count, client->session_count)
+			: 0;
+	if (client->state == CLIENT_LEAVING && client->request_count == 0 &&
+		client->session_count == 0)
+		return base_fail(EINVAL, "client %u has nothing left and was not said to be quiet",
+			client->number);
+	for (const struct sched_list *link = client->requests.next; link != &client->requests;
+		link = link->next)
 		streams += sched_request_of_client(link)->streams;
-	if (streams != client->promised || client->credits + (uint64_t)client->promised + client->credits_spent != client->credits_given)
-		return base_fail(EINVAL, "client %u: %u streams in flight, %u credits promised, %u left, %llu spent, of %llu given",
-			client->number, streams, client->promised, client->credits, (unsigned long long)client->credits_spent,
+	if (streams != client->promised ||
+		client->credits + (uint64_t)client->promised + client->credits_spent !=
+			client->credits_given)
+		return base_fail(EINVAL,
+			"client %u: %u streams in flight, %u credits promised, %u left, %llu spent, of %llu given",
+			client->number, streams, client->promised, client->credits,
+			(unsigned long long)client->credits_spent,
 			(unsigned long long)client->credits_given);
 	if (sched_list_empty(&client->ready) != sched_list_empty(&client->of_active))
-		return base_fail(EINVAL, "client %u: its ready sessions and its being active disagree", client->number);
-	if (!sched_list_empty(&client->parked) && client->credits > length(&client->ready, client->credits))
-		return base_fail(EINVAL, "client %u has %u credits and parked streams", client->number, client->credits);
+		return base_fail(EINVAL,
+			"client %u: its ready sessions and its being active disagree",
+			client->number);
+	if (!sched_list_empty(&client->parked) &&
+		client->credits > length(&client->ready, client->credits))
+		return base_fail(EINVAL, "client %u has %u credits and parked streams",
+			client->number, client->credits);
 	census->clients++;
 	census->requests += client->request_count;
 	census->streams += streams;
@@ -161,21 +199,31 @@ static int check_totals(const struct sched *sched, const struct census *census)
 
 	if (census->requests != c->requests || c->accepted - c->completed != c->requests ||
 		free_requests + census->requests != sched->options.requests_max)
-		return base_fail(EINVAL, "requests: %u live, %u counted, %llu accepted, %llu completed, %u of %u free", census->requests,
-			c->requests, (unsigned long long)c->accepted, (unsigned long long)c->completed, free_requests,
+		return base_fail(EINVAL,
+			"requests: %u live, %u counted, %llu accepted, %llu completed, %u of %u free",
+			census->requests, c->requests, (unsigned long long)c->accepted,
+			(unsigned long long)c->completed, free_requests,
 			sched->options.requests_max);
-	if (census->sessions != c->sessions || free_sessions + census->sessions != sched->options.sessions_max)
-		return base_fail(EINVAL, "sessions: %u live, %u counted, %u of %u free", census->sessions, c->sessions, free_sessions,
-			sched->options.sessions_max);
+	if (census->sessions != c->sessions ||
+		free_sessions + census->sessions != sched->options.sessions_max)
+		return base_fail(EINVAL, "sessions: %u live, %u counted, %u of %u free",
+			census->sessions, c->sessions, free_sessions, sched->options.sessions_max);
 	if (census->clients != c->clients)
-		return base_fail(EINVAL, "clients: %u live, %u counted", census->clients, c->clients);
+		return base_fail(
+			EINVAL, "clients: %u live, %u counted", census->clients, c->clients);
 	if (sched->promised != (uint64_t)census->requests + census->clients + census->streams)
-		return base_fail(EINVAL, "%llu reply slots promised, for %u requests, %u clients, %u streams",
-			(unsigned long long)sched->promised, census->requests, census->clients, census->streams);
+		return base_fail(EINVAL,
+			"%llu reply slots promised, for %u requests, %u clients, %u streams",
+			(unsigned long long)sched->promised, census->requests, census->clients,
+			census->streams);
 	for (uint32_t t = 0; t < sched->options.tenant_count; t++)
-		if (census->uses[t].sessions != sched->uses[t].sessions || census->uses[t].kv_bytes != sched->uses[t].kv_bytes)
-			return base_fail(EINVAL, "tenant %u: %u sessions with %llu bytes, counted %u with %llu", t, census->uses[t].sessions,
-				(unsigned long long)census->uses[t].kv_bytes, sched->uses[t].sessions,
+		if (census->uses[t].sessions != sched->uses[t].sessions ||
+			census->uses[t].kv_bytes != sched->uses[t].kv_bytes)
+			return base_fail(EINVAL,
+				"tenant %u: %u sessions with %llu bytes, counted %u with %llu", t,
+				census->uses[t].sessions,
+				(unsigned long long)census->uses[t].kv_bytes,
+				sched->uses[t].sessions,
 				(unsigned long long)sched->uses[t].kv_bytes);
 	return 0;
 }
@@ -193,7 +241,8 @@ static int check_blocks(const struct sched *sched, struct census *census)
 	}
 	for (uint32_t n = 0; n < sched_kv_limit(sched->kv); n++) {
 		if (census->references[n] != sched_kv_references_at(sched->kv, n))
-			return base_fail(EINVAL, "KV block %u has %u references and is referred to %u times", n,
+			return base_fail(EINVAL,
+				"KV block %u has %u references and is referred to %u times", n,
 				sched_kv_references_at(sched->kv, n), census->references[n]);
 	}
 	return sched_kv_check(sched->kv);

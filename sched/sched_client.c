@@ -1,9 +1,10 @@
 /*
  * Clients: arrival, credits, cancel, and death. Scheduler's thread.
  *
- * Death, as an argument: GONE ends every request that is not in flight and closes every session, so nothing new of the client can be
- * submitted; what is in flight lands within the device's time, and its landing ends its request and frees its session. When both counts
- * are zero no work refers to the client's memory any more, and QUIESCED says so, once.
+ * Death, as an argument: GONE ends every request that is not in flight and closes every session, so
+ * nothing new of the client can be submitted; what is in flight lands within the device's time, and
+ * its landing ends its request and frees its session. When both counts are zero no work refers to
+ * the client's memory any more, and QUIESCED says so, once.
  */
 #include "sched/sched_private.h"
 
@@ -12,8 +13,8 @@ void sched_client_add(struct sched *sched, const struct sched_message *message)
 	struct sched_client *client = &sched->clients[message->client];
 
 	/* The front numbers its clients, and uses a number again only after QUIESCED. */
-	BASE_ASSERT(message->client < sched->options.clients_max && message->argument < sched->options.tenant_count &&
-		client->state == CLIENT_FREE);
+	BASE_ASSERT(message->client < sched->options.clients_max &&
+		message->argument < sched->options.tenant_count && client->state == CLIENT_FREE);
 	client->state = CLIENT_LIVE;
 	client->tenant = message->argument;
 	client->credits = message->credits;
@@ -29,7 +30,8 @@ void sched_client_settle(struct sched *sched, struct sched_client *client)
 {
 	struct sched_reply *reply;
 
-	if (client->state != CLIENT_LEAVING || client->request_count > 0 || client->session_count > 0)
+	if (client->state != CLIENT_LEAVING || client->request_count > 0 ||
+		client->session_count > 0)
 		return;
 	client->state = CLIENT_FREE;
 	sched->counters.clients--;
@@ -71,9 +73,11 @@ void sched_client_unpark(struct sched *sched, struct sched_client *client)
 		struct sched_session *session = sched_session_of_place(client->parked.next);
 		struct sched_request *request = sched_session_head(session);
 
-		/* Waiting for the client's own credit does not count against the time between tokens. */
+		/* Waiting for the client's own credit does not count against the time between
+		 * tokens. */
 		if (request->generate.generated > 0 && request->generate.params.between_ns > 0)
-			sched_request_deadline(sched, request, sched->now_ns + request->generate.params.between_ns);
+			sched_request_deadline(sched, request,
+				sched->now_ns + request->generate.params.between_ns);
 		sched_session_enter_place(sched, session, PLACE_READY);
 		credits--;
 	}
@@ -94,14 +98,16 @@ void sched_client_credit(struct sched *sched, uint32_t number, uint32_t credits)
 	sched_client_unpark(sched, client);
 }
 
-void sched_client_cancel(struct sched *sched, const struct sched_message *message, struct sched_client *client)
+void sched_client_cancel(
+	struct sched *sched, const struct sched_message *message, struct sched_client *client)
 {
 	struct sched_list *link;
 
 	for (link = client->requests.next; link != &client->requests; link = link->next) {
 		struct sched_request *request = sched_request_of_client(link);
 
-		if (request->record.request_id == message->record.args && request->end_status == 0) {
+		if (request->record.request_id == message->record.args &&
+			request->end_status == 0) {
 			sched_request_end(sched, request, ATTND_CANCELLED);
 			sched_answer(sched, message, (struct sched_answer){ ATTND_OK, .value = 1 });
 			return;

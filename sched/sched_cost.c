@@ -8,26 +8,31 @@ static const double OVERHEAD_NS = 3000.0;
 /* What a modest core does, for a backend that measured nothing. */
 static const double PRODUCTS_PER_NS = 20.0, BYTES_PER_NS = 10.0;
 
-/* A sample moves the ratio by an eighth, and counts as at most so many times the ratio: one preempted step must not make the daemon refuse
- * everything. */
+/* A sample moves the ratio by an eighth, and counts as at most so many times the ratio: one
+ * preempted step must not make the daemon refuse everything. */
 static const double SAMPLE_WEIGHT = 0.125, SAMPLE_MOST = 4.0;
 static const double RATIO_LEAST = 1e-3, RATIO_MOST = 1e4;
 
 void sched_cost_init(struct sched_cost *cost, const struct kern_properties *properties)
 {
 	*cost = (struct sched_cost){
-		.products_per_ns = properties->products_per_second > 0 ? properties->products_per_second * 1e-9 : PRODUCTS_PER_NS,
-		.bytes_per_ns = properties->bytes_per_second > 0 ? properties->bytes_per_second * 1e-9 : BYTES_PER_NS,
+		.products_per_ns = properties->products_per_second > 0
+			? properties->products_per_second * 1e-9
+			: PRODUCTS_PER_NS,
+		.bytes_per_ns = properties->bytes_per_second > 0
+			? properties->bytes_per_second * 1e-9
+			: BYTES_PER_NS,
 	};
 	/* Raw attention: its visits are products already. */
-	cost->rates[SCHED_COST_MODELS - 1] = (struct sched_cost_rates){ .visit_ns = 1.0 / cost->products_per_ns };
+	cost->rates[SCHED_COST_MODELS - 1] =
+		(struct sched_cost_rates){ .visit_ns = 1.0 / cost->products_per_ns };
 	for (uint32_t m = 0; m < SCHED_COST_MODELS; m++)
 		for (uint32_t b = 0; b < SCHED_COST_BUCKETS; b++)
 			cost->ratios[m][b].ratio = 1.0;
 }
 
-void sched_cost_model(struct sched_cost *cost, uint32_t model, uint64_t weight_bytes, uint64_t row_products,
-	uint64_t output_products, const struct kern_kv_geometry *kv)
+void sched_cost_model(struct sched_cost *cost, uint32_t model, uint64_t weight_bytes,
+	uint64_t row_products, uint64_t output_products, const struct kern_kv_geometry *kv)
 {
 	double visit_products = 2.0 * kv->layers * kv->heads * kv->head_dim;
 
@@ -70,7 +75,8 @@ static double ratio_of(const struct sched_cost *cost, uint32_t model, uint32_t b
 	return 1.0;
 }
 
-int64_t sched_cost_predict(const struct sched_cost *cost, uint32_t model, const struct sched_load *load)
+int64_t sched_cost_predict(
+	const struct sched_cost *cost, uint32_t model, const struct sched_load *load)
 {
 	double ns = raw_ns(cost, model, load) * ratio_of(cost, model, bucket_of(load));
 
@@ -78,7 +84,8 @@ int64_t sched_cost_predict(const struct sched_cost *cost, uint32_t model, const 
 	return ns < 1.0 ? 1 : ns > 1e14 ? (int64_t)1e14 : (int64_t)ns;
 }
 
-void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sched_load *load, int64_t actual_ns)
+void sched_cost_learn(
+	struct sched_cost *cost, uint32_t model, const struct sched_load *load, int64_t actual_ns)
 {
 	struct sched_cost_ratio *ratio = &cost->ratios[model][bucket_of(load)];
 	double sample = (double)actual_ns / raw_ns(cost, model, load);

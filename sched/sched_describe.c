@@ -1,6 +1,6 @@
 /*
- * DESCRIBE: what a client may know of the daemon, a model, and its own sessions. Scheduler's thread. Each answer is built in
- * private memory and written to the client's once.
+ * DESCRIBE: what a client may know of the daemon, a model, and its own sessions. Scheduler's
+ * thread. Each answer is built in private memory and written to the client's once.
  */
 #include "sched/sched_private.h"
 
@@ -79,16 +79,23 @@ static void describe_session(const struct sched_session *session, struct attnd_s
 		.position = session->position,
 		.max_tokens = session->max_tokens,
 		.pages = blocks,
-		.kv_bytes = blocks ? session->take_bytes[0] + (uint64_t)(blocks - 1) * session->take_bytes[1] : 0,
+		.kv_bytes = blocks
+			? session->take_bytes[0] + (uint64_t)(blocks - 1) * session->take_bytes[1]
+			: 0,
 		.kv_k = (uint8_t)session->kv.k,
 		.kv_v = (uint8_t)session->kv.v,
 	};
 }
 
-void sched_describe(struct sched *sched, const struct sched_message *message, struct sched_client *client)
+void sched_describe(
+	struct sched *sched, const struct sched_message *message, struct sched_client *client)
 {
 	const struct attnd_request *record = &message->record;
-	union { struct attnd_daemon_info daemon; struct attnd_model_info model; struct attnd_session_info session; } info;
+	union {
+		struct attnd_daemon_info daemon;
+		struct attnd_model_info model;
+		struct attnd_session_info session;
+	} info;
 	struct sched_answer answer = { .status = ATTND_OK };
 	struct sched_session *session;
 
@@ -114,8 +121,7 @@ void sched_describe(struct sched *sched, const struct sched_message *message, st
 		}
 		answer.result_bytes = sizeof(info.session);
 		break;
-	default:
-		answer.status = ATTND_BAD_PARAMS;
+	default: answer.status = ATTND_BAD_PARAMS;
 	}
 	if (answer.status == ATTND_OK && record->out_capacity < answer.result_bytes) {
 		answer.status = ATTND_NO_OUTPUT_ROOM;

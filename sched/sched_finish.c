@@ -1,10 +1,11 @@
 /*
- * Results of steps: positions advance, what the host computes from logits goes to the client's output, tokens are drawn and streamed, and
- * requests end or go on. Scheduler's thread. A client's output is written, never read back.
+ * Results of steps: positions advance, what the host computes from logits goes to the client's
+ * output, tokens are drawn and streamed, and requests end or go on. Scheduler's thread. A client's
+ * output is written, never read back.
  */
 #include "sched/sched_private.h"
 
-/* ---- what follows for a request -------------------------------------------------------------------------- */
+/* ---- what follows for a request ------------------------------------------------------- */
 
 static void end_on_time(struct sched *sched, struct sched_request *request)
 {
@@ -21,22 +22,23 @@ static void go_on(struct sched *sched, struct sched_request *request)
 		sched_request_proceed(sched, request);
 }
 
-/* ---- drawing ----------------------------------------------------------------------------------------------- */
+/* ---- drawing -------------------------------------------------------------------------- */
 
-static uint32_t draw(struct sched *sched, const struct sched_session *session, const struct model_sampling *sampling,
-	const float *logits, uint32_t position)
+static uint32_t draw(struct sched *sched, const struct sched_session *session,
+	const struct model_sampling *sampling, const float *logits, uint32_t position)
 {
-	uint32_t window = sampling->repeat_window < position ? sampling->repeat_window : position, count = 0;
+	uint32_t window = sampling->repeat_window < position ? sampling->repeat_window : position,
+		 count = 0;
 
 	/* The tokens before this position, without the rows that came as embeddings. */
 	for (uint32_t i = position - window; i < position; i++)
 		if (session->tokens[i] != SCHED_TOKEN_NONE)
 			sched->recent[count++] = session->tokens[i];
-	return model_sample(sampling, logits, sched->models[session->model].program->vocab, sched->recent, count, position,
-		sched->sample_scratch);
+	return model_sample(sampling, logits, sched->models[session->model].program->vocab,
+		sched->recent, count, position, sched->sample_scratch);
 }
 
-/* ---- STEP -------------------------------------------------------------------------------------------------- */
+/* ---- STEP ----------------------------------------------------------------------------- */
 
 static void put(struct sched_request *request, const void *from, uint32_t bytes)
 {
@@ -44,7 +46,8 @@ static void put(struct sched_request *request, const void *from, uint32_t bytes)
 	request->result_bytes += bytes;
 }
 
-static void put_top(struct sched *sched, struct sched_request *request, const float *logits, uint32_t vocab)
+static void put_top(
+	struct sched *sched, struct sched_request *request, const float *logits, uint32_t vocab)
 {
 	_Static_assert(sizeof(struct model_top) == sizeof(struct attnd_top), "one is the other");
 	model_top(logits, vocab, request->step.top_k, sched->top, sched->sample_scratch);
@@ -52,7 +55,8 @@ static void put_top(struct sched *sched, struct sched_request *request, const fl
 }
 
 /* One selected row: the token at `position` was its input. */
-static void put_row(struct sched *sched, struct sched_request *request, const struct kern_out *out, uint32_t position)
+static void put_row(struct sched *sched, struct sched_request *request, const struct kern_out *out,
+	uint32_t position)
 {
 	const struct kern_program *program = sched->models[request->session->model].program;
 	uint32_t id;
@@ -64,30 +68,28 @@ static void put_row(struct sched *sched, struct sched_request *request, const st
 	case ATTND_OUT_HIDDEN:
 		request->result_bytes += (uint32_t)sizeof(float) * program->width;
 		return;
-	case ATTND_OUT_TOP:
-		put_top(sched, request, out->logits, program->vocab);
-		return;
-	case ATTND_OUT_ARGMAX:
-		id = model_argmax(out->logits, program->vocab);
-		break;
+	case ATTND_OUT_TOP: put_top(sched, request, out->logits, program->vocab); return;
+	case ATTND_OUT_ARGMAX: id = model_argmax(out->logits, program->vocab); break;
 	case ATTND_OUT_SAMPLED:
-		id = draw(sched, request->session, &request->session->sampling, out->logits, position + 1);
+		id = draw(sched, request->session, &request->session->sampling, out->logits,
+			position + 1);
 		break;
 	case ATTND_OUT_NONE:
 	case ATTND_OUT_END:
-	default:
-		return;
+	default: return;
 	}
 	put(request, &id, sizeof(id));
 	request->value = id;
 }
 
 /* True when all rows are out, false when this poll has looked at enough logits. */
-static bool finish_rows(struct sched *sched, struct sched_flight *flight, struct sched_member *member, uint32_t *logits)
+static bool finish_rows(struct sched *sched, struct sched_flight *flight,
+	struct sched_member *member, uint32_t *logits)
 {
 	struct sched_request *request = member->request;
 	uint32_t first = member->session->position - member->rows; /* of the slice */
-	bool direct = request->step.output == ATTND_OUT_LOGITS || request->step.output == ATTND_OUT_HIDDEN;
+	bool direct = request->step.output == ATTND_OUT_LOGITS ||
+		request->step.output == ATTND_OUT_HIDDEN;
 
 	for (; flight->finished_outs < member->outs; flight->finished_outs++) {
 		const struct kern_out *out = &flight->outs[member->out + flight->finished_outs];
@@ -114,7 +116,7 @@ static void follow_rows(struct sched *sched, struct sched_member *member)
 	go_on(sched, request);
 }
 
-/* ---- GENERATE ---------------------------------------------------------------------------------------------- */
+/* ---- GENERATE ------------------------------------------------------------------------- */
 
 static bool stops(const struct sched *sched, const struct sched_request *request, uint32_t token)
 {
@@ -127,7 +129,8 @@ static bool stops(const struct sched *sched, const struct sched_request *request
 	return tokenizer && model_tokenizer_is_end(tokenizer, token);
 }
 
-static enum attnd_stop why_stop(const struct sched *sched, const struct sched_request *request, uint32_t token)
+static enum attnd_stop why_stop(
+	const struct sched *sched, const struct sched_request *request, uint32_t token)
 {
 	if (stops(sched, request, token))
 		return ATTND_STOP_TOKEN;
@@ -160,11 +163,13 @@ static void deliver_token(struct sched *sched, struct sched_request *request, ui
 	request->block_first = session->position;
 	request->block_rows = 1;
 	sched_request_deadline(sched, request,
-		generate->params.between_ns ? sched->now_ns + generate->params.between_ns : INT64_MAX);
+		generate->params.between_ns ? sched->now_ns + generate->params.between_ns
+					    : INT64_MAX);
 	sched_request_proceed(sched, request);
 }
 
-static void finish_generate(struct sched *sched, struct sched_flight *flight, struct sched_member *member)
+static void finish_generate(
+	struct sched *sched, struct sched_flight *flight, struct sched_member *member)
 {
 	struct sched_request *request = member->request;
 	struct sched_session *session = member->session;
@@ -177,10 +182,11 @@ static void finish_generate(struct sched *sched, struct sched_flight *flight, st
 		return;
 	}
 	deliver_token(sched, request,
-		draw(sched, session, &request->generate.sampling, flight->outs[member->out].logits, session->position));
+		draw(sched, session, &request->generate.sampling, flight->outs[member->out].logits,
+			session->position));
 }
 
-/* ---- flights ----------------------------------------------------------------------------------------------- */
+/* ---- flights -------------------------------------------------------------------------- */
 
 static void begin_member(struct sched_flight *flight, struct sched_member *member)
 {
@@ -204,7 +210,8 @@ bool sched_finish_step(struct sched *sched, struct sched_flight *flight)
 		begin_member(flight, member);
 		if (request->end_status) {
 			member->session->busy = false;
-			sched_request_complete(sched, request, (enum attnd_status)request->end_status);
+			sched_request_complete(
+				sched, request, (enum attnd_status)request->end_status);
 		} else if (request->record.op == ATTND_OP_GENERATE) {
 			logits += member->outs * sched->models[flight->model].program->vocab;
 			finish_generate(sched, flight, member);
@@ -237,7 +244,8 @@ bool sched_finish_attend(struct sched *sched, struct sched_flight *flight)
 		request->rows_done += member->rows;
 		request->block_rows = 0;
 		if (request->end_status) {
-			sched_request_complete(sched, request, (enum attnd_status)request->end_status);
+			sched_request_complete(
+				sched, request, (enum attnd_status)request->end_status);
 		} else if (request->rows_done == request->rows) {
 			request->result_bytes = sched_attend_result_bytes(request);
 			end_on_time(sched, request);
@@ -257,7 +265,8 @@ void sched_finish_failed(struct sched *sched, struct sched_flight *flight)
 
 		member->session->busy = false;
 		sched_request_complete(sched, request,
-			request->end_status == ATTND_CLIENT_GONE ? ATTND_CLIENT_GONE : ATTND_DEVICE_FAILED);
+			request->end_status == ATTND_CLIENT_GONE ? ATTND_CLIENT_GONE
+								 : ATTND_DEVICE_FAILED);
 		sched_session_close(sched, member->session, ATTND_BAD_SESSION);
 	}
 }

@@ -1,7 +1,9 @@
 /*
- * Works on the device: at most two in the air, landing in the order in which they were submitted. Scheduler's thread.
+ * Works on the device: at most two in the air, landing in the order in which they were submitted.
+ * Scheduler's thread.
  *
- *   FREE -> FORMED (the backend was full) -> FLYING -> LANDED (results go out, over several polls if they are many) -> FREE
+ *   FREE -> FORMED (the backend was full) -> FLYING -> LANDED (results go out, over several polls
+ * if they are many) -> FREE
  */
 #include <errno.h>
 
@@ -73,7 +75,8 @@ void sched_flight_launch(struct sched *sched, struct sched_flight *flight)
 		flight->work.copy.count = flight->span_count;
 	} else {
 		flight->predicted_ns = sched_cost_predict(&sched->cost,
-			flight->work.kind == KERN_WORK_STEP ? flight->model : SCHED_COST_MODELS - 1, &flight->load);
+			flight->work.kind == KERN_WORK_STEP ? flight->model : SCHED_COST_MODELS - 1,
+			&flight->load);
 	}
 	flight->state = FLIGHT_FORMED;
 	flight->submitted_ns = sched->now_ns;
@@ -89,7 +92,8 @@ int64_t sched_flights_remaining_ns(const struct sched *sched)
 	int64_t now_ns = base_clock_now(sched->clock), remaining_ns = 0;
 
 	for (uint32_t i = 0; i < sched->flight_count; i++) {
-		const struct sched_flight *flight = &sched->flights[(sched->flight_first + i) % SCHED_FLIGHTS];
+		const struct sched_flight *flight =
+			&sched->flights[(sched->flight_first + i) % SCHED_FLIGHTS];
 		int64_t gone_ns = i == 0 ? now_ns - flight->submitted_ns : 0;
 
 		if (flight->state != FLIGHT_LANDED && flight->predicted_ns > gone_ns)
@@ -101,7 +105,8 @@ int64_t sched_flights_remaining_ns(const struct sched *sched)
 static void account(struct sched *sched, struct sched_flight *flight)
 {
 	/* The device began on it when it was submitted, or when the one before it landed. */
-	int64_t begun_ns = flight->submitted_ns > sched->last_landed_ns ? flight->submitted_ns : sched->last_landed_ns;
+	int64_t begun_ns = flight->submitted_ns > sched->last_landed_ns ? flight->submitted_ns
+									: sched->last_landed_ns;
 	int64_t actual_ns = flight->landed_ns - begun_ns;
 
 	sched->last_landed_ns = flight->landed_ns;
@@ -110,7 +115,8 @@ static void account(struct sched *sched, struct sched_flight *flight)
 		return;
 	sched->counters.predicted_ns += (uint64_t)flight->predicted_ns;
 	sched->counters.actual_ns += (uint64_t)actual_ns;
-	sched_cost_learn(&sched->cost, flight->work.kind == KERN_WORK_STEP ? flight->model : SCHED_COST_MODELS - 1,
+	sched_cost_learn(&sched->cost,
+		flight->work.kind == KERN_WORK_STEP ? flight->model : SCHED_COST_MODELS - 1,
 		&flight->load, actual_ns);
 }
 
@@ -136,7 +142,8 @@ static void finish_copy(struct sched *sched, struct sched_flight *flight)
 
 		flight->members[i].session->busy = false;
 		if (request->end_status)
-			sched_request_complete(sched, request, (enum attnd_status)request->end_status);
+			sched_request_complete(
+				sched, request, (enum attnd_status)request->end_status);
 		else
 			sched_request_proceed(sched, request);
 	}
@@ -146,21 +153,17 @@ static void finish_copy(struct sched *sched, struct sched_flight *flight)
 static bool finish(struct sched *sched, struct sched_flight *flight)
 {
 	switch (flight->work.kind) {
-	case KERN_WORK_ZERO:
-		finish_zero(sched, flight);
-		return true;
-	case KERN_WORK_COPY:
-		finish_copy(sched, flight);
-		return true;
+	case KERN_WORK_ZERO: finish_zero(sched, flight); return true;
+	case KERN_WORK_COPY: finish_copy(sched, flight); return true;
 	case KERN_WORK_STEP:
-	case KERN_WORK_ATTEND:
-		break;
+	case KERN_WORK_ATTEND: break;
 	}
 	if (flight->result < 0) {
 		sched_finish_failed(sched, flight);
 		return true;
 	}
-	return flight->work.kind == KERN_WORK_STEP ? sched_finish_step(sched, flight) : sched_finish_attend(sched, flight);
+	return flight->work.kind == KERN_WORK_STEP ? sched_finish_step(sched, flight)
+						   : sched_finish_attend(sched, flight);
 }
 
 int sched_flights_poll(struct sched *sched)
@@ -198,14 +201,17 @@ int sched_zero_form(struct sched *sched)
 	if (sched_kv_dirty_bytes(sched->kv) == 0)
 		return 0;
 	sched_kv_usage(sched->kv, &usage);
-	/* When the device has nothing better to do, when somebody waits, or when clean blocks run short. */
-	if (sched->flight_count > 0 && !sched->want_zero && usage.free_bytes >= usage.total_bytes / 8)
+	/* When the device has nothing better to do, when somebody waits, or when clean blocks run
+	 * short. */
+	if (sched->flight_count > 0 && !sched->want_zero &&
+		usage.free_bytes >= usage.total_bytes / 8)
 		return 0;
 	flight = sched_flight_free(sched);
 	if (!flight)
 		return 0;
 	flight->work.kind = KERN_WORK_ZERO;
-	flight->span_count = sched_kv_dirty(sched->kv, flight->spans, SCHED_SPANS, SCHED_ZERO_BYTES);
+	flight->span_count =
+		sched_kv_dirty(sched->kv, flight->spans, SCHED_SPANS, SCHED_ZERO_BYTES);
 	if (flight->span_count == 0)
 		return 0;
 	sched_flight_launch(sched, flight);

@@ -1,7 +1,9 @@
 /*
- * The pool of KV blocks at work: take, share, release, zero. Scheduler's thread; no allocation, no system call.
+ * The pool of KV blocks at work: take, share, release, zero. Scheduler's thread; no allocation, no
+ * system call.
  *
- * Finding the class of a block size walks the sizes in use: a handful, since every one owns an extent.
+ * Finding the class of a block size walks the sizes in use: a handful, since every one owns an
+ * extent.
  */
 #include "sched/sched_kv_internal.h"
 
@@ -68,8 +70,10 @@ static bool extent_cut(struct sched_kv *kv, uint32_t c)
 	extent->free = extent->blocks;
 	extent->free_head = e * kv->stride;
 	for (uint32_t b = 0; b < extent->blocks; b++)
-		kv->blocks[e * kv->stride + b] = (struct kv_block){
-			.next = b + 1 < extent->blocks ? e * kv->stride + b + 1 : KV_NONE, .state = KV_FREE };
+		kv->blocks[e * kv->stride + b] =
+			(struct kv_block){ .next = b + 1 < extent->blocks ? e * kv->stride + b + 1
+									  : KV_NONE,
+				.state = KV_FREE };
 	kv->classes[c].extents++;
 	kv->classes[c].free += extent->blocks;
 	extent_link(kv, e);
@@ -88,7 +92,9 @@ static void extent_give_back(struct sched_kv *kv, uint32_t e)
 	class->free -= extent->blocks;
 	if (--class->extents == 0)
 		class->block_bytes = 0;
-	*extent = (struct kv_extent){ .class = KV_NONE, .free_head = KV_NONE, .previous = KV_NONE,
+	*extent = (struct kv_extent){ .class = KV_NONE,
+		.free_head = KV_NONE,
+		.previous = KV_NONE,
 		.next = kv->untouched_head };
 	kv->untouched_head = e;
 	kv->untouched++;
@@ -120,7 +126,8 @@ unsigned char *sched_kv_take(struct sched_kv *kv, size_t block_bytes)
 	kv->classes[c].free--;
 	if (--extent->free == 0)
 		extent_unlink(kv, e);
-	kv->blocks[number] = (struct kv_block){ .references = 1, .next = KV_NONE, .state = KV_USED };
+	kv->blocks[number] =
+		(struct kv_block){ .references = 1, .next = KV_NONE, .state = KV_USED };
 	kv->blocks_used++;
 	kv->used_bytes += block_bytes;
 	return kv_address(kv, number);
@@ -166,7 +173,8 @@ void sched_kv_release(struct sched_kv *kv, unsigned char *block)
 	dirty_push(kv, number);
 }
 
-uint32_t sched_kv_dirty(struct sched_kv *kv, struct kern_span *spans, uint32_t capacity, size_t bytes_max)
+uint32_t sched_kv_dirty(
+	struct sched_kv *kv, struct kern_span *spans, uint32_t capacity, size_t bytes_max)
 {
 	uint32_t count = 0;
 	size_t bytes = 0;
@@ -185,7 +193,8 @@ uint32_t sched_kv_dirty(struct sched_kv *kv, struct kern_span *spans, uint32_t c
 		kv->blocks_dirty--;
 		kv->blocks_zeroing++;
 		bytes += block_bytes;
-		spans[count++] = (struct kern_span){ .to = kv_address(kv, number), .bytes = block_bytes };
+		spans[count++] =
+			(struct kern_span){ .to = kv_address(kv, number), .bytes = block_bytes };
 	}
 	return count;
 }
@@ -238,8 +247,10 @@ static uint64_t extents_needed(const struct sched_kv *kv, size_t block_bytes, ui
 bool sched_kv_fits(const struct sched_kv *kv, const size_t bytes[2], const uint32_t counts[2])
 {
 	if (bytes[0] == bytes[1])
-		return extents_needed(kv, bytes[0], (uint64_t)counts[0] + counts[1]) <= kv->untouched;
-	return extents_needed(kv, bytes[0], counts[0]) + extents_needed(kv, bytes[1], counts[1]) <= kv->untouched;
+		return extents_needed(kv, bytes[0], (uint64_t)counts[0] + counts[1]) <=
+			kv->untouched;
+	return extents_needed(kv, bytes[0], counts[0]) + extents_needed(kv, bytes[1], counts[1]) <=
+		kv->untouched;
 }
 
 void sched_kv_usage(const struct sched_kv *kv, struct sched_kv_usage *usage)

@@ -1,9 +1,11 @@
 /*
- * The pool of KV blocks of one device: fixed memory, taken once, cut into extents; an extent serves blocks of one size at a time and is
- * given back when all of them are free. Blocks are reference counted (fork, later shared prefixes) and zeroed by the backend
- * between two owners: free -> used -> dirty -> zeroing -> free.
+ * The pool of KV blocks of one device: fixed memory, taken once, cut into extents; an extent serves
+ * blocks of one size at a time and is given back when all of them are free. Blocks are reference
+ * counted (fork, later shared prefixes) and zeroed by the backend between two owners: free -> used
+ * -> dirty -> zeroing -> free.
  *
- * Owner: the scheduler's thread. Nothing is allocated after create; every call is O(1) but for the first use of an extent.
+ * Owner: the scheduler's thread. Nothing is allocated after create; every call is O(1) but for the
+ * first use of an extent.
  */
 #ifndef SCHED_KV_H
 #define SCHED_KV_H
@@ -16,7 +18,8 @@
 
 struct sched_kv;
 
-int sched_kv_create(struct sched_kv **kv, struct kern_backend *backend, uint64_t pool_bytes, uint64_t extent_bytes);
+int sched_kv_create(struct sched_kv **kv, struct kern_backend *backend, uint64_t pool_bytes,
+	uint64_t extent_bytes);
 void sched_kv_destroy(struct sched_kv *kv);
 
 /* How many blocks of this size could be taken now (clean ones and untouched extents). */
@@ -28,13 +31,18 @@ void sched_kv_reference(struct sched_kv *kv, unsigned char *block);
 void sched_kv_release(struct sched_kv *kv, unsigned char *block);
 uint32_t sched_kv_references(const struct sched_kv *kv, const unsigned char *block);
 
-/* Dirty blocks to zero: fills spans (at most capacity, and bytes_max but for the first), marks them as being zeroed. sched_kv_zeroed
- * gives those back as free; sched_kv_still_dirty those whose zeroing failed. */
-uint32_t sched_kv_dirty(struct sched_kv *kv, struct kern_span *spans, uint32_t capacity, size_t bytes_max);
+/* Dirty blocks to zero: fills spans (at most capacity, and bytes_max but for the first), marks them
+ * as being zeroed. sched_kv_zeroed gives those back as free; sched_kv_still_dirty those whose
+ * zeroing failed. */
+uint32_t sched_kv_dirty(
+	struct sched_kv *kv, struct kern_span *spans, uint32_t capacity, size_t bytes_max);
 void sched_kv_zeroed(struct sched_kv *kv, const struct kern_span *spans, uint32_t count);
 void sched_kv_still_dirty(struct sched_kv *kv, const struct kern_span *spans, uint32_t count);
 
-struct sched_kv_usage { uint64_t total_bytes, used_bytes, dirty_bytes, free_bytes; uint32_t blocks_used, blocks_dirty; };
+struct sched_kv_usage {
+	uint64_t total_bytes, used_bytes, dirty_bytes, free_bytes;
+	uint32_t blocks_used, blocks_dirty;
+};
 /* Of blocks that wait to be zeroed or are being zeroed. */
 uint64_t sched_kv_dirty_bytes(const struct sched_kv *kv);
 /* Whether counts[0] blocks of bytes[0] and counts[1] of bytes[1] can all be taken now. */

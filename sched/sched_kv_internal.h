@@ -1,8 +1,9 @@
 /*
  * How the pool of KV blocks keeps its books; private to sched_kv.c and sched_kv_setup.c.
  *
- * The pool is one piece of backend memory, cut into extents of one size. Beside it, in host memory, every extent has an
- * array of block records, as many as the smallest blocks would need. Links are block numbers: extent * stride + block.
+ * The pool is one piece of backend memory, cut into extents of one size. Beside it, in host memory,
+ * every extent has an array of block records, as many as the smallest blocks would need. Links are
+ * block numbers: extent * stride + block.
  *
  *   extent: untouched -> cut into blocks of one class -> (all free again) -> untouched
  *   block:  free -> used -> dirty -> zeroing -> free
@@ -14,7 +15,8 @@
 
 enum {
 	KV_BLOCK_ALIGN = 4096, /* kern_kv_init rounds blocks up to this */
-	KV_CLASSES_MAX = 1024, /* distinct block sizes in use at one time; each owns an extent at least */
+	KV_CLASSES_MAX =
+		1024, /* distinct block sizes in use at one time; each owns an extent at least */
 	KV_EXTENTS_MAX = 4096,
 };
 #define KV_NONE UINT32_MAX
@@ -31,14 +33,15 @@ struct kv_extent {
 	uint32_t class;           /* KV_NONE: untouched */
 	uint32_t blocks;          /* that it is cut into */
 	uint32_t free, free_head; /* clean ones */
-	uint32_t next, previous;  /* extents of its class with clean blocks; untouched extents (next alone) */
+	uint32_t next, previous;  /* extents of its class with clean blocks; untouched extents (next
+				     alone) */
 };
 
 struct kv_class {
-	size_t block_bytes;      /* 0: unused */
-	uint32_t extents;        /* cut for it */
-	uint32_t head;           /* extents with clean blocks */
-	uint64_t free;           /* clean blocks in them */
+	size_t block_bytes; /* 0: unused */
+	uint32_t extents;   /* cut for it */
+	uint32_t head;      /* extents with clean blocks */
+	uint64_t free;      /* clean blocks in them */
 };
 
 struct sched_kv {
@@ -48,7 +51,7 @@ struct sched_kv {
 	struct kv_extent *extents;
 	struct kv_block *blocks;
 	struct kv_class *classes;
-	uint32_t class_end;          /* classes beyond were never used */
+	uint32_t class_end; /* classes beyond were never used */
 	uint32_t untouched, untouched_head;
 	uint32_t dirty_head, dirty_tail;
 	uint32_t blocks_used, blocks_dirty, blocks_zeroing;

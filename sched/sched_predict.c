@@ -1,6 +1,7 @@
 /*
- * When a request that arrives now would finish: what is in the air, the more urgent work that is ready, what its own session has queued,
- * and then its own rows, cut into steps as sched_step.c would cut them. Scheduler's thread; asked for requests with a deadline only.
+ * When a request that arrives now would finish: what is in the air, the more urgent work that is
+ * ready, what its own session has queued, and then its own rows, cut into steps as sched_step.c
+ * would cut them. Scheduler's thread; asked for requests with a deadline only.
  */
 #include "sched/sched_private.h"
 
@@ -8,13 +9,15 @@
 struct ahead {
 	uint64_t rows, visits; /* of its own model */
 	uint32_t streams;      /* decodes that take a row of every step */
-	int64_t other_ns;      /* other models, raw attention, tokens still to be drawn in its own session */
+	int64_t other_ns;      /* other models, raw attention, tokens still to be drawn in its own
+				  session */
 };
 
 static bool more_urgent(const struct sched_request *request, const struct attnd_request *record)
 {
 	return request->record.priority_class < record->priority_class ||
-		(request->record.priority_class == record->priority_class && request->deadline_ns < record->deadline_ns);
+		(request->record.priority_class == record->priority_class &&
+			request->deadline_ns < record->deadline_ns);
 }
 
 static uint64_t visits_of(uint64_t position, uint64_t rows)
@@ -22,7 +25,8 @@ static uint64_t visits_of(uint64_t position, uint64_t rows)
 	return rows * position + rows * (rows + 1) / 2;
 }
 
-static void add_rows(const struct sched *sched, struct ahead *ahead, uint32_t model, uint32_t own_model, uint64_t position, uint32_t rows)
+static void add_rows(const struct sched *sched, struct ahead *ahead, uint32_t model,
+	uint32_t own_model, uint64_t position, uint32_t rows)
 {
 	struct sched_load load = { .rows = rows, .visits = visits_of(position, rows), .outs = 1 };
 
@@ -34,14 +38,17 @@ static void add_rows(const struct sched *sched, struct ahead *ahead, uint32_t mo
 	}
 }
 
-static void add_attend(const struct sched *sched, struct ahead *ahead, const struct sched_request *request)
+static void add_attend(
+	const struct sched *sched, struct ahead *ahead, const struct sched_request *request)
 {
-	struct sched_load load = sched_attend_load(request, request->rows_done, request->rows - request->rows_done);
+	struct sched_load load =
+		sched_attend_load(request, request->rows_done, request->rows - request->rows_done);
 
 	ahead->other_ns += sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &load);
 }
 
-static void add_request(const struct sched *sched, struct ahead *ahead, const struct sched_request *request, uint32_t own_model)
+static void add_request(const struct sched *sched, struct ahead *ahead,
+	const struct sched_request *request, uint32_t own_model)
 {
 	const struct sched_session *session = request->session;
 	uint32_t rows = request->rows - request->rows_done;
@@ -54,7 +61,8 @@ static void add_request(const struct sched *sched, struct ahead *ahead, const st
 		add_rows(sched, ahead, session->model, own_model, session->position, rows);
 }
 
-static void add_ready(const struct sched *sched, struct ahead *ahead, const struct attnd_request *record, const struct sched_session *own)
+static void add_ready(const struct sched *sched, struct ahead *ahead,
+	const struct attnd_request *record, const struct sched_session *own)
 {
 	for (struct sched_list *c = sched->active.next; c != &sched->active; c = c->next) {
 		const struct sched_client *client = sched_client_of_active(c);
@@ -70,7 +78,8 @@ static void add_ready(const struct sched *sched, struct ahead *ahead, const stru
 }
 
 /* Its own session works in order, whatever the urgency. */
-static void add_queue(const struct sched *sched, struct ahead *ahead, const struct sched_session *own)
+static void add_queue(
+	const struct sched *sched, struct ahead *ahead, const struct sched_session *own)
 {
 	for (struct sched_list *link = own->queue.next; link != &own->queue; link = link->next) {
 		const struct sched_request *request = sched_request_of_session(link);
@@ -79,10 +88,14 @@ static void add_queue(const struct sched *sched, struct ahead *ahead, const stru
 		if (request->state >= REQUEST_ACTIVE) {
 			add_request(sched, ahead, request, own->model);
 			if (request->record.op == ATTND_OP_GENERATE)
-				ahead->other_ns += (request->generate.params.max_tokens - request->generate.generated) *
+				ahead->other_ns += (request->generate.params.max_tokens -
+							   request->generate.generated) *
 					sched_cost_predict(&sched->cost, own->model, &token);
-		} else if (request->record.op == ATTND_OP_STEP || request->record.op == ATTND_OP_GENERATE) {
-			uint32_t rows = request->record.argument < own->max_tokens ? request->record.argument : own->max_tokens;
+		} else if (request->record.op == ATTND_OP_STEP ||
+			request->record.op == ATTND_OP_GENERATE) {
+			uint32_t rows = request->record.argument < own->max_tokens
+				? request->record.argument
+				: own->max_tokens;
 
 			add_rows(sched, ahead, own->model, own->model, own->position, rows);
 		}
@@ -94,11 +107,13 @@ static uint64_t steps_for(uint64_t rows, uint64_t per_step)
 	return (rows + per_step - 1) / per_step;
 }
 
-static int64_t model_ns(const struct sched *sched, const struct attnd_request *record, const struct sched_session *session,
-	const struct ahead *ahead)
+static int64_t model_ns(const struct sched *sched, const struct attnd_request *record,
+	const struct sched_session *session, const struct ahead *ahead)
 {
-	uint64_t rows = record->argument < session->max_tokens ? record->argument : session->max_tokens;
-	uint64_t most = sched->options.step_rows_max, streams = ahead->streams, per_step, chunk, steps, total_steps;
+	uint64_t rows =
+		record->argument < session->max_tokens ? record->argument : session->max_tokens;
+	uint64_t most = sched->options.step_rows_max, streams = ahead->streams, per_step, chunk,
+		 steps, total_steps;
 	struct sched_load load;
 
 	/* Streams fill three quarters of a step at most while a prefill waits. */
@@ -114,14 +129,17 @@ static int64_t model_ns(const struct sched *sched, const struct attnd_request *r
 		total_steps = steps;
 	load = (struct sched_load){
 		.rows = (uint32_t)((ahead->rows + rows + total_steps - 1) / total_steps + streams),
-		.visits = (ahead->visits + visits_of(session->position, rows)) / total_steps + streams * session->position,
+		.visits = (ahead->visits + visits_of(session->position, rows)) / total_steps +
+			streams * session->position,
 		.outs = (uint32_t)streams + 1,
 	};
 	return (int64_t)total_steps * sched_cost_predict(&sched->cost, session->model, &load);
 }
 
-/* A look at the parameters, before they are copied and checked for good: wrong ones mislead their own request alone. */
-static int64_t attend_ns(const struct sched *sched, const struct sched_message *message, const struct sched_session *session)
+/* A look at the parameters, before they are copied and checked for good: wrong ones mislead their
+ * own request alone. */
+static int64_t attend_ns(const struct sched *sched, const struct sched_message *message,
+	const struct sched_session *session)
 {
 	struct attnd_attend_params params;
 	uint64_t q_rows, kv_rows, keys;
@@ -139,7 +157,8 @@ static int64_t attend_ns(const struct sched *sched, const struct sched_message *
 	return sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &load);
 }
 
-int64_t sched_predict(const struct sched *sched, const struct sched_message *message, const struct sched_session *session)
+int64_t sched_predict(const struct sched *sched, const struct sched_message *message,
+	const struct sched_session *session)
 {
 	const struct attnd_request *record = &message->record;
 	struct ahead ahead = { 0 };
@@ -151,5 +170,6 @@ int64_t sched_predict(const struct sched *sched, const struct sched_message *mes
 		own_ns = model_ns(sched, record, session, &ahead);
 	else if (record->op == ATTND_OP_APPEND || record->op == ATTND_OP_ATTEND)
 		own_ns = attend_ns(sched, message, session);
-	return base_clock_now(sched->clock) + sched_flights_remaining_ns(sched) + ahead.other_ns + own_ns;
+	return base_clock_now(sched->clock) + sched_flights_remaining_ns(sched) + ahead.other_ns +
+		own_ns;
 }

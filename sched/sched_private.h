@@ -1,6 +1,6 @@
 /*
- * The scheduler's state, shared by the files of sched/ and seen by nobody else. Everything here belongs to the thread that calls
- * sched_poll, and is taken once, in sched_create.
+ * The scheduler's state, shared by the files of sched/ and seen by nobody else. Everything here
+ * belongs to the thread that calls sched_poll, and is taken once, in sched_create.
  *
  *   sched.c           messages in, replies out, the poll
  *   sched_request.c   a request's way: accept, start, block, park, complete
@@ -36,27 +36,33 @@
 #include "sched/sched_kv.h"
 
 enum {
-	SCHED_FLIGHTS = 2,            /* works in the air; the backend takes at least two */
-	SCHED_MESSAGES_PER_POLL = 32, /* so that a flood of messages does not keep the device waiting */
+	SCHED_FLIGHTS = 2, /* works in the air; the backend takes at least two */
+	SCHED_MESSAGES_PER_POLL =
+		32, /* so that a flood of messages does not keep the device waiting */
 	SCHED_STARTS_PER_POLL = 32,
 	SCHED_SESSION_REQUESTS_MAX = 256,
-	SCHED_SPANS = 128,            /* blocks of one COPY or ZERO; one request copies 4096 / 64 + 1 at most */
-	SCHED_ATTENDS = 64,           /* items of one ATTEND */
-	SCHED_ZERO_BYTES = 1 << 20,   /* of one ZERO, so that an urgent step waits little for it */
+	SCHED_SPANS =
+		128, /* blocks of one COPY or ZERO; one request copies 4096 / 64 + 1 at most */
+	SCHED_ATTENDS = 64,         /* items of one ATTEND */
+	SCHED_ZERO_BYTES = 1 << 20, /* of one ZERO, so that an urgent step waits little for it */
 	SCHED_NOP_BYTES_MAX = 1 << 20,
-	SCHED_FINISH_LOGITS = 1 << 16, /* logits looked at in one poll, so that others wait little */
-	SCHED_ATTEND_NS = 2000000,    /* raw attention is cut into works of about this length */
-	SCHED_AGED_NS = 250000000,    /* who waits longer comes first, one per step: nobody starves */
-	SCHED_EXPIRY_NS = 50000,      /* deadlines are looked for no more often than this */
-	SCHED_SLICE_ROWS_MIN = 16,    /* a prefill chunk is not cut below this for a neighbour's deadline */
+	SCHED_FINISH_LOGITS =
+		1 << 16,           /* logits looked at in one poll, so that others wait little */
+	SCHED_ATTEND_NS = 2000000, /* raw attention is cut into works of about this length */
+	SCHED_AGED_NS = 250000000, /* who waits longer comes first, one per step: nobody starves */
+	SCHED_EXPIRY_NS = 50000,   /* deadlines are looked for no more often than this */
+	SCHED_SLICE_ROWS_MIN =
+		16, /* a prefill chunk is not cut below this for a neighbour's deadline */
 };
 
 /* In a session's token history: this row came as an embedding. */
 #define SCHED_TOKEN_NONE UINT32_MAX
 
-/* ---- lists ---------------------------------------------------------------------------------------------- */
+/* ---- lists ---------------------------------------------------------------------------- */
 
-struct sched_list { struct sched_list *next, *previous; };
+struct sched_list {
+	struct sched_list *next, *previous;
+};
 
 static inline void sched_list_init(struct sched_list *list)
 {
@@ -84,7 +90,7 @@ static inline void sched_list_append(struct sched_list *list, struct sched_list 
 	list->previous = link;
 }
 
-/* ---- requests ------------------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------- */
 
 enum sched_request_state { REQUEST_FREE, REQUEST_QUEUED, REQUEST_ACTIVE, REQUEST_RUNNING };
 
@@ -105,9 +111,10 @@ struct sched_request {
 	struct sched_session *session;
 	struct sched_client *client;
 	uint8_t state;      /* enum sched_request_state */
-	uint8_t end_status; /* RUNNING and already ended: what it completes with when its flight lands */
+	uint8_t end_status; /* RUNNING and already ended: what it completes with when its flight
+			       lands */
 	bool missed;
-	bool streams;       /* its flight carries a promised stream completion */
+	bool streams; /* its flight carries a promised stream completion */
 	int64_t received_ns, admitted_ns, started_ns;
 	int64_t deadline_ns;              /* of what it does next; INT64_MAX: none */
 	uint32_t rows, rows_done;         /* of the input; query rows of ATTEND */
@@ -121,12 +128,13 @@ struct sched_request {
 		struct sched_generate generate;
 		struct sched_attend {
 			struct attnd_attend_params params;
-			struct kern_attend item; /* of the whole request; a work takes a slice of its query rows */
+			struct kern_attend item; /* of the whole request; a work takes a slice of
+						    its query rows */
 		} attend;
 	};
 };
 
-/* ---- sessions ------------------------------------------------------------------------------------------- */
+/* ---- sessions ------------------------------------------------------------------------- */
 
 enum sched_place { PLACE_NONE, PLACE_READY, PLACE_PARKED, PLACE_BLOCKED };
 
@@ -137,28 +145,28 @@ struct sched_session {
 	struct sched_list queue;     /* its requests, in order */
 	struct sched_client *client; /* NULL: free */
 	uint32_t queued;
-	uint8_t place;  /* enum sched_place */
-	bool busy;      /* in a flight */
-	bool closing;   /* its handle is dead; freed when its flight lands */
-	uint8_t kind;   /* enum attnd_session_kind */
-	uint32_t model; /* ATTENTION: model_count */
-	uint32_t position;            /* tokens in the cache; ATTENTION: the most of any layer */
+	uint8_t place;     /* enum sched_place */
+	bool busy;         /* in a flight */
+	bool closing;      /* its handle is dead; freed when its flight lands */
+	uint8_t kind;      /* enum attnd_session_kind */
+	uint32_t model;    /* ATTENTION: model_count */
+	uint32_t position; /* tokens in the cache; ATTENTION: the most of any layer */
 	uint32_t max_tokens;
 	uint32_t block_count;
-	unsigned char **blocks;       /* [blocks_max] */
-	uint32_t *tokens;             /* [tokens_max] history; beyond position: of the active request */
-	uint64_t *chosen;             /* [tokens_max] bits: rows that the active STEP chose */
-	uint32_t *layers;             /* [ATTND_LAYERS_MAX] positions, ATTENTION */
+	unsigned char **blocks; /* [blocks_max] */
+	uint32_t *tokens;       /* [tokens_max] history; beyond position: of the active request */
+	uint64_t *chosen;       /* [tokens_max] bits: rows that the active STEP chose */
+	uint32_t *layers;       /* [ATTND_LAYERS_MAX] positions, ATTENTION */
 	struct kern_kv_geometry kv;
-	size_t take_bytes[2];         /* of block 0, of later ones, as asked from the pool */
+	size_t take_bytes[2]; /* of block 0, of later ones, as asked from the pool */
 	int64_t waiting_since_ns;
 	struct model_sampling sampling;
-	uint32_t window;              /* ATTENTION */
-	float scale, soft_cap;        /* ATTENTION */
+	uint32_t window;       /* ATTENTION */
+	float scale, soft_cap; /* ATTENTION */
 	uint32_t index, generation;
 };
 
-/* ---- clients -------------------------------------------------------------------------------------------- */
+/* ---- clients -------------------------------------------------------------------------- */
 
 enum sched_client_state { CLIENT_FREE, CLIENT_LIVE, CLIENT_LEAVING };
 
@@ -174,9 +182,12 @@ struct sched_client {
 	uint64_t credits_given, credits_spent;
 };
 
-struct sched_tenant_use { uint32_t sessions; uint64_t kv_bytes; };
+struct sched_tenant_use {
+	uint32_t sessions;
+	uint64_t kv_bytes;
+};
 
-/* ---- works on the device ------------------------------------------------------------------------------------ */
+/* ---- works on the device -------------------------------------------------------------- */
 
 struct sched_member { /* one request's part of a flight */
 	struct sched_session *session;
@@ -192,19 +203,19 @@ struct sched_flight {
 	int result;
 	kern_ticket ticket;
 	struct kern_work work;
-	uint32_t model;                 /* STEP; ATTEND: model_count */
-	struct sched_load load;         /* STEP, ATTEND: what was predicted */
+	uint32_t model;                  /* STEP; ATTEND: model_count */
+	struct sched_load load;          /* STEP, ATTEND: what was predicted */
 	uint32_t member_count, finished; /* finished: members whose results are out */
 	uint32_t finished_outs;          /* output rows of the next one that are out */
 	bool begun;                      /* the next one's session has advanced */
 	uint32_t span_count;
 	int64_t submitted_ns, predicted_ns, landed_ns;
-	struct sched_member *members;   /* [step_rows_max or more] */
-	uint32_t *tokens;               /* [step_rows_max] */
-	const float **embeddings;       /* [step_rows_max] */
-	struct kern_seq *seqs;          /* [step_rows_max] */
-	struct kern_out *outs;          /* [out_rows_max] */
-	float *logits;                  /* [out_rows_max][largest vocabulary] */
+	struct sched_member *members; /* [step_rows_max or more] */
+	uint32_t *tokens;             /* [step_rows_max] */
+	const float **embeddings;     /* [step_rows_max] */
+	struct kern_seq *seqs;        /* [step_rows_max] */
+	struct kern_out *outs;        /* [out_rows_max] */
+	float *logits;                /* [out_rows_max][largest vocabulary] */
 	struct kern_attend attends[SCHED_ATTENDS];
 	struct kern_span spans[SCHED_SPANS];
 	unsigned char *replaced[SCHED_SPANS]; /* COPY: blocks whose reference goes when it lands */
@@ -217,25 +228,25 @@ struct sched_candidate {
 	uint32_t class;
 };
 
-/* ---- all of it --------------------------------------------------------------------------------------------- */
+/* ---- all of it ------------------------------------------------------------------------ */
 
 struct sched {
 	struct base_spsc *in, *out;
 	struct base_clock *clock;
 	struct kern_backend *backend;
-	struct sched_client *clients;  /* [clients_max] */
-	uint64_t promised;             /* slots of `out`: final completions, quiescences, streams in flight */
-	int64_t now_ns;                /* of this poll */
-	int64_t next_expiry_ns;        /* no deadline passes earlier */
+	struct sched_client *clients; /* [clients_max] */
+	uint64_t promised; /* slots of `out`: final completions, quiescences, streams in flight */
+	int64_t now_ns;    /* of this poll */
+	int64_t next_expiry_ns; /* no deadline passes earlier */
 	int64_t last_landed_ns;
 	uint32_t flight_first, flight_count;
 	bool draining;
-	bool retry_blocked;            /* something landed: who waits for blocks may try again */
-	bool want_zero;                /* somebody waits for clean blocks */
-	struct sched_list kicked;      /* sessions whose next request may start */
-	struct sched_list blocked;     /* sessions that wait for clean blocks or a copy */
-	struct sched_list active;      /* clients with ready sessions */
-	struct sched_list timed;       /* requests with a deadline */
+	bool retry_blocked;        /* something landed: who waits for blocks may try again */
+	bool want_zero;            /* somebody waits for clean blocks */
+	struct sched_list kicked;  /* sessions whose next request may start */
+	struct sched_list blocked; /* sessions that wait for clean blocks or a copy */
+	struct sched_list active;  /* clients with ready sessions */
+	struct sched_list timed;   /* requests with a deadline */
 	struct sched_list free_requests, free_sessions;
 	uint64_t virtual_time;
 	struct sched_kv *kv;
@@ -253,13 +264,13 @@ struct sched {
 	struct sched_tenant tenants[SCHED_TENANTS_MAX];
 	struct sched_model models[SCHED_MODELS_MAX];
 	struct sched_options options;
-	uint32_t blocks_max;            /* of one session */
+	uint32_t blocks_max; /* of one session */
 	uint32_t members_max;
-	uint32_t computes_max;          /* STEP and ATTEND works in the air at once */
+	uint32_t computes_max; /* STEP and ATTEND works in the air at once */
 	uint64_t boot_tag;
 	int64_t started_ns;
 	char build[64];
-	unsigned char **block_tables;   /* of all sessions; so are these: */
+	unsigned char **block_tables; /* of all sessions; so are these: */
 	uint32_t *histories;
 	uint64_t *choices;
 	uint32_t *layer_tables;
@@ -268,8 +279,8 @@ struct sched {
 /* What a start function says besides a status. */
 enum { SCHED_STARTED = ATTND_STATUS_END };
 
-/* Copies what is going to be checked and used out of memory that a client may be writing: once. The fence keeps the compiler from
- * reading the source again instead of the copy. */
+/* Copies what is going to be checked and used out of memory that a client may be writing: once. The
+ * fence keeps the compiler from reading the source again instead of the copy. */
 static inline void sched_copy_in(void *to, const void *from, size_t bytes)
 {
 	memcpy(to, from, bytes);
@@ -278,12 +289,14 @@ static inline void sched_copy_in(void *to, const void *from, size_t bytes)
 
 static inline struct sched_request *sched_request_of_session(const struct sched_list *link)
 {
-	return (struct sched_request *)((uintptr_t)link - offsetof(struct sched_request, of_session));
+	return (struct sched_request *)((uintptr_t)link -
+		offsetof(struct sched_request, of_session));
 }
 
 static inline struct sched_request *sched_request_of_client(const struct sched_list *link)
 {
-	return (struct sched_request *)((uintptr_t)link - offsetof(struct sched_request, of_client));
+	return (struct sched_request *)((uintptr_t)link -
+		offsetof(struct sched_request, of_client));
 }
 
 static inline struct sched_request *sched_request_of_timed(const struct sched_list *link)
@@ -293,7 +306,8 @@ static inline struct sched_request *sched_request_of_timed(const struct sched_li
 
 static inline struct sched_session *sched_session_of_client(const struct sched_list *link)
 {
-	return (struct sched_session *)((uintptr_t)link - offsetof(struct sched_session, of_client));
+	return (struct sched_session *)((uintptr_t)link -
+		offsetof(struct sched_session, of_client));
 }
 
 static inline struct sched_session *sched_session_of_place(const struct sched_list *link)
@@ -303,7 +317,8 @@ static inline struct sched_session *sched_session_of_place(const struct sched_li
 
 static inline struct sched_session *sched_session_of_kicked(const struct sched_list *link)
 {
-	return (struct sched_session *)((uintptr_t)link - offsetof(struct sched_session, of_kicked));
+	return (struct sched_session *)((uintptr_t)link -
+		offsetof(struct sched_session, of_kicked));
 }
 
 static inline struct sched_client *sched_client_of_active(const struct sched_list *link)
@@ -313,31 +328,41 @@ static inline struct sched_client *sched_client_of_active(const struct sched_lis
 
 static inline struct sched_request *sched_session_head(const struct sched_session *session)
 {
-	return sched_list_empty(&session->queue) ? NULL : sched_request_of_session(session->queue.next);
+	return sched_list_empty(&session->queue) ? NULL
+						 : sched_request_of_session(session->queue.next);
 }
 
-static inline const struct sched_model *sched_session_model(const struct sched *sched, const struct sched_session *session)
+static inline const struct sched_model *sched_session_model(
+	const struct sched *sched, const struct sched_session *session)
 {
 	return &sched->models[session->model];
 }
 
-/* ---- sched.c ------------------------------------------------------------------------------------------------ */
+/* ---- sched.c -------------------------------------------------------------------------- */
 
 /* An answer to a message that never became a request of the pool. */
-struct sched_answer { enum attnd_status status; uint32_t position, result_bytes; uint64_t value; };
-void sched_answer(struct sched *sched, const struct sched_message *message, struct sched_answer answer);
+struct sched_answer {
+	enum attnd_status status;
+	uint32_t position, result_bytes;
+	uint64_t value;
+};
+void sched_answer(
+	struct sched *sched, const struct sched_message *message, struct sched_answer answer);
 /* A slot of `out` that was promised: never NULL, zeroed. */
 struct sched_reply *sched_reply_claim(struct sched *sched);
 void sched_reply_send(struct sched *sched);
 
-/* ---- sched_request.c ---------------------------------------------------------------------------------------- */
+/* ---- sched_request.c ------------------------------------------------------------------ */
 
 /* Takes any request but NOP, and answers, queues or refuses it. */
 void sched_request_take(struct sched *sched, const struct sched_message *message);
-/* The one way out: unlinks, counts, replies (unless the client is leaving), returns it to the pool, kicks its session. */
-void sched_request_complete(struct sched *sched, struct sched_request *request, enum attnd_status status);
+/* The one way out: unlinks, counts, replies (unless the client is leaving), returns it to the pool,
+ * kicks its session. */
+void sched_request_complete(
+	struct sched *sched, struct sched_request *request, enum attnd_status status);
 /* Ends a request that may be anywhere: at once, or when its flight lands. */
-void sched_request_end(struct sched *sched, struct sched_request *request, enum attnd_status status);
+void sched_request_end(
+	struct sched *sched, struct sched_request *request, enum attnd_status status);
 /* One stream completion, out of what its flight was promised. */
 void sched_request_stream(struct sched *sched, struct sched_request *request, uint32_t token);
 /* The same for a stream completion whose token is not to come. */
@@ -349,47 +374,53 @@ int sched_requests_unblock(struct sched *sched);
 int sched_requests_expire(struct sched *sched);
 /* ACTIVE and its flight landed, or just started: goes where it can next make progress. */
 void sched_request_proceed(struct sched *sched, struct sched_request *request);
-void sched_request_deadline(struct sched *sched, struct sched_request *request, int64_t deadline_ns);
+void sched_request_deadline(
+	struct sched *sched, struct sched_request *request, int64_t deadline_ns);
 
-/* ---- sched_start.c, sched_attend.c ------------------------------------------------------------------------------ */
+/* ---- sched_start.c, sched_attend.c ---------------------------------------------------- */
 
-/* Validate, copy what indexes or sizes, and set up rows; SCHED_STARTED or the status that ends the request. */
+/* Validate, copy what indexes or sizes, and set up rows; SCHED_STARTED or the status that ends the
+ * request. */
 unsigned sched_start_step(struct sched *sched, struct sched_request *request);
 unsigned sched_start_generate(struct sched *sched, struct sched_request *request);
 unsigned sched_start_attend(struct sched *sched, struct sched_request *request);
 /* All zero means greedy. False for a value out of its range. */
 bool sched_sampling_copy(struct model_sampling *to, const struct attnd_sampling *from);
 
-/* ---- sched_session.c -------------------------------------------------------------------------------------------- */
+/* ---- sched_session.c ------------------------------------------------------------------ */
 
 uint64_t sched_session_handle(const struct sched *sched, const struct sched_session *session);
 /* NULL and a status unless it is a live session of this client. */
-struct sched_session *sched_session_find(struct sched *sched, const struct sched_client *client, uint64_t handle,
-	enum attnd_status *status);
-void sched_session_open(struct sched *sched, const struct sched_message *message, struct sched_client *client);
+struct sched_session *sched_session_find(struct sched *sched, const struct sched_client *client,
+	uint64_t handle, enum attnd_status *status);
+void sched_session_open(
+	struct sched *sched, const struct sched_message *message, struct sched_client *client);
 unsigned sched_start_fork(struct sched *sched, struct sched_request *request);
 unsigned sched_start_truncate(struct sched *sched, struct sched_request *request);
 /* Its handle dies now; what is queued ends with this status; freed now or when its flight lands. */
-void sched_session_close(struct sched *sched, struct sched_session *session, enum attnd_status status);
+void sched_session_close(
+	struct sched *sched, struct sched_session *session, enum attnd_status status);
 /* Frees a closing session that is no longer in flight. */
 void sched_session_settle(struct sched *sched, struct sched_session *session);
 void sched_session_leave_place(struct sched *sched, struct sched_session *session);
-void sched_session_enter_place(struct sched *sched, struct sched_session *session, enum sched_place place);
+void sched_session_enter_place(
+	struct sched *sched, struct sched_session *session, enum sched_place place);
 void sched_session_kick(struct sched *sched, struct sched_session *session);
 
-/* ---- sched_blocks.c: a session's blocks ------------------------------------------------------------------------- */
+/* ---- sched_blocks.c: a session's blocks ----------------------------------------------- */
 
 enum sched_blocks { BLOCKS_THERE, BLOCKS_COPYING, BLOCKS_WAIT, BLOCKS_NONE, BLOCKS_OVER_QUOTA };
-/* Takes blocks for positions first .. first+rows, all or nothing; shared ones among them are replaced by copies, which `copy` (a formed
- * flight, or NULL: none to be had now) is to fill. */
-enum sched_blocks sched_blocks_take(struct sched *sched, struct sched_session *session, uint32_t first, uint32_t rows,
-	struct sched_flight *copy);
+/* Takes blocks for positions first .. first+rows, all or nothing; shared ones among them are
+ * replaced by copies, which `copy` (a formed flight, or NULL: none to be had now) is to fill. */
+enum sched_blocks sched_blocks_take(struct sched *sched, struct sched_session *session,
+	uint32_t first, uint32_t rows, struct sched_flight *copy);
 /* Releases the blocks beyond `tokens`. */
 void sched_blocks_trim(struct sched *sched, struct sched_session *session, uint32_t tokens);
 /* The child refers to the parent's blocks below `tokens`; false: over quota. */
-bool sched_blocks_share(struct sched *sched, struct sched_session *child, const struct sched_session *parent, uint32_t tokens);
+bool sched_blocks_share(struct sched *sched, struct sched_session *child,
+	const struct sched_session *parent, uint32_t tokens);
 
-/* ---- sched_client.c, sched_describe.c ------------------------------------------------------------------------------ */
+/* ---- sched_client.c, sched_describe.c ------------------------------------------------- */
 
 void sched_client_add(struct sched *sched, const struct sched_message *message);
 void sched_client_gone(struct sched *sched, uint32_t number);
@@ -398,17 +429,22 @@ void sched_client_credit(struct sched *sched, uint32_t number, uint32_t credits)
 void sched_client_settle(struct sched *sched, struct sched_client *client);
 /* Lets as many parked streams go on as there are credits. */
 void sched_client_unpark(struct sched *sched, struct sched_client *client);
-void sched_client_cancel(struct sched *sched, const struct sched_message *message, struct sched_client *client);
-void sched_describe(struct sched *sched, const struct sched_message *message, struct sched_client *client);
+void sched_client_cancel(
+	struct sched *sched, const struct sched_message *message, struct sched_client *client);
+void sched_describe(
+	struct sched *sched, const struct sched_message *message, struct sched_client *client);
 
-/* ---- sched_step.c, sched_flight.c, sched_finish.c -------------------------------------------------------------------- */
+/* ---- sched_step.c, sched_flight.c, sched_finish.c ------------------------------------- */
 
 /* Forms and submits the next compute work, if there is one. */
 int sched_step_form(struct sched *sched);
-/* What a slice of a raw request costs, and the item for the backend; from: query rows already done. */
-struct sched_load sched_attend_load(const struct sched_request *request, uint32_t from, uint32_t rows);
+/* What a slice of a raw request costs, and the item for the backend; from: query rows already done.
+ */
+struct sched_load sched_attend_load(
+	const struct sched_request *request, uint32_t from, uint32_t rows);
 uint32_t sched_attend_result_bytes(const struct sched_request *request);
-struct kern_attend sched_attend_slice(const struct sched_request *request, uint32_t from, uint32_t rows);
+struct kern_attend sched_attend_slice(
+	const struct sched_request *request, uint32_t from, uint32_t rows);
 /* An empty flight to fill, or NULL; launching it is what takes it. */
 struct sched_flight *sched_flight_free(struct sched *sched);
 /* Whether another STEP or ATTEND may go into the air. */
@@ -425,9 +461,10 @@ void sched_finish_failed(struct sched *sched, struct sched_flight *flight);
 /* Whether row (of the request's input) is to be output. */
 bool sched_row_selected(const struct sched_request *request, uint32_t row);
 
-/* ---- sched_predict.c ------------------------------------------------------------------------------------------------- */
+/* ---- sched_predict.c ------------------------------------------------------------------ */
 
 /* Predicted finish of a request that arrives now, behind more urgent work. */
-int64_t sched_predict(const struct sched *sched, const struct sched_message *message, const struct sched_session *session);
+int64_t sched_predict(const struct sched *sched, const struct sched_message *message,
+	const struct sched_session *session);
 
 #endif

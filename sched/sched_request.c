@@ -1,15 +1,18 @@
 /*
- * A request's way through the scheduler: accepted or refused, started at the head of its session, waiting for blocks or running,
- * completed once. Scheduler's thread.
+ * A request's way through the scheduler: accepted or refused, started at the head of its session,
+ * waiting for blocks or running, completed once. Scheduler's thread.
  */
 #include "sched/sched_private.h"
 
-/* ---- in ------------------------------------------------------------------------------------------------- */
+/* ---- in ------------------------------------------------------------------------------- */
 
-enum { FLAGS_KNOWN = ATTND_REQ_CHECK_POSITION | ATTND_REQ_ROWS | ATTND_REQ_SPECIAL | ATTND_REQ_PARSE_SPECIAL |
-	ATTND_REQ_CHAT };
+enum {
+	FLAGS_KNOWN = ATTND_REQ_CHECK_POSITION | ATTND_REQ_ROWS | ATTND_REQ_SPECIAL |
+		ATTND_REQ_PARSE_SPECIAL | ATTND_REQ_CHAT
+};
 
-/* What each operation is: answered where it is taken, or queued in a session and started at its head. */
+/* What each operation is: answered where it is taken, or queued in a session and started at its
+ * head. */
 struct op_rule {
 	void (*answer)(struct sched *, const struct sched_message *, struct sched_client *);
 	unsigned (*start)(struct sched *, struct sched_request *);
@@ -28,22 +31,26 @@ static const struct op_rule RULES[ATTND_OP_END] = {
 	[ATTND_OP_DESCRIBE] = { .answer = sched_describe, .while_draining = true },
 	[ATTND_OP_OPEN] = { .answer = sched_session_open },
 	[ATTND_OP_STEP] = { .start = sched_start_step, .session_kind = ATTND_SESSION_MODEL },
-	[ATTND_OP_GENERATE] = { .start = sched_start_generate, .session_kind = ATTND_SESSION_MODEL },
-	[ATTND_OP_APPEND] = { .start = sched_start_attend, .session_kind = ATTND_SESSION_ATTENTION },
-	[ATTND_OP_ATTEND] = { .start = sched_start_attend, .session_kind = ATTND_SESSION_ATTENTION },
+	[ATTND_OP_GENERATE] = { .start = sched_start_generate,
+		.session_kind = ATTND_SESSION_MODEL },
+	[ATTND_OP_APPEND] = { .start = sched_start_attend,
+		.session_kind = ATTND_SESSION_ATTENTION },
+	[ATTND_OP_ATTEND] = { .start = sched_start_attend,
+		.session_kind = ATTND_SESSION_ATTENTION },
 	[ATTND_OP_FORK] = { .start = sched_start_fork },
 	[ATTND_OP_TRUNCATE] = { .start = sched_start_truncate },
 	[ATTND_OP_CLOSE] = { .start = start_close, .while_draining = true },
 	[ATTND_OP_CANCEL] = { .answer = sched_client_cancel, .while_draining = true },
 };
 
-static enum attnd_status check_record(const struct sched *sched, const struct sched_message *message)
+static enum attnd_status check_record(
+	const struct sched *sched, const struct sched_message *message)
 {
 	const struct attnd_request *record = &message->record;
 	const struct op_rule *rule;
 
-	if (record->version != ATTND_VERSION || record->reserved != 0 || (record->flags & ~FLAGS_KNOWN) != 0 ||
-		record->priority_class >= ATTND_CLASS_END)
+	if (record->version != ATTND_VERSION || record->reserved != 0 ||
+		(record->flags & ~FLAGS_KNOWN) != 0 || record->priority_class >= ATTND_CLASS_END)
 		return ATTND_BAD_RECORD;
 	if (record->op == 0 || record->op >= ATTND_OP_END)
 		return ATTND_BAD_OP;
@@ -51,7 +58,8 @@ static enum attnd_status check_record(const struct sched *sched, const struct sc
 		return ATTND_BAD_RANGE;
 	rule = &RULES[record->op];
 	if (!rule->answer && !rule->start)
-		return ATTND_UNSUPPORTED; /* text operations are another role's; a NOP with flags is nobody's */
+		return ATTND_UNSUPPORTED; /* text operations are another role's; a NOP with flags is
+					     nobody's */
 	if ((record->flags & ATTND_REQ_ROWS) && record->op != ATTND_OP_STEP)
 		return ATTND_UNSUPPORTED;
 	if (sched->draining && !rule->while_draining)
@@ -59,8 +67,8 @@ static enum attnd_status check_record(const struct sched *sched, const struct sc
 	return ATTND_OK;
 }
 
-static void enqueue(struct sched *sched, const struct sched_message *message, struct sched_client *client,
-	struct sched_session *session)
+static void enqueue(struct sched *sched, const struct sched_message *message,
+	struct sched_client *client, struct sched_session *session)
 {
 	/* The one freed last: it is still in the cache. */
 	struct sched_request *request = sched_request_of_client(sched->free_requests.previous);
@@ -90,7 +98,8 @@ static void enqueue(struct sched *sched, const struct sched_message *message, st
 	sched->counters.accepted++;
 	sched->counters.requests++;
 	sched->counters.by_op[request->record.op]++;
-	sched_request_deadline(sched, request, message->record.deadline_ns ? message->record.deadline_ns : INT64_MAX);
+	sched_request_deadline(sched, request,
+		message->record.deadline_ns ? message->record.deadline_ns : INT64_MAX);
 	sched_session_kick(sched, session);
 }
 
@@ -118,7 +127,8 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 	}
 	if (rule->session_kind && rule->session_kind != session->kind)
 		status = ATTND_UNSUPPORTED;
-	else if (client->request_count >= sched->options.client_requests_max || session->queued >= SCHED_SESSION_REQUESTS_MAX ||
+	else if (client->request_count >= sched->options.client_requests_max ||
+		session->queued >= SCHED_SESSION_REQUESTS_MAX ||
 		sched_list_empty(&sched->free_requests))
 		status = ATTND_QUEUE_FULL;
 	else if (message->record.deadline_ns != 0) {
@@ -130,12 +140,14 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 		}
 	}
 	if (status != ATTND_OK)
-		sched_answer(sched, message, (struct sched_answer){ .status = status, .position = session->position, .value = value });
+		sched_answer(sched, message,
+			(struct sched_answer){
+				.status = status, .position = session->position, .value = value });
 	else
 		enqueue(sched, message, client, session);
 }
 
-/* ---- on its way ------------------------------------------------------------------------------------------ */
+/* ---- on its way ----------------------------------------------------------------------- */
 
 void sched_request_deadline(struct sched *sched, struct sched_request *request, int64_t deadline_ns)
 {
@@ -167,20 +179,15 @@ void sched_request_proceed(struct sched *sched, struct sched_request *request)
 	request->state = REQUEST_ACTIVE;
 	if (request->deadline_ns < sched->next_expiry_ns)
 		sched->next_expiry_ns = request->deadline_ns;
-	switch (sched_blocks_take(sched, session, request->block_first, request->block_rows, NULL)) {
-	case BLOCKS_THERE:
-		sched_session_enter_place(sched, session, PLACE_READY);
-		break;
+	switch (sched_blocks_take(
+		sched, session, request->block_first, request->block_rows, NULL)) {
+	case BLOCKS_THERE: sched_session_enter_place(sched, session, PLACE_READY); break;
 	case BLOCKS_WAIT:
 	case BLOCKS_COPYING: /* never without a flight */
 		sched_session_enter_place(sched, session, PLACE_BLOCKED);
 		break;
-	case BLOCKS_NONE:
-		sched_request_complete(sched, request, ATTND_NO_PAGES);
-		break;
-	case BLOCKS_OVER_QUOTA:
-		sched_request_complete(sched, request, ATTND_OVER_QUOTA);
-		break;
+	case BLOCKS_NONE: sched_request_complete(sched, request, ATTND_NO_PAGES); break;
+	case BLOCKS_OVER_QUOTA: sched_request_complete(sched, request, ATTND_OVER_QUOTA); break;
 	}
 }
 
@@ -230,21 +237,18 @@ static bool unblock(struct sched *sched, struct sched_session *session, struct s
 {
 	struct sched_request *request = sched_session_head(session);
 
-	switch (sched_blocks_take(sched, session, request->block_first, request->block_rows, copy)) {
-	case BLOCKS_THERE:
-		sched_session_enter_place(sched, session, PLACE_READY);
-		return true;
-	case BLOCKS_WAIT:
-		return false;
+	switch (sched_blocks_take(
+		sched, session, request->block_first, request->block_rows, copy)) {
+	case BLOCKS_THERE: sched_session_enter_place(sched, session, PLACE_READY); return true;
+	case BLOCKS_WAIT: return false;
 	case BLOCKS_COPYING:
 		sched_session_leave_place(sched, session);
 		session->busy = true;
 		request->state = REQUEST_RUNNING;
-		copy->members[copy->member_count++] = (struct sched_member){ .session = session, .request = request };
+		copy->members[copy->member_count++] =
+			(struct sched_member){ .session = session, .request = request };
 		return true;
-	case BLOCKS_NONE:
-		sched_request_complete(sched, request, ATTND_NO_PAGES);
-		return true;
+	case BLOCKS_NONE: sched_request_complete(sched, request, ATTND_NO_PAGES); return true;
 	case BLOCKS_OVER_QUOTA:
 		sched_request_complete(sched, request, ATTND_OVER_QUOTA);
 		return true;
@@ -301,10 +305,10 @@ int sched_requests_expire(struct sched *sched)
 	return expired;
 }
 
-/* ---- out --------------------------------------------------------------------------------------------------- */
+/* ---- out ------------------------------------------------------------------------------ */
 
-static void reply(struct sched *sched, const struct sched_request *request, enum attnd_status status, uint8_t flags,
-	uint64_t value)
+static void reply(struct sched *sched, const struct sched_request *request,
+	enum attnd_status status, uint8_t flags, uint64_t value)
 {
 	struct sched_reply *out = sched_reply_claim(sched);
 
@@ -354,17 +358,20 @@ void sched_request_stream(struct sched *sched, struct sched_request *request, ui
 	sched->counters.stream_completions++;
 }
 
-void sched_request_complete(struct sched *sched, struct sched_request *request, enum attnd_status status)
+void sched_request_complete(
+	struct sched *sched, struct sched_request *request, enum attnd_status status)
 {
 	struct sched_session *session = request->session;
 	struct sched_client *client = request->client;
 	bool active = request->state >= REQUEST_ACTIVE;
 
-	BASE_ASSERT(request->state != REQUEST_FREE && !(request->state == REQUEST_RUNNING && session->busy));
+	BASE_ASSERT(request->state != REQUEST_FREE &&
+		!(request->state == REQUEST_RUNNING && session->busy));
 	sched_request_unpromise(sched, request);
 	sched->promised--;
 	if (client->state == CLIENT_LIVE)
-		reply(sched, request, status, ATTND_CPL_FINAL | (request->missed ? ATTND_CPL_MISSED : 0), request->value);
+		reply(sched, request, status,
+			ATTND_CPL_FINAL | (request->missed ? ATTND_CPL_MISSED : 0), request->value);
 	else
 		sched->counters.gone++;
 	if (active) {

@@ -1,23 +1,25 @@
 /*
- * Sessions: handles, open, fork, truncate, close, and the place where each stands. Scheduler's thread.
+ * Sessions: handles, open, fork, truncate, close, and the place where each stands. Scheduler's
+ * thread.
  *
- * A handle that is not a live session of the asking client answers BAD_SESSION, whoever's it is: nobody learns from the answer whether
- * it exists.
+ * A handle that is not a live session of the asking client answers BAD_SESSION, whoever's it is:
+ * nobody learns from the answer whether it exists.
  */
 #include <math.h>
 
 #include "sched/sched_private.h"
 
-/* ---- handles --------------------------------------------------------------------------------------------- */
+/* ---- handles -------------------------------------------------------------------------- */
 
 uint64_t sched_session_handle(const struct sched *sched, const struct sched_session *session)
 {
 	return (uint64_t)session->index | (uint64_t)session->generation << SCHED_GENERATION_AT |
-		(uint64_t)sched->options.device << SCHED_DEVICE_AT | sched->boot_tag << SCHED_BOOT_AT;
+		(uint64_t)sched->options.device << SCHED_DEVICE_AT |
+		sched->boot_tag << SCHED_BOOT_AT;
 }
 
-struct sched_session *sched_session_find(struct sched *sched, const struct sched_client *client, uint64_t handle,
-	enum attnd_status *status)
+struct sched_session *sched_session_find(struct sched *sched, const struct sched_client *client,
+	uint64_t handle, enum attnd_status *status)
 {
 	uint32_t index = handle & ((1u << SCHED_INDEX_BITS) - 1);
 	struct sched_session *session;
@@ -32,18 +34,19 @@ struct sched_session *sched_session_find(struct sched *sched, const struct sched
 	if (index >= sched->options.sessions_max)
 		return NULL;
 	session = &sched->sessions[index];
-	if (session->client != client || session->closing || sched_session_handle(sched, session) != handle)
+	if (session->client != client || session->closing ||
+		sched_session_handle(sched, session) != handle)
 		return NULL;
 	*status = ATTND_OK;
 	return session;
 }
 
-/* ---- places ---------------------------------------------------------------------------------------------- */
+/* ---- places --------------------------------------------------------------------------- */
 
 void sched_session_kick(struct sched *sched, struct sched_session *session)
 {
-	if (!session->closing && session->queued > 0 && !session->busy && session->place == PLACE_NONE &&
-		sched_list_empty(&session->of_kicked))
+	if (!session->closing && session->queued > 0 && !session->busy &&
+		session->place == PLACE_NONE && sched_list_empty(&session->of_kicked))
 		sched_list_append(&sched->kicked, &session->of_kicked);
 }
 
@@ -58,7 +61,8 @@ void sched_session_leave_place(struct sched *sched, struct sched_session *sessio
 	session->place = PLACE_NONE;
 }
 
-void sched_session_enter_place(struct sched *sched, struct sched_session *session, enum sched_place place)
+void sched_session_enter_place(
+	struct sched *sched, struct sched_session *session, enum sched_place place)
 {
 	struct sched_client *client = session->client;
 
@@ -66,7 +70,8 @@ void sched_session_enter_place(struct sched *sched, struct sched_session *sessio
 	session->place = (uint8_t)place;
 	switch (place) {
 	case PLACE_READY:
-		/* Who comes back competes from now on: time away is neither saved up nor held against him. */
+		/* Who comes back competes from now on: time away is neither saved up nor held
+		 * against him. */
 		if (sched_list_empty(&client->ready)) {
 			if (client->served < sched->virtual_time)
 				client->served = sched->virtual_time;
@@ -83,14 +88,14 @@ void sched_session_enter_place(struct sched *sched, struct sched_session *sessio
 		sched_list_append(&sched->blocked, &session->of_place);
 		sched->retry_blocked = true;
 		break;
-	case PLACE_NONE:
-		break;
+	case PLACE_NONE: break;
 	}
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------ */
+/* ---- life ----------------------------------------------------------------------------- */
 
-static enum attnd_status session_new(struct sched *sched, struct sched_client *client, struct sched_session **out)
+static enum attnd_status session_new(
+	struct sched *sched, struct sched_client *client, struct sched_session **out)
 {
 	struct sched_tenant_use *use = &sched->uses[client->tenant];
 	struct sched_session *session;
@@ -132,7 +137,8 @@ void sched_session_settle(struct sched *sched, struct sched_session *session)
 	sched_client_settle(sched, client);
 }
 
-void sched_session_close(struct sched *sched, struct sched_session *session, enum attnd_status status)
+void sched_session_close(
+	struct sched *sched, struct sched_session *session, enum attnd_status status)
 {
 	struct sched_list *link, *next;
 
@@ -154,7 +160,7 @@ void sched_session_close(struct sched *sched, struct sched_session *session, enu
 	}
 }
 
-/* ---- OPEN ------------------------------------------------------------------------------------------------ */
+/* ---- OPEN ----------------------------------------------------------------------------- */
 
 static bool in_range(float value, float least, float most)
 {
@@ -168,8 +174,9 @@ bool sched_sampling_copy(struct model_sampling *to, const struct attnd_sampling 
 	*to = (struct model_sampling){ .top_p = 1.0f, .repeat_penalty = 1.0f };
 	if (memcmp(from, &NOTHING, sizeof(NOTHING)) == 0)
 		return true;
-	if (!in_range(from->temperature, 0.0f, 1e6f) || !in_range(from->top_p, 0.0f, 1.0f) || from->top_p == 0.0f ||
-		!in_range(from->min_p, 0.0f, 1.0f) || !in_range(from->repeat_penalty, 0.0f, 1e6f) || from->repeat_penalty == 0.0f ||
+	if (!in_range(from->temperature, 0.0f, 1e6f) || !in_range(from->top_p, 0.0f, 1.0f) ||
+		from->top_p == 0.0f || !in_range(from->min_p, 0.0f, 1.0f) ||
+		!in_range(from->repeat_penalty, 0.0f, 1e6f) || from->repeat_penalty == 0.0f ||
 		from->repeat_window > ATTND_REPEAT_WINDOW_MAX)
 		return false;
 	*to = (struct model_sampling){
@@ -199,7 +206,8 @@ static bool kv_format(const struct sched *sched, uint8_t wanted, enum kern_kv *f
 	return wanted < ATTND_KV_END;
 }
 
-/* Blocks of raw sessions come in any size: rounded up to a quarter of a power of two, so that few sizes share the pool's extents. */
+/* Blocks of raw sessions come in any size: rounded up to a quarter of a power of two, so that few
+ * sizes share the pool's extents. */
 static size_t round_to_class(size_t bytes)
 {
 	size_t power = (size_t)1 << (63 - __builtin_clzll((unsigned long long)bytes));
@@ -208,7 +216,8 @@ static size_t round_to_class(size_t bytes)
 	return (bytes + step - 1) / step * step;
 }
 
-static enum attnd_status check_model(const struct sched *sched, const struct sched_tenant *tenant, struct opening *opening)
+static enum attnd_status check_model(
+	const struct sched *sched, const struct sched_tenant *tenant, struct opening *opening)
 {
 	const struct attnd_open_params *params = &opening->params;
 	const struct sched_model *model;
@@ -221,7 +230,8 @@ static enum attnd_status check_model(const struct sched *sched, const struct sch
 	model = &sched->models[params->model];
 	if (model->file && model_damaged(model->file))
 		return ATTND_BAD_MODEL;
-	if (params->layers || params->heads || params->kv_heads || params->head_dim || params->window)
+	if (params->layers || params->heads || params->kv_heads || params->head_dim ||
+		params->window)
 		return ATTND_BAD_PARAMS;
 	opening->kv.layers = model->program->kv.layers;
 	opening->kv.heads = model->program->kv.heads;
@@ -240,9 +250,10 @@ static enum attnd_status check_attention(const struct sched_tenant *tenant, stru
 
 	if (!tenant->attention)
 		return ATTND_DENIED;
-	if (params->model != 0 || params->layers == 0 || params->layers > ATTND_LAYERS_MAX || params->heads == 0 ||
-		params->heads > ATTND_HEADS_MAX || params->kv_heads == 0 || params->heads % params->kv_heads != 0 ||
-		params->head_dim == 0 || params->head_dim % 8 != 0 || params->head_dim > ATTND_HEAD_DIM_MAX)
+	if (params->model != 0 || params->layers == 0 || params->layers > ATTND_LAYERS_MAX ||
+		params->heads == 0 || params->heads > ATTND_HEADS_MAX || params->kv_heads == 0 ||
+		params->heads % params->kv_heads != 0 || params->head_dim == 0 ||
+		params->head_dim % 8 != 0 || params->head_dim > ATTND_HEAD_DIM_MAX)
 		return ATTND_BAD_PARAMS;
 	if (!in_range(params->scale, -1e6f, 1e6f) || !in_range(params->soft_cap, 0.0f, 1e9f))
 		return ATTND_BAD_PARAMS;
@@ -254,8 +265,8 @@ static enum attnd_status check_attention(const struct sched_tenant *tenant, stru
 	return ATTND_OK;
 }
 
-static enum attnd_status check_open(const struct sched *sched, const struct sched_message *message, const struct sched_client *client,
-	struct opening *opening)
+static enum attnd_status check_open(const struct sched *sched, const struct sched_message *message,
+	const struct sched_client *client, struct opening *opening)
 {
 	static const uint8_t NOTHING[6];
 	const struct sched_tenant *tenant = &sched->tenants[client->tenant];
@@ -266,8 +277,10 @@ static enum attnd_status check_open(const struct sched *sched, const struct sche
 		return ATTND_BAD_PARAMS;
 	sched_copy_in(&opening->params, message->in, sizeof(opening->params));
 	if (params->struct_bytes != sizeof(*params) || params->reserved2 != 0 ||
-		memcmp(params->reserved, NOTHING, sizeof(NOTHING)) != 0 || !kv_format(sched, params->kv_k, &opening->kv.k) ||
-		!kv_format(sched, params->kv_v, &opening->kv.v) || !sched_sampling_copy(&opening->sampling, &params->sampling))
+		memcmp(params->reserved, NOTHING, sizeof(NOTHING)) != 0 ||
+		!kv_format(sched, params->kv_k, &opening->kv.k) ||
+		!kv_format(sched, params->kv_v, &opening->kv.v) ||
+		!sched_sampling_copy(&opening->sampling, &params->sampling))
 		return ATTND_BAD_PARAMS;
 	if (params->kind == ATTND_SESSION_MODEL)
 		status = check_model(sched, tenant, opening);
@@ -286,14 +299,16 @@ static enum attnd_status check_open(const struct sched *sched, const struct sche
 	for (uint32_t later = 0; later < 2; later++) {
 		size_t bytes = opening->kv.block_bytes[later];
 
-		opening->take_bytes[later] = params->kind == ATTND_SESSION_ATTENTION ? round_to_class(bytes) : bytes;
+		opening->take_bytes[later] =
+			params->kind == ATTND_SESSION_ATTENTION ? round_to_class(bytes) : bytes;
 		if (opening->take_bytes[later] > sched_kv_extent_bytes(sched->kv))
 			return ATTND_TOO_LARGE;
 	}
 	return ATTND_OK;
 }
 
-void sched_session_open(struct sched *sched, const struct sched_message *message, struct sched_client *client)
+void sched_session_open(
+	struct sched *sched, const struct sched_message *message, struct sched_client *client)
 {
 	struct opening opening = { 0 };
 	enum attnd_status status = check_open(sched, message, client, &opening);
@@ -307,7 +322,8 @@ void sched_session_open(struct sched *sched, const struct sched_message *message
 		return;
 	}
 	session->kind = (uint8_t)params->kind;
-	session->model = params->kind == ATTND_SESSION_MODEL ? params->model : sched->options.model_count;
+	session->model =
+		params->kind == ATTND_SESSION_MODEL ? params->model : sched->options.model_count;
 	session->max_tokens = opening.max_tokens;
 	session->kv = opening.kv;
 	memcpy(session->take_bytes, opening.take_bytes, sizeof(session->take_bytes));
@@ -316,10 +332,11 @@ void sched_session_open(struct sched *sched, const struct sched_message *message
 	session->scale = params->scale;
 	session->soft_cap = params->soft_cap;
 	memset(session->layers, 0, sizeof(*session->layers) * opening.kv.layers);
-	sched_answer(sched, message, (struct sched_answer){ ATTND_OK, .value = sched_session_handle(sched, session) });
+	sched_answer(sched, message,
+		(struct sched_answer){ ATTND_OK, .value = sched_session_handle(sched, session) });
 }
 
-/* ---- FORK, TRUNCATE --------------------------------------------------------------------------------------- */
+/* ---- FORK, TRUNCATE ------------------------------------------------------------------- */
 
 unsigned sched_start_fork(struct sched *sched, struct sched_request *request)
 {
@@ -345,7 +362,8 @@ unsigned sched_start_fork(struct sched *sched, struct sched_request *request)
 	child->position = keep;
 	if (parent->kind == ATTND_SESSION_MODEL)
 		memcpy(child->tokens, parent->tokens, sizeof(*child->tokens) * keep);
-	for (uint32_t layer = 0; layer < parent->kv.layers && parent->kind == ATTND_SESSION_ATTENTION; layer++)
+	for (uint32_t layer = 0;
+		layer < parent->kv.layers && parent->kind == ATTND_SESSION_ATTENTION; layer++)
 		child->layers[layer] = parent->layers[layer] < keep ? parent->layers[layer] : keep;
 	if (!sched_blocks_share(sched, child, parent, keep)) {
 		sched_session_close(sched, child, ATTND_OVER_QUOTA);
@@ -363,7 +381,8 @@ unsigned sched_start_truncate(struct sched *sched, struct sched_request *request
 	if (keep > session->position)
 		return ATTND_BAD_POSITION;
 	session->position = keep;
-	for (uint32_t layer = 0; layer < session->kv.layers && session->kind == ATTND_SESSION_ATTENTION; layer++)
+	for (uint32_t layer = 0;
+		layer < session->kv.layers && session->kind == ATTND_SESSION_ATTENTION; layer++)
 		if (session->layers[layer] > keep)
 			session->layers[layer] = keep;
 	sched_blocks_trim(sched, session, keep);

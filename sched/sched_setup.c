@@ -1,6 +1,6 @@
 /*
- * Making and ending a scheduler: options checked, every table taken once, and given back in reverse. Control thread, or the owner's;
- * cold.
+ * Making and ending a scheduler: options checked, every table taken once, and given back in
+ * reverse. Control thread, or the owner's; cold.
  */
 #include <stdlib.h>
 
@@ -10,38 +10,55 @@
 
 static int check_sizes(const struct sched_options *o)
 {
-	if (o->clients_max == 0 || o->sessions_max == 0 || o->sessions_max > 1u << SCHED_INDEX_BITS || o->requests_max == 0 ||
+	if (o->clients_max == 0 || o->sessions_max == 0 ||
+		o->sessions_max > 1u << SCHED_INDEX_BITS || o->requests_max == 0 ||
 		o->client_requests_max == 0)
-		return base_fail(EINVAL, "scheduler for %u clients, %u sessions (at most %u), %u requests, %u per client: none may be 0",
-			o->clients_max, o->sessions_max, 1u << SCHED_INDEX_BITS, o->requests_max, o->client_requests_max);
-	if (o->tokens_max == 0 || o->tokens_max > 1u << 24 || o->step_rows_max == 0 || o->prefill_chunk == 0 || o->out_rows_max == 0)
-		return base_fail(EINVAL, "scheduler with %u tokens per session (at most %u), %u rows per step, chunks of %u, %u output rows: "
-			"none may be 0", o->tokens_max, 1u << 24, o->step_rows_max, o->prefill_chunk, o->out_rows_max);
+		return base_fail(EINVAL,
+			"scheduler for %u clients, %u sessions (at most %u), %u requests, %u per client: none may be 0",
+			o->clients_max, o->sessions_max, 1u << SCHED_INDEX_BITS, o->requests_max,
+			o->client_requests_max);
+	if (o->tokens_max == 0 || o->tokens_max > 1u << 24 || o->step_rows_max == 0 ||
+		o->prefill_chunk == 0 || o->out_rows_max == 0)
+		return base_fail(EINVAL,
+			"scheduler with %u tokens per session (at most %u), %u rows per step, chunks of %u, %u output rows: "
+			"none may be 0",
+			o->tokens_max, 1u << 24, o->step_rows_max, o->prefill_chunk,
+			o->out_rows_max);
 	if (o->device >= 1u << SCHED_DEVICE_BITS)
-		return base_fail(EINVAL, "device %u: at most %u", o->device, (1u << SCHED_DEVICE_BITS) - 1);
-	if (o->out->element_bytes != sizeof(struct sched_reply) || o->in->element_bytes != sizeof(struct sched_message))
-		return base_fail(EINVAL, "the scheduler's queues have elements of %zu and %zu bytes, not %zu and %zu", o->in->element_bytes,
-			o->out->element_bytes, sizeof(struct sched_message), sizeof(struct sched_reply));
+		return base_fail(
+			EINVAL, "device %u: at most %u", o->device, (1u << SCHED_DEVICE_BITS) - 1);
+	if (o->out->element_bytes != sizeof(struct sched_reply) ||
+		o->in->element_bytes != sizeof(struct sched_message))
+		return base_fail(EINVAL,
+			"the scheduler's queues have elements of %zu and %zu bytes, not %zu and %zu",
+			o->in->element_bytes, o->out->element_bytes, sizeof(struct sched_message),
+			sizeof(struct sched_reply));
 	if (o->out->capacity_mask + 1 < (uint64_t)o->clients_max + o->requests_max + 64)
-		return base_fail(EINVAL, "the scheduler's reply queue holds %llu elements; %llu are needed for %u clients and %u requests",
-			(unsigned long long)o->out->capacity_mask + 1, (unsigned long long)o->clients_max + o->requests_max + 64,
-			o->clients_max, o->requests_max);
+		return base_fail(EINVAL,
+			"the scheduler's reply queue holds %llu elements; %llu are needed for %u clients and %u requests",
+			(unsigned long long)o->out->capacity_mask + 1,
+			(unsigned long long)o->clients_max + o->requests_max + 64, o->clients_max,
+			o->requests_max);
 	return 0;
 }
 
 static int check_models(const struct sched_options *o)
 {
-	if (o->model_count > SCHED_MODELS_MAX || o->tenant_count == 0 || o->tenant_count > SCHED_TENANTS_MAX)
-		return base_fail(EINVAL, "scheduler with %u models (at most %d) and %u tenants (1 to %d)", o->model_count, SCHED_MODELS_MAX,
-			o->tenant_count, SCHED_TENANTS_MAX);
+	if (o->model_count > SCHED_MODELS_MAX || o->tenant_count == 0 ||
+		o->tenant_count > SCHED_TENANTS_MAX)
+		return base_fail(EINVAL,
+			"scheduler with %u models (at most %d) and %u tenants (1 to %d)",
+			o->model_count, SCHED_MODELS_MAX, o->tenant_count, SCHED_TENANTS_MAX);
 	for (uint32_t i = 0; i < o->model_count; i++) {
 		const struct kern_program *program = o->models[i].program;
 
 		if (!program || !o->models[i].info)
 			return base_fail(EINVAL, "model %u has no program or no description", i);
 		if (program->max_rows < o->step_rows_max || program->max_out_rows < o->out_rows_max)
-			return base_fail(EINVAL, "model %u takes %u rows and %u output rows per step; the scheduler wants %u and %u", i,
-				program->max_rows, program->max_out_rows, o->step_rows_max, o->out_rows_max);
+			return base_fail(EINVAL,
+				"model %u takes %u rows and %u output rows per step; the scheduler wants %u and %u",
+				i, program->max_rows, program->max_out_rows, o->step_rows_max,
+				o->out_rows_max);
 	}
 	return 0;
 }
@@ -49,9 +66,12 @@ static int check_models(const struct sched_options *o)
 static int check_options(const struct sched_options *o)
 {
 	if (!o || o->struct_bytes != sizeof(*o))
-		return base_fail(EINVAL, "scheduler options of %zu bytes, not %zu", o ? o->struct_bytes : 0, sizeof(*o));
-	if (!o->clock || !o->backend || !o->in || !o->out || !o->tenants || (o->model_count > 0 && !o->models))
-		return base_fail(EINVAL, "the scheduler needs a clock, a backend, two queues, tenants, and models where it counts some");
+		return base_fail(EINVAL, "scheduler options of %zu bytes, not %zu",
+			o ? o->struct_bytes : 0, sizeof(*o));
+	if (!o->clock || !o->backend || !o->in || !o->out || !o->tenants ||
+		(o->model_count > 0 && !o->models))
+		return base_fail(EINVAL,
+			"the scheduler needs a clock, a backend, two queues, tenants, and models where it counts some");
 	return check_sizes(o) < 0 || check_models(o) < 0 ? -EINVAL : 0;
 }
 
@@ -72,8 +92,9 @@ static int largest_block(const struct sched_options *o, size_t *bytes)
 	return 0;
 }
 
-/* Extents: 1/64 of the pool, so that several block sizes live side by side, but each holds the largest block of every model; and at
- * least a megabyte, for raw sessions, where the pool is not tiny. */
+/* Extents: 1/64 of the pool, so that several block sizes live side by side, but each holds the
+ * largest block of every model; and at least a megabyte, for raw sessions, where the pool is not
+ * tiny. */
 static int pool_create(struct sched *sched)
 {
 	const struct sched_options *o = &sched->options;
@@ -91,12 +112,13 @@ static int pool_create(struct sched *sched)
 		extent_bytes = (extent_bytes + 4095) / 4096 * 4096;
 	}
 	if (extent_bytes < largest)
-		return base_fail(EINVAL, "KV extents of %llu bytes are smaller than a block of %zu that a model needs",
+		return base_fail(EINVAL,
+			"KV extents of %llu bytes are smaller than a block of %zu that a model needs",
 			(unsigned long long)extent_bytes, largest);
 	return sched_kv_create(&sched->kv, o->backend, o->kv_bytes, extent_bytes);
 }
 
-/* ---- tables: each is one allocation, so that a sanitizer sees its ends ------------------------------------------- */
+/* ---- tables: each is one allocation, so that a sanitizer sees its ends ---------------- */
 
 static void *table(size_t count, size_t element_bytes)
 {
@@ -109,10 +131,12 @@ static bool flight_create(struct sched *sched, struct sched_flight *flight, uint
 
 	return (flight->members = table(sched->members_max, sizeof(*flight->members))) != NULL &&
 		(flight->tokens = table(o->step_rows_max, sizeof(*flight->tokens))) != NULL &&
-		(flight->embeddings = table(o->step_rows_max, sizeof(*flight->embeddings))) != NULL &&
+		(flight->embeddings = table(o->step_rows_max, sizeof(*flight->embeddings))) !=
+		NULL &&
 		(flight->seqs = table(o->step_rows_max, sizeof(*flight->seqs))) != NULL &&
 		(flight->outs = table(o->out_rows_max, sizeof(*flight->outs))) != NULL &&
-		(flight->logits = table((size_t)o->out_rows_max * vocab_max, sizeof(*flight->logits))) != NULL;
+		(flight->logits = table(
+			 (size_t)o->out_rows_max * vocab_max, sizeof(*flight->logits))) != NULL;
 }
 
 static void flight_destroy(struct sched_flight *flight)
@@ -147,10 +171,13 @@ static bool tables_create(struct sched *sched)
 		(sched->uses = table(o->tenant_count, sizeof(*sched->uses))) != NULL &&
 		(sched->decodes = table(sessions, sizeof(*sched->decodes))) != NULL &&
 		(sched->prefills = table(sessions, sizeof(*sched->prefills))) != NULL &&
-		(sched->block_tables = table(sessions * sched->blocks_max, sizeof(*sched->block_tables))) != NULL &&
-		(sched->histories = table(sessions * o->tokens_max, sizeof(*sched->histories))) != NULL &&
+		(sched->block_tables = table(
+			 sessions * sched->blocks_max, sizeof(*sched->block_tables))) != NULL &&
+		(sched->histories = table(sessions * o->tokens_max, sizeof(*sched->histories))) !=
+		NULL &&
 		(sched->choices = table(sessions * words, sizeof(*sched->choices))) != NULL &&
-		(sched->layer_tables = table(sessions * ATTND_LAYERS_MAX, sizeof(*sched->layer_tables))) != NULL &&
+		(sched->layer_tables = table(
+			 sessions * ATTND_LAYERS_MAX, sizeof(*sched->layer_tables))) != NULL &&
 		(sched->sample_scratch = table(scratch, 1)) != NULL;
 }
 
@@ -219,8 +246,10 @@ static void costs_init(struct sched *sched)
 		const struct model_info *info = sched->models[i].info;
 		const struct kern_program *program = sched->models[i].program;
 		uint64_t output = (uint64_t)program->vocab * program->width;
-		/* The embedding is looked up, not multiplied; where it is the output matrix too it is counted there. */
-		uint64_t row = info->parameters > output ? info->parameters - output : info->parameters;
+		/* The embedding is looked up, not multiplied; where it is the output matrix too it
+		 * is counted there. */
+		uint64_t row =
+			info->parameters > output ? info->parameters - output : info->parameters;
 
 		sched_cost_model(&sched->cost, i, info->weight_bytes, row, output, &program->kv);
 	}
@@ -247,12 +276,14 @@ static void options_keep(struct sched *sched, const struct sched_options *o)
 	sched->started_ns = sched->now_ns = sched->last_landed_ns = base_clock_now(o->clock);
 	sched->blocks_max = (o->tokens_max + KERN_PAGE_TOKENS - 1) / KERN_PAGE_TOKENS;
 	sched->members_max = o->step_rows_max > SCHED_SPANS ? o->step_rows_max : SCHED_SPANS;
-	/* Where host and device are one, a second step in the air would only be in the way of what comes next. */
+	/* Where host and device are one, a second step in the air would only be in the way of what
+	 * comes next. */
 	sched->computes_max = o->backend->properties.host_memory ? 1 : SCHED_FLIGHTS;
 }
 
 _Static_assert((int)SCHED_ATTENDS <= (int)SCHED_SPANS, "members_max covers the items of an ATTEND");
-_Static_assert(ATTND_ATTEND_ROWS_MAX / KERN_PAGE_TOKENS + 1 <= SCHED_SPANS, "one request's copies fit into one work");
+_Static_assert(ATTND_ATTEND_ROWS_MAX / KERN_PAGE_TOKENS + 1 <= SCHED_SPANS,
+	"one request's copies fit into one work");
 
 int sched_create(struct sched **out, const struct sched_options *options)
 {
@@ -267,8 +298,9 @@ int sched_create(struct sched **out, const struct sched_options *options)
 	options_keep(sched, options);
 	rc = pool_create(sched);
 	if (rc == 0 && !tables_create(sched))
-		rc = base_fail(ENOMEM, "no memory for the scheduler's tables: %u sessions of %u tokens, %u requests", options->sessions_max,
-			options->tokens_max, options->requests_max);
+		rc = base_fail(ENOMEM,
+			"no memory for the scheduler's tables: %u sessions of %u tokens, %u requests",
+			options->sessions_max, options->tokens_max, options->requests_max);
 	if (rc < 0) {
 		sched_destroy(sched);
 		return rc;

@@ -1,9 +1,11 @@
 /*
- * STEP and GENERATE at the head of their session: everything that indexes, sizes or selects is copied out of the client's memory once, and
- * the copy is checked; numeric rows stay where they are. Scheduler's thread.
+ * STEP and GENERATE at the head of their session: everything that indexes, sizes or selects is
+ * copied out of the client's memory once, and the copy is checked; numeric rows stay where they
+ * are. Scheduler's thread.
  *
- * Token ids go straight to the session's private history, at the position where they will stand. If the request is refused there,
- * nothing has changed: what lies beyond a session's position means nothing.
+ * Token ids go straight to the session's private history, at the position where they will stand. If
+ * the request is refused there, nothing has changed: what lies beyond a session's position means
+ * nothing.
  */
 #include <math.h>
 
@@ -15,7 +17,8 @@ static uint32_t vocab_of(const struct sched *sched, const struct sched_session *
 }
 
 /* Token ids from the input to the history. */
-static unsigned copy_tokens(struct sched *sched, struct sched_request *request, const unsigned char *from, uint32_t count)
+static unsigned copy_tokens(struct sched *sched, struct sched_request *request,
+	const unsigned char *from, uint32_t count)
 {
 	struct sched_session *session = request->session;
 	uint32_t *tokens = session->tokens + session->position;
@@ -43,25 +46,20 @@ static bool damaged(const struct sched *sched, const struct sched_session *sessi
 	return model->file && model_damaged(model->file);
 }
 
-/* ---- STEP -------------------------------------------------------------------------------------------------- */
+/* ---- STEP ----------------------------------------------------------------------------- */
 
 static uint64_t output_bytes(const struct sched *sched, const struct sched_request *request)
 {
 	const struct kern_program *program = sched_session_model(sched, request->session)->program;
 
 	switch ((enum attnd_output)request->step.output) {
-	case ATTND_OUT_LOGITS:
-		return sizeof(float) * (uint64_t)program->vocab;
-	case ATTND_OUT_HIDDEN:
-		return sizeof(float) * (uint64_t)program->width;
-	case ATTND_OUT_TOP:
-		return sizeof(struct attnd_top) * (uint64_t)request->step.top_k;
+	case ATTND_OUT_LOGITS: return sizeof(float) * (uint64_t)program->vocab;
+	case ATTND_OUT_HIDDEN: return sizeof(float) * (uint64_t)program->width;
+	case ATTND_OUT_TOP: return sizeof(struct attnd_top) * (uint64_t)request->step.top_k;
 	case ATTND_OUT_ARGMAX:
-	case ATTND_OUT_SAMPLED:
-		return sizeof(uint32_t);
+	case ATTND_OUT_SAMPLED: return sizeof(uint32_t);
 	case ATTND_OUT_NONE:
-	case ATTND_OUT_END:
-		break;
+	case ATTND_OUT_END: break;
 	}
 	return 0;
 }
@@ -81,10 +79,12 @@ static unsigned check_step_args(const struct sched *sched, const struct sched_re
 
 	if (args->output >= ATTND_OUT_END || args->select >= ATTND_SELECT_END)
 		return ATTND_BAD_PARAMS;
-	if (args->output == ATTND_OUT_TOP && (args->top_k == 0 || args->top_k > ATTND_TOP_MAX ||
-		args->top_k > vocab_of(sched, request->session)))
+	if (args->output == ATTND_OUT_TOP &&
+		(args->top_k == 0 || args->top_k > ATTND_TOP_MAX ||
+			args->top_k > vocab_of(sched, request->session)))
 		return ATTND_BAD_PARAMS;
-	if (args->select == ATTND_SELECT_CHOSEN && (args->select_count == 0 || args->select_count > request->record.argument))
+	if (args->select == ATTND_SELECT_CHOSEN &&
+		(args->select_count == 0 || args->select_count > request->record.argument))
 		return ATTND_BAD_SHAPE;
 	return ATTND_OK;
 }
@@ -122,7 +122,9 @@ static unsigned copy_input(struct sched *sched, struct sched_request *request, u
 		if (status != ATTND_OK)
 			return status;
 	}
-	return request->step.select == ATTND_SELECT_CHOSEN ? copy_chosen(request, request->in + input_bytes) : ATTND_OK;
+	return request->step.select == ATTND_SELECT_CHOSEN
+		? copy_chosen(request, request->in + input_bytes)
+		: ATTND_OK;
 }
 
 unsigned sched_start_step(struct sched *sched, struct sched_request *request)
@@ -140,7 +142,10 @@ unsigned sched_start_step(struct sched *sched, struct sched_request *request)
 	status = check_step_args(sched, request);
 	if (status != ATTND_OK)
 		return status;
-	input_bytes = (rows ? sizeof(float) * (uint64_t)sched_session_model(sched, session)->program->width : sizeof(uint32_t)) *
+	input_bytes = (rows ? sizeof(float) *
+					      (uint64_t)sched_session_model(sched, session)
+						      ->program->width
+			    : sizeof(uint32_t)) *
 		record->argument;
 	if (request->step.select == ATTND_SELECT_CHOSEN)
 		chosen_bytes = sizeof(uint32_t) * (uint64_t)request->step.select_count;
@@ -168,24 +173,22 @@ bool sched_row_selected(const struct sched_request *request, uint32_t row)
 	if (request->step.output == ATTND_OUT_NONE)
 		return false;
 	switch ((enum attnd_select)request->step.select) {
-	case ATTND_SELECT_ALL:
-		return true;
-	case ATTND_SELECT_CHOSEN:
-		return request->session->chosen[row / 64] >> row % 64 & 1;
+	case ATTND_SELECT_ALL: return true;
+	case ATTND_SELECT_CHOSEN: return request->session->chosen[row / 64] >> row % 64 & 1;
 	case ATTND_SELECT_LAST:
-	case ATTND_SELECT_END:
-		break;
+	case ATTND_SELECT_END: break;
 	}
 	return row + 1 == request->rows;
 }
 
-/* ---- GENERATE ---------------------------------------------------------------------------------------------- */
+/* ---- GENERATE ------------------------------------------------------------------------- */
 
 /*
- * What a GENERATE leaves behind: the cache holds the prompt and every delivered token but the last, and the completion's position counts
- * exactly these. The last token was drawn and not yet fed; a caller who goes on passes it as the first of the next prompt. So nothing is
- * remembered between requests, and a session's bits depend on what was passed in alone. For the same reason a prompt must not be
- * empty: there would be no logits to draw from.
+ * What a GENERATE leaves behind: the cache holds the prompt and every delivered token but the last,
+ * and the completion's position counts exactly these. The last token was drawn and not yet fed; a
+ * caller who goes on passes it as the first of the next prompt. So nothing is remembered between
+ * requests, and a session's bits depend on what was passed in alone. For the same reason a prompt
+ * must not be empty: there would be no logits to draw from.
  */
 unsigned sched_start_generate(struct sched *sched, struct sched_request *request)
 {
@@ -201,12 +204,16 @@ unsigned sched_start_generate(struct sched *sched, struct sched_request *request
 	if (record->in_bytes < sizeof(*params))
 		return ATTND_BAD_PARAMS;
 	sched_copy_in(&generate->params, request->in, sizeof(generate->params));
-	if (params->struct_bytes != sizeof(*params) || params->max_tokens == 0 || params->stop_count > ATTND_STOP_IDS_MAX ||
-		params->reserved != 0 || params->reserved2 != 0 || params->between_ns < 0 ||
-		params->between_ns > INT64_MAX / 4 || !sched_sampling_copy(&generate->sampling, &params->sampling))
+	if (params->struct_bytes != sizeof(*params) || params->max_tokens == 0 ||
+		params->stop_count > ATTND_STOP_IDS_MAX || params->reserved != 0 ||
+		params->reserved2 != 0 || params->between_ns < 0 ||
+		params->between_ns > INT64_MAX / 4 ||
+		!sched_sampling_copy(&generate->sampling, &params->sampling))
 		return ATTND_BAD_PARAMS;
 	if (record->argument == 0 ||
-		record->in_bytes != sizeof(*params) + prompt_bytes + sizeof(uint32_t) * (uint64_t)params->stop_count)
+		record->in_bytes !=
+			sizeof(*params) + prompt_bytes +
+				sizeof(uint32_t) * (uint64_t)params->stop_count)
 		return ATTND_BAD_SHAPE;
 	if (!room_for(session, record->argument))
 		return ATTND_CONTEXT_FULL;
@@ -214,7 +221,8 @@ unsigned sched_start_generate(struct sched *sched, struct sched_request *request
 	if (status != ATTND_OK)
 		return status;
 	/* Compared with drawn tokens only: an id that no token has stops nothing. */
-	sched_copy_in(generate->stop, request->in + sizeof(*params) + prompt_bytes, sizeof(uint32_t) * params->stop_count);
+	sched_copy_in(generate->stop, request->in + sizeof(*params) + prompt_bytes,
+		sizeof(uint32_t) * params->stop_count);
 	generate->generated = 0;
 	request->rows = record->argument;
 	request->block_first = session->position;

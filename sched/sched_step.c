@@ -1,12 +1,15 @@
 /*
- * Who runs next: the ready sessions in order of urgency, and the batch formed of them. Scheduler's thread.
+ * Who runs next: the ready sessions in order of urgency, and the batch formed of them. Scheduler's
+ * thread.
  *
- * Order: class, then deadline (earliest first, none last), then fair share. Fair share is start-time fair queueing over
- * clients: a client's virtual time advances by the rows it was given, divided by its tenant's weight; its sessions take turns. Who has
- * waited longer than SCHED_AGED_NS goes before all others, one per step, so that no class and no deadline can starve anybody.
+ * Order: class, then deadline (earliest first, none last), then fair share. Fair share is
+ * start-time fair queueing over clients: a client's virtual time advances by the rows it was given,
+ * divided by its tenant's weight; its sessions take turns. Who has waited longer than SCHED_AGED_NS
+ * goes before all others, one per step, so that no class and no deadline can starve anybody.
  *
- * A step belongs to one model: that of the most urgent session. It takes decodes (one row) first, but leaves a quarter of its rows to
- * waiting prefills; then chunks of prefill. Order decides when a row runs, never what it computes.
+ * A step belongs to one model: that of the most urgent session. It takes decodes (one row) first,
+ * but leaves a quarter of its rows to waiting prefills; then chunks of prefill. Order decides when
+ * a row runs, never what it computes.
  */
 #include "sched/sched_private.h"
 
@@ -17,12 +20,12 @@ struct forming {
 	const struct kern_program *program;
 	uint32_t rows_left, outs_left;
 	uint32_t rows, outs;
-	int64_t until_ns;  /* the earliest deadline in the step that it can still make */
+	int64_t until_ns; /* the earliest deadline in the step that it can still make */
 	uint32_t until_class;
 	bool embeddings;
 };
 
-/* ---- candidates -------------------------------------------------------------------------------------------- */
+/* ---- candidates ----------------------------------------------------------------------- */
 
 static uint32_t remaining(const struct sched_request *request)
 {
@@ -38,7 +41,8 @@ static bool before(const struct sched_candidate *a, const struct sched_candidate
 	return a->fair < b->fair;
 }
 
-static uint64_t fair_cost(const struct sched *sched, const struct sched_client *client, uint32_t rows)
+static uint64_t fair_cost(
+	const struct sched *sched, const struct sched_client *client, uint32_t rows)
 {
 	uint32_t weight = sched->tenants[client->tenant].weight;
 
@@ -54,16 +58,19 @@ static uint32_t gather_client(struct sched *sched, struct sched_client *client, 
 	for (link = client->ready.next; link != &client->ready; link = next) {
 		struct sched_session *session = sched_session_of_place(link);
 		struct sched_request *request = sched_session_head(session);
-		uint32_t rows = remaining(request) < sched->options.prefill_chunk ? remaining(request) :
-			sched->options.prefill_chunk;
+		uint32_t rows = remaining(request) < sched->options.prefill_chunk
+			? remaining(request)
+			: sched->options.prefill_chunk;
 
 		next = link->next;
 		if (request->deadline_ns <= sched->now_ns) {
 			sched_request_complete(sched, request, ATTND_EXPIRED);
 			continue;
 		}
-		sched->decodes[count++] = (struct sched_candidate){ .session = session, .deadline_ns = request->deadline_ns,
-			.fair = fair, .class = request->record.priority_class };
+		sched->decodes[count++] = (struct sched_candidate){ .session = session,
+			.deadline_ns = request->deadline_ns,
+			.fair = fair,
+			.class = request->record.priority_class };
 		fair += fair_cost(sched, client, rows ? rows : 1);
 	}
 	return count;
@@ -101,7 +108,8 @@ static const struct sched_candidate *most_urgent(struct sched *sched, uint32_t c
 }
 
 /* Keeps those of one model: decodes stay, prefills move beside. */
-static void divide(struct sched *sched, uint32_t count, uint32_t model, uint32_t *decodes, uint32_t *prefills)
+static void divide(
+	struct sched *sched, uint32_t count, uint32_t model, uint32_t *decodes, uint32_t *prefills)
 {
 	*decodes = *prefills = 0;
 	for (uint32_t i = 0; i < count; i++) {
@@ -116,7 +124,7 @@ static void divide(struct sched *sched, uint32_t count, uint32_t model, uint32_t
 	}
 }
 
-/* ---- a heap of candidates, the most urgent at the top ----------------------------------------------------------- */
+/* ---- a heap of candidates, the most urgent at the top --------------------------------- */
 
 static void sift(struct sched_candidate *heap, uint32_t count, uint32_t at)
 {
@@ -152,10 +160,12 @@ static struct sched_candidate heap_pop(struct sched_candidate *heap, uint32_t *c
 	return top;
 }
 
-/* ---- members ------------------------------------------------------------------------------------------------- */
+/* ---- members -------------------------------------------------------------------------- */
 
-/* How many of at most `rows` rows fit into `outs` output rows; *used says how many outputs they have. */
-static uint32_t fit_outs(const struct sched_request *request, uint32_t rows, uint32_t outs, uint32_t *used)
+/* How many of at most `rows` rows fit into `outs` output rows; *used says how many outputs they
+ * have. */
+static uint32_t fit_outs(
+	const struct sched_request *request, uint32_t rows, uint32_t outs, uint32_t *used)
 {
 	uint32_t from = request->rows_done;
 
@@ -175,7 +185,8 @@ static uint64_t visits_of(uint32_t position, uint32_t rows)
 	return (uint64_t)rows * position + (uint64_t)rows * (rows + 1) / 2;
 }
 
-/* A stream's token needs a credit of its client, and a slot of `out` beyond those that are promised. */
+/* A stream's token needs a credit of its client, and a slot of `out` beyond those that are
+ * promised. */
 static bool stream_promise(struct sched *sched, struct sched_request *request)
 {
 	struct sched_client *client = request->client;
@@ -196,8 +207,9 @@ static bool stream_promise(struct sched *sched, struct sched_request *request)
 static void add_outs(struct forming *f, struct sched_member *member, float *private_logits)
 {
 	const struct sched_request *request = member->request;
-	enum attnd_output output = request->record.op == ATTND_OP_GENERATE ? ATTND_OUT_SAMPLED :
-		(enum attnd_output)request->step.output;
+	enum attnd_output output = request->record.op == ATTND_OP_GENERATE
+		? ATTND_OUT_SAMPLED
+		: (enum attnd_output)request->step.output;
 	uint64_t done = request->result_bytes;
 
 	for (uint32_t i = 0; i < member->rows; i++) {
@@ -207,7 +219,8 @@ static void add_outs(struct forming *f, struct sched_member *member, float *priv
 			continue;
 		out = &f->flight->outs[f->outs];
 		*out = (struct kern_out){ .row = member->row + i };
-		/* Whole rows go straight to where the client wants them; the rest is computed here from private logits. */
+		/* Whole rows go straight to where the client wants them; the rest is computed here
+		 * from private logits. */
 		if (output == ATTND_OUT_LOGITS) {
 			out->logits = (float *)(void *)(request->out + done);
 			done += sizeof(float) * (uint64_t)f->program->vocab;
@@ -234,12 +247,15 @@ static void add_tokens(struct forming *f, const struct sched_member *member)
 		uint64_t row = (uint64_t)request->rows_done + i;
 
 		tokens[i] = rows ? 0 : session->tokens[session->position + i];
-		embeddings[i] = rows ? (const float *)(const void *)request->in + row * f->program->width : NULL;
+		embeddings[i] = rows
+			? (const float *)(const void *)request->in + row * f->program->width
+			: NULL;
 	}
 	f->embeddings = f->embeddings || rows;
 }
 
-static void take_off(struct sched *sched, struct sched_session *session, uint32_t rows, uint64_t fair)
+static void take_off(
+	struct sched *sched, struct sched_session *session, uint32_t rows, uint64_t fair)
 {
 	struct sched_client *client = session->client;
 
@@ -251,16 +267,23 @@ static void take_off(struct sched *sched, struct sched_session *session, uint32_
 		sched->virtual_time = fair;
 }
 
-static void add_member(struct sched *sched, struct forming *f, const struct sched_candidate *candidate, uint32_t rows)
+static void add_member(struct sched *sched, struct forming *f,
+	const struct sched_candidate *candidate, uint32_t rows)
 {
 	struct sched_session *session = candidate->session;
 	struct sched_flight *flight = f->flight;
 	struct sched_member *member = &flight->members[flight->member_count];
 
-	*member = (struct sched_member){ .session = session, .request = sched_session_head(session), .row = f->rows,
-		.rows = rows, .out = f->outs };
-	flight->seqs[flight->member_count++] = (struct kern_seq){ .row = f->rows, .rows = rows, .position = session->position,
-		.blocks = session->blocks, .kv = &session->kv };
+	*member = (struct sched_member){ .session = session,
+		.request = sched_session_head(session),
+		.row = f->rows,
+		.rows = rows,
+		.out = f->outs };
+	flight->seqs[flight->member_count++] = (struct kern_seq){ .row = f->rows,
+		.rows = rows,
+		.position = session->position,
+		.blocks = session->blocks,
+		.kv = &session->kv };
 	add_tokens(f, member);
 	add_outs(f, member, flight->logits);
 	f->rows += rows;
@@ -276,17 +299,21 @@ static void add_member(struct sched *sched, struct forming *f, const struct sche
 	take_off(sched, session, rows, candidate->fair);
 }
 
-/* Rows that leave the step's earliest deadline reachable, unless that deadline is of a lesser class or later than the candidate's. */
-static uint32_t fit_deadline(const struct sched *sched, const struct forming *f, const struct sched_candidate *candidate, uint32_t rows)
+/* Rows that leave the step's earliest deadline reachable, unless that deadline is of a lesser class
+ * or later than the candidate's. */
+static uint32_t fit_deadline(const struct sched *sched, const struct forming *f,
+	const struct sched_candidate *candidate, uint32_t rows)
 {
-	if (f->until_ns == INT64_MAX || candidate->class < f->until_class || candidate->deadline_ns <= f->until_ns)
+	if (f->until_ns == INT64_MAX || candidate->class < f->until_class ||
+		candidate->deadline_ns <= f->until_ns)
 		return rows;
 	for (;;) {
 		struct sched_load load = f->flight->load;
 
 		load.rows += rows;
 		load.visits += visits_of(candidate->session->position, rows);
-		if (sched->now_ns + sched_cost_predict(&sched->cost, f->flight->model, &load) <= f->until_ns)
+		if (sched->now_ns + sched_cost_predict(&sched->cost, f->flight->model, &load) <=
+			f->until_ns)
 			return rows;
 		if (rows <= SCHED_SLICE_ROWS_MIN)
 			return 0;
@@ -294,7 +321,8 @@ static uint32_t fit_deadline(const struct sched *sched, const struct forming *f,
 	}
 }
 
-static void try_member(struct sched *sched, struct forming *f, const struct sched_candidate *candidate)
+static void try_member(
+	struct sched *sched, struct forming *f, const struct sched_candidate *candidate)
 {
 	struct sched_request *request = sched_session_head(candidate->session);
 	uint32_t rows = remaining(request), outs;
@@ -313,9 +341,10 @@ static void try_member(struct sched *sched, struct forming *f, const struct sche
 	add_member(sched, f, candidate, rows);
 }
 
-/* ---- the work ------------------------------------------------------------------------------------------------ */
+/* ---- the work ------------------------------------------------------------------------- */
 
-static void form_model(struct sched *sched, struct sched_flight *flight, uint32_t decodes, uint32_t prefills)
+static void form_model(
+	struct sched *sched, struct sched_flight *flight, uint32_t decodes, uint32_t prefills)
 {
 	struct forming f = {
 		.flight = flight,
@@ -341,9 +370,14 @@ static void form_model(struct sched *sched, struct sched_flight *flight, uint32_
 	}
 	flight->work.kind = KERN_WORK_STEP;
 	flight->work.step = (struct kern_step){
-		.program = f.program, .rows = f.rows, .seq_count = flight->member_count, .out_count = f.outs,
-		.tokens = flight->tokens, .embeddings = f.embeddings ? flight->embeddings : NULL,
-		.seqs = flight->seqs, .outs = flight->outs,
+		.program = f.program,
+		.rows = f.rows,
+		.seq_count = flight->member_count,
+		.out_count = f.outs,
+		.tokens = flight->tokens,
+		.embeddings = f.embeddings ? flight->embeddings : NULL,
+		.seqs = flight->seqs,
+		.outs = flight->outs,
 	};
 	sched->counters.steps += f.rows > 0;
 	sched->counters.step_rows += f.rows;
@@ -353,10 +387,13 @@ static void form_model(struct sched *sched, struct sched_flight *flight, uint32_
 }
 
 /* Query rows of the next slice, so that the work stays near its length; 0: no room left. */
-static uint32_t attend_rows(const struct sched *sched, const struct sched_flight *flight, const struct sched_request *request)
+static uint32_t attend_rows(const struct sched *sched, const struct sched_flight *flight,
+	const struct sched_request *request)
 {
 	struct sched_load load = sched_attend_load(request, request->rows_done, remaining(request));
-	int64_t used_ns = flight->member_count ? sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &flight->load) : 0;
+	int64_t used_ns = flight->member_count
+		? sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &flight->load)
+		: 0;
 	int64_t all_ns = sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &load);
 	int64_t left_ns = SCHED_ATTEND_NS - used_ns;
 	uint32_t rows;
@@ -370,7 +407,8 @@ static uint32_t attend_rows(const struct sched *sched, const struct sched_flight
 	return rows ? rows : 1;
 }
 
-static void add_attend(struct sched *sched, struct sched_flight *flight, const struct sched_candidate *candidate, uint32_t rows)
+static void add_attend(struct sched *sched, struct sched_flight *flight,
+	const struct sched_candidate *candidate, uint32_t rows)
 {
 	struct sched_session *session = candidate->session;
 	struct sched_request *request = sched_session_head(session);
@@ -378,12 +416,15 @@ static void add_attend(struct sched *sched, struct sched_flight *flight, const s
 
 	flight->load.rows += load.rows;
 	flight->load.visits += load.visits;
-	flight->attends[flight->member_count] = sched_attend_slice(request, request->rows_done, rows);
-	flight->members[flight->member_count++] = (struct sched_member){ .session = session, .request = request, .rows = rows };
+	flight->attends[flight->member_count] =
+		sched_attend_slice(request, request->rows_done, rows);
+	flight->members[flight->member_count++] =
+		(struct sched_member){ .session = session, .request = request, .rows = rows };
 	take_off(sched, session, rows + request->attend.item.kv_rows, candidate->fair);
 }
 
-static void form_attend(struct sched *sched, struct sched_flight *flight, uint32_t decodes, uint32_t prefills)
+static void form_attend(
+	struct sched *sched, struct sched_flight *flight, uint32_t decodes, uint32_t prefills)
 {
 	uint32_t count = decodes + prefills;
 

@@ -17,9 +17,10 @@
 #include "base/base_log.h"
 
 enum {
-	POLLS_BEFORE_PAUSE = 4096, /* a pause costs up to 70 ns, so the first idle moments do without */
-	POLLS_PER_CLOCK = 64,      /* idle polls between two looks at the clock */
-	SLEEP_MAX_MS = 1000,       /* a bound, so that a lost wake-up would be a delay and not a hang */
+	POLLS_BEFORE_PAUSE =
+		4096,         /* a pause costs up to 70 ns, so the first idle moments do without */
+	POLLS_PER_CLOCK = 64, /* idle polls between two looks at the clock */
+	SLEEP_MAX_MS = 1000,  /* a bound, so that a lost wake-up would be a delay and not a hang */
 };
 
 int svc_agent_create(struct svc_agent *agent, const char *name, enum svc_idle idle, int64_t spin_ns)
@@ -36,7 +37,8 @@ int svc_agent_create(struct svc_agent *agent, const char *name, enum svc_idle id
 	if (agent->epoll_fd < 0)
 		return base_fail(errno, "agent %s: epoll_create1: %s", name, strerror(errno));
 	agent->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (agent->wake_fd < 0 || epoll_ctl(agent->epoll_fd, EPOLL_CTL_ADD, agent->wake_fd, &event)) {
+	if (agent->wake_fd < 0 ||
+		epoll_ctl(agent->epoll_fd, EPOLL_CTL_ADD, agent->wake_fd, &event)) {
 		int err = errno;
 
 		if (agent->wake_fd >= 0)
@@ -69,7 +71,8 @@ static int sleep_ms(struct svc_agent *agent)
 
 	for (uint32_t i = 0; i < agent->role_count; i++) {
 		const struct svc_role *role = &agent->roles[i];
-		int64_t event_ns = role->next_event_ns ? role->next_event_ns(role->self) : INT64_MAX;
+		int64_t event_ns =
+			role->next_event_ns ? role->next_event_ns(role->self) : INT64_MAX;
 
 		if (event_ns < next_ns)
 			next_ns = event_ns;
@@ -123,7 +126,8 @@ static void agent_spin(struct svc_agent *agent)
 			__builtin_ia32_pause();
 		if (agent->idle == SVC_IDLE_SPIN)
 			continue;
-		if (agent->idle == SVC_IDLE_ADAPTIVE && (idle_polls % POLLS_PER_CLOCK != 0 ||
+		if (agent->idle == SVC_IDLE_ADAPTIVE &&
+			(idle_polls % POLLS_PER_CLOCK != 0 ||
 				base_clock_now(&agent->clock) - idle_since_ns < agent->spin_ns))
 			continue;
 		agent_sleep(agent);
@@ -138,11 +142,13 @@ static void *agent_run(void *context)
 
 	pthread_setname_np(pthread_self(), agent->name);
 	if (agent->cpu >= 0 && base_topo_bind_self(agent->topo, (uint32_t)agent->cpu))
-		base_log(BASE_LOG_WARN, agent->name, "not-bound", "cpu=%d reason=\"%s\"", agent->cpu, base_error_message());
+		base_log(BASE_LOG_WARN, agent->name, "not-bound", "cpu=%d reason=\"%s\"",
+			agent->cpu, base_error_message());
 	if (agent->fifo && pthread_setschedparam(pthread_self(), SCHED_FIFO, &fifo))
 		base_log(BASE_LOG_WARN, agent->name, "no-fifo", "reason=\"%s\"", strerror(EPERM));
 	if (base_fault_install())
-		base_log(BASE_LOG_WARN, agent->name, "no-fault-stack", "reason=\"%s\"", base_error_message());
+		base_log(BASE_LOG_WARN, agent->name, "no-fault-stack", "reason=\"%s\"",
+			base_error_message());
 	agent_spin(agent);
 	return NULL;
 }

@@ -15,14 +15,21 @@
 #include "base/base_error.h"
 #include "base/base_log.h"
 
-enum setting_type { SETTING_TEXT, SETTING_COUNT, SETTING_SIZE, SETTING_CHOICE, SETTING_FLAG, SETTING_CPUS };
+enum setting_type {
+	SETTING_TEXT,
+	SETTING_COUNT,
+	SETTING_SIZE,
+	SETTING_CHOICE,
+	SETTING_FLAG,
+	SETTING_CPUS
+};
 
 struct setting {
 	const char *section, *key;
 	enum setting_type type;
-	size_t offset, bytes;     /* bytes: of a text's buffer */
-	int64_t min, max;         /* min SVC_AUTO: "auto" is allowed */
-	const char *choices;      /* "auto yes no": the value is the word's index, plus min */
+	size_t offset, bytes; /* bytes: of a text's buffer */
+	int64_t min, max;     /* min SVC_AUTO: "auto" is allowed */
+	const char *choices;  /* "auto yes no": the value is the word's index, plus min */
 	const char *initial, *meaning;
 };
 
@@ -33,51 +40,69 @@ struct setting {
 static const struct setting settings[] = {
 	{ "daemon", "runtime_dir", SETTING_TEXT, ROOM(runtime_dir), 0, 0, NULL, "/run/attnd",
 		"Folder of the sockets attnd.sock (clients) and attnd.ctl (attnctl)." },
-	{ "daemon", "log_level", SETTING_TEXT, ROOM(log_level), 0, 0, NULL, "info", "debug, info, warn or error." },
-	{ "daemon", "log_file", SETTING_TEXT, ROOM(log_file), 0, 0, NULL, "", "A file to append the log to; empty: standard error." },
+	{ "daemon", "log_level", SETTING_TEXT, ROOM(log_level), 0, 0, NULL, "info",
+		"debug, info, warn or error." },
+	{ "daemon", "log_file", SETTING_TEXT, ROOM(log_file), 0, 0, NULL, "",
+		"A file to append the log to; empty: standard error." },
 
 	{ "shm", "socket_mode", SETTING_TEXT, ROOM(socket_mode), 0, 0, NULL, "0660",
 		"Permissions of attnd.sock, in octal: who may try to attach. Whom they are let in as, the tenants say." },
 	{ "shm", "huge_pages", SETTING_CHOICE, AT(huge_pages), 0, 0, 0, "auto yes no", "auto",
 		"Huge pages under clients' segments: yes refuses a client when there are none." },
-	{ "shm", "max_clients", SETTING_COUNT, AT(max_clients), 0, 1, 4096, NULL, "1024", "Clients attached at a time." },
-	{ "shm", "arena_max", SETTING_SIZE, AT(arena_max_bytes), 0, 64 * K, 64 * K * K * K, NULL, "256M",
-		"Largest arena of one client; a client that asks for more gets this." },
-	{ "shm", "submission_slots", SETTING_COUNT, AT(submission_slots), 0, 16, 65536, NULL, "4096", "Largest submission ring." },
-	{ "shm", "completion_slots", SETTING_COUNT, AT(completion_slots), 0, 16, 65536, NULL, "16384", "Largest completion ring." },
-	{ "shm", "attach_per_second", SETTING_COUNT, AT(attach_per_second), 0, 1, 1000000, NULL, "2000",
+	{ "shm", "max_clients", SETTING_COUNT, AT(max_clients), 0, 1, 4096, NULL, "1024",
+		"Clients attached at a time." },
+	{ "shm", "arena_max", SETTING_SIZE, AT(arena_max_bytes), 0, 64 * K, 64 * K *K *K, NULL,
+		"256M", "Largest arena of one client; a client that asks for more gets this." },
+	{ "shm", "submission_slots", SETTING_COUNT, AT(submission_slots), 0, 16, 65536, NULL,
+		"4096", "Largest submission ring." },
+	{ "shm", "completion_slots", SETTING_COUNT, AT(completion_slots), 0, 16, 65536, NULL,
+		"16384", "Largest completion ring." },
+	{ "shm", "attach_per_second", SETTING_COUNT, AT(attach_per_second), 0, 1, 1000000, NULL,
+		"2000",
 		"Attaches per second; more wait. Attaching is the only thing a client does that takes memory from the system." },
 
 	{ "placement", "workers", SETTING_COUNT, AT(workers), 0, SVC_AUTO, 255, NULL, "auto",
 		"Compute threads of each device besides its scheduler's thread, which computes too; auto: one for each further core." },
-	{ "placement", "front_cpu", SETTING_COUNT, AT(front_cpu), 0, SVC_AUTO, 4095, NULL, "auto", "Processor of the front." },
-	{ "placement", "worker_cpus", SETTING_CPUS, AT(worker_cpus), 0, 0, 0, NULL, "auto", "Processors of the workers: 1,2,5 or auto." },
+	{ "placement", "front_cpu", SETTING_COUNT, AT(front_cpu), 0, SVC_AUTO, 4095, NULL, "auto",
+		"Processor of the front." },
+	{ "placement", "worker_cpus", SETTING_CPUS, AT(worker_cpus), 0, 0, 0, NULL, "auto",
+		"Processors of the workers: 1,2,5 or auto." },
 	{ "placement", "nodes", SETTING_CHOICE, AT(nodes), 0, 0, 0, "all first", "all",
 		"all: each NUMA node is a device with its own copy of the weights; first: only the first one serves." },
 	{ "placement", "idle", SETTING_CHOICE, AT(idle), 0, 0, 0, "adaptive spin sleep", "adaptive",
 		"What a thread does when there is nothing to do: spin for ever, sleep at once, or spin spin_us and then sleep." },
-	{ "placement", "spin_us", SETTING_COUNT, AT(spin_us), 0, 0, 10000000, NULL, "200", "See idle." },
+	{ "placement", "spin_us", SETTING_COUNT, AT(spin_us), 0, 0, 10000000, NULL, "200",
+		"See idle." },
 	{ "placement", "cpu_dma_latency", SETTING_FLAG, AT(cpu_dma_latency), 0, 0, 1, NULL, "yes",
 		"Hold /dev/cpu_dma_latency at 0 while serving, so that a sleeping thread wakes in microseconds." },
 	{ "placement", "fifo", SETTING_FLAG, AT(fifo), 0, 0, 1, NULL, "no",
 		"SCHED_FIFO for the data path. Only with a core for each thread: a spinning FIFO thread starves its core." },
 
-	{ "kv", "pool", SETTING_SIZE, AT(kv_pool_bytes), 0, SVC_AUTO, 1024 * K * K * K * K, NULL, "auto",
+	{ "kv", "pool", SETTING_SIZE, AT(kv_pool_bytes), 0, SVC_AUTO, 1024 * K *K *K *K, NULL,
+		"auto",
 		"Memory for KV caches, taken at start, of each device; auto: a quarter of the node's memory, at most 2G." },
-	{ "kv", "default", SETTING_CHOICE, AT(kv_default), 0, KERN_KV_F32, 0, "f32 bf16 int8", "bf16", "Format of sessions that name none." },
+	{ "kv", "default", SETTING_CHOICE, AT(kv_default), 0, KERN_KV_F32, 0, "f32 bf16 int8",
+		"bf16", "Format of sessions that name none." },
 
-	{ "limits", "sessions", SETTING_COUNT, AT(sessions), 0, 1, 65536, NULL, "1024", "Open sessions, of each device." },
-	{ "limits", "requests", SETTING_COUNT, AT(requests), 0, 16, 1048576, NULL, "16384", "Requests accepted and not completed, of all clients." },
-	{ "limits", "client_requests", SETTING_COUNT, AT(client_requests), 0, 1, 32768, NULL, "256", "The same, of one client." },
-	{ "limits", "tokens", SETTING_COUNT, AT(tokens), 0, 64, 4194304, NULL, "8192", "Tokens of one session." },
-	{ "limits", "step_rows", SETTING_COUNT, AT(step_rows), 0, 1, 8192, NULL, "256", "Rows (tokens) of one step over all sessions." },
-	{ "limits", "prefill_chunk", SETTING_COUNT, AT(prefill_chunk), 0, 1, 8192, NULL, "256", "Rows of one session in one step." },
-	{ "limits", "out_rows", SETTING_COUNT, AT(out_rows), 0, 1, 8192, NULL, "64", "Output rows of one step." },
+	{ "limits", "sessions", SETTING_COUNT, AT(sessions), 0, 1, 65536, NULL, "1024",
+		"Open sessions, of each device." },
+	{ "limits", "requests", SETTING_COUNT, AT(requests), 0, 16, 1048576, NULL, "16384",
+		"Requests accepted and not completed, of all clients." },
+	{ "limits", "client_requests", SETTING_COUNT, AT(client_requests), 0, 1, 32768, NULL, "256",
+		"The same, of one client." },
+	{ "limits", "tokens", SETTING_COUNT, AT(tokens), 0, 64, 4194304, NULL, "8192",
+		"Tokens of one session." },
+	{ "limits", "step_rows", SETTING_COUNT, AT(step_rows), 0, 1, 8192, NULL, "256",
+		"Rows (tokens) of one step over all sessions." },
+	{ "limits", "prefill_chunk", SETTING_COUNT, AT(prefill_chunk), 0, 1, 8192, NULL, "256",
+		"Rows of one session in one step." },
+	{ "limits", "out_rows", SETTING_COUNT, AT(out_rows), 0, 1, 8192, NULL, "64",
+		"Output rows of one step." },
 };
 
 enum { SETTING_COUNT_ALL = sizeof(settings) / sizeof(settings[0]) };
 
-/* ---- values ------------------------------------------------------------------------------------------------ */
+/* ---- values --------------------------------------------------------------------------- */
 
 static int bad_value(const char *section, const char *key, const char *value, const char *wanted)
 {
@@ -158,10 +183,12 @@ static int parse_cpus(const char *value, struct svc_cpu_list *list)
 	return list->count ? 0 : -EINVAL;
 }
 
-static int parse_text(const char *section, const char *key, const char *value, char *text, size_t bytes)
+static int parse_text(
+	const char *section, const char *key, const char *value, char *text, size_t bytes)
 {
 	if (strlen(value) >= bytes)
-		return base_fail(EINVAL, "[%s] %s is longer than %zu bytes: shorten it", section, key, bytes - 1);
+		return base_fail(EINVAL, "[%s] %s is longer than %zu bytes: shorten it", section,
+			key, bytes - 1);
 	memset(text, 0, bytes);
 	memcpy(text, value, strlen(value));
 	return 0;
@@ -176,9 +203,10 @@ static int parse_range(const struct setting *s, const char *value, int64_t *numb
 		return 0;
 	}
 	if (parse_number(value, size, number) || *number < s->min || *number > s->max)
-		return base_fail(EINVAL, "[%s] %s = %s: give a %s from %lld to %lld%s", s->section, s->key, value,
-			size ? "size such as 64M" : "whole number", (long long)(s->min < 0 ? 0 : s->min),
-			(long long)s->max, s->min == SVC_AUTO ? ", or auto" : "");
+		return base_fail(EINVAL, "[%s] %s = %s: give a %s from %lld to %lld%s", s->section,
+			s->key, value, size ? "size such as 64M" : "whole number",
+			(long long)(s->min < 0 ? 0 : s->min), (long long)s->max,
+			s->min == SVC_AUTO ? ", or auto" : "");
 	return 0;
 }
 
@@ -190,11 +218,11 @@ static int set_value(struct svc_config *config, const struct setting *s, const c
 	int rc;
 
 	switch (s->type) {
-	case SETTING_TEXT:
-		return parse_text(s->section, s->key, value, (char *)at, s->bytes);
+	case SETTING_TEXT: return parse_text(s->section, s->key, value, (char *)at, s->bytes);
 	case SETTING_CPUS:
 		if (parse_cpus(value, (struct svc_cpu_list *)at))
-			return bad_value(s->section, s->key, value, "give processors such as 1,2,3, or auto");
+			return bad_value(s->section, s->key, value,
+				"give processors such as 1,2,3, or auto");
 		return 0;
 	case SETTING_FLAG:
 		if (parse_flag(value, &flag))
@@ -203,7 +231,8 @@ static int set_value(struct svc_config *config, const struct setting *s, const c
 		return 0;
 	case SETTING_CHOICE:
 		if (parse_choice(s->choices, value, &number))
-			return base_fail(EINVAL, "[%s] %s = %s: choose one of: %s", s->section, s->key, value, s->choices);
+			return base_fail(EINVAL, "[%s] %s = %s: choose one of: %s", s->section,
+				s->key, value, s->choices);
 		number += s->min;
 		break;
 	case SETTING_COUNT:
@@ -217,16 +246,18 @@ static int set_value(struct svc_config *config, const struct setting *s, const c
 	return 0;
 }
 
-/* ---- [model NAME] and [tenant NAME] ------------------------------------------------------------------------- */
+/* ---- [model NAME] and [tenant NAME] --------------------------------------------------- */
 
-static int model_set(struct svc_config *config, const char *name, const char *key, const char *value)
+static int model_set(
+	struct svc_config *config, const char *name, const char *key, const char *value)
 {
 	uint32_t i = 0;
 
 	while (i < config->model_count && strcmp(config->models[i].name, name))
 		i++;
 	if (i == SCHED_MODELS_MAX)
-		return base_fail(EINVAL, "more than %d models: remove [model %s]", SCHED_MODELS_MAX, name);
+		return base_fail(
+			EINVAL, "more than %d models: remove [model %s]", SCHED_MODELS_MAX, name);
 	if (strcmp(key, "path"))
 		return bad_value("model", key, value, "unknown key; a model has: path");
 	struct svc_model_config *model = &config->models[i];
@@ -252,21 +283,34 @@ static struct svc_tenant_config *tenant_find(struct svc_config *config, const ch
 	struct svc_tenant_config *tenant = &config->tenants[i];
 
 	if (i == config->tenant_count) {
-		*tenant = (struct svc_tenant_config){ .uid = -1, .gid = -1, .models = "*", .attention = true, .clients = 65536,
-			.sessions = 65536, .kv_bytes = INT64_MAX, .weight = 1 };
+		*tenant = (struct svc_tenant_config){ .uid = -1,
+			.gid = -1,
+			.models = "*",
+			.attention = true,
+			.clients = 65536,
+			.sessions = 65536,
+			.kv_bytes = INT64_MAX,
+			.weight = 1 };
 		config->tenant_count++;
 	}
 	return tenant;
 }
 
-static int tenant_set(struct svc_config *config, const char *name, const char *key, const char *value)
+static int tenant_set(
+	struct svc_config *config, const char *name, const char *key, const char *value)
 {
 	struct svc_tenant_config *tenant = tenant_find(config, name);
 
 	if (!tenant)
-		return base_fail(EINVAL, "more than %d tenants: remove [tenant %s]", SCHED_TENANTS_MAX, name);
+		return base_fail(EINVAL, "more than %d tenants: remove [tenant %s]",
+			SCHED_TENANTS_MAX, name);
 	int rc = parse_text("tenant", "name", name, tenant->name, sizeof(tenant->name));
-	const struct { const char *key; int64_t *number; int64_t max; bool size; } numbers[] = {
+	const struct {
+		const char *key;
+		int64_t *number;
+		int64_t max;
+		bool size;
+	} numbers[] = {
 		{ "uid", &tenant->uid, UINT32_MAX, false },
 		{ "gid", &tenant->gid, UINT32_MAX, false },
 		{ "clients", &tenant->clients, 65536, false },
@@ -280,20 +324,25 @@ static int tenant_set(struct svc_config *config, const char *name, const char *k
 	if (!strcmp(key, "models"))
 		return parse_text("tenant", key, value, tenant->models, sizeof(tenant->models));
 	if (!strcmp(key, "attention"))
-		return parse_flag(value, &tenant->attention) ? bad_value("tenant", key, value, "say yes or no") : 0;
+		return parse_flag(value, &tenant->attention)
+			? bad_value("tenant", key, value, "say yes or no")
+			: 0;
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
 		if (strcmp(key, numbers[i].key))
 			continue;
-		if (parse_number(value, numbers[i].size, numbers[i].number) || *numbers[i].number > numbers[i].max)
+		if (parse_number(value, numbers[i].size, numbers[i].number) ||
+			*numbers[i].number > numbers[i].max)
 			return bad_value("tenant", key, value, "not a number in range");
 		return 0;
 	}
-	return bad_value("tenant", key, value, "unknown key; a tenant has: uid gid models clients sessions kv attention weight");
+	return bad_value("tenant", key, value,
+		"unknown key; a tenant has: uid gid models clients sessions kv attention weight");
 }
 
-/* ---- the ways in ---------------------------------------------------------------------------------------------- */
+/* ---- the ways in ---------------------------------------------------------------------- */
 
-static int set_key(struct svc_config *config, const char *section, const char *key, const char *value)
+static int set_key(
+	struct svc_config *config, const char *section, const char *key, const char *value)
 {
 	if (!strncmp(section, "model ", 6))
 		return model_set(config, section + 6, key, value);
@@ -302,7 +351,8 @@ static int set_key(struct svc_config *config, const char *section, const char *k
 	for (size_t i = 0; i < SETTING_COUNT_ALL; i++)
 		if (!strcmp(settings[i].section, section) && !strcmp(settings[i].key, key))
 			return set_value(config, &settings[i], value);
-	return base_fail(EINVAL, "[%s] %s: no such setting; `attnd --print-config` lists them all", section, key);
+	return base_fail(EINVAL, "[%s] %s: no such setting; `attnd --print-config` lists them all",
+		section, key);
 }
 
 void svc_config_defaults(struct svc_config *config)
@@ -339,7 +389,8 @@ int svc_config_file(struct svc_config *config, const char *path)
 	if (state.failed)
 		return base_fail_within(EINVAL, "%s line %d", path, line);
 	if (line)
-		return base_fail(EINVAL, "%s line %d: neither [section] nor key = value", path, line);
+		return base_fail(
+			EINVAL, "%s line %d: neither [section] nor key = value", path, line);
 	return 0;
 }
 
@@ -366,7 +417,7 @@ int svc_config_set(struct svc_config *config, const char *assignment)
 	return set_key(config, text, dot + 1, value);
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------ */
+/* ---- the whole ------------------------------------------------------------------------ */
 
 static bool power_of_two(int64_t value)
 {
@@ -376,7 +427,8 @@ static bool power_of_two(int64_t value)
 static bool model_known(const struct svc_config *config, const char *name, size_t length)
 {
 	for (uint32_t i = 0; i < config->model_count; i++)
-		if (strlen(config->models[i].name) == length && !strncmp(config->models[i].name, name, length))
+		if (strlen(config->models[i].name) == length &&
+			!strncmp(config->models[i].name, name, length))
 			return true;
 	return false;
 }
@@ -391,7 +443,8 @@ static int check_tenant(const struct svc_config *config, const struct svc_tenant
 		size_t length = strcspn(word, " ,");
 
 		if (!model_known(config, word, length))
-			return base_fail(EINVAL, "[tenant %s] models: there is no [model %.*s]", tenant->name, (int)length, word);
+			return base_fail(EINVAL, "[tenant %s] models: there is no [model %.*s]",
+				tenant->name, (int)length, word);
 		word += length;
 	}
 	return 0;
@@ -402,20 +455,27 @@ int svc_config_check(const struct svc_config *config)
 	enum base_log_level level;
 
 	if (base_log_level_parse(config->log_level, &level))
-		return bad_value("daemon", "log_level", config->log_level, "choose debug, info, warn or error");
+		return bad_value("daemon", "log_level", config->log_level,
+			"choose debug, info, warn or error");
 	if (svc_config_socket_mode(config) < 0)
-		return bad_value("shm", "socket_mode", config->socket_mode, "give three or four octal digits, such as 0660");
+		return bad_value("shm", "socket_mode", config->socket_mode,
+			"give three or four octal digits, such as 0660");
 	if (!power_of_two(config->submission_slots) || !power_of_two(config->completion_slots))
-		return base_fail(EINVAL, "[shm] submission_slots and completion_slots are powers of two");
+		return base_fail(
+			EINVAL, "[shm] submission_slots and completion_slots are powers of two");
 	if (config->completion_slots < 2 * config->client_requests)
-		return base_fail(EINVAL, "[shm] completion_slots = %lld: at least twice [limits] client_requests = %lld, because every "
-			"accepted request holds the slot of its final completion", (long long)config->completion_slots,
-			(long long)config->client_requests);
+		return base_fail(EINVAL,
+			"[shm] completion_slots = %lld: at least twice [limits] client_requests = %lld, because every "
+			"accepted request holds the slot of its final completion",
+			(long long)config->completion_slots, (long long)config->client_requests);
 	if (config->prefill_chunk > config->step_rows || config->out_rows > config->step_rows)
-		return base_fail(EINVAL, "[limits] prefill_chunk and out_rows are at most step_rows = %lld", (long long)config->step_rows);
+		return base_fail(EINVAL,
+			"[limits] prefill_chunk and out_rows are at most step_rows = %lld",
+			(long long)config->step_rows);
 	for (uint32_t i = 0; i < config->model_count; i++)
 		if (access(config->models[i].path, R_OK))
-			return base_fail(errno, "[model %s] path = %s: %s", config->models[i].name, config->models[i].path, strerror(errno));
+			return base_fail(errno, "[model %s] path = %s: %s", config->models[i].name,
+				config->models[i].path, strerror(errno));
 	for (uint32_t i = 0; i < config->tenant_count; i++) {
 		int rc = check_tenant(config, &config->tenants[i]);
 
@@ -438,7 +498,8 @@ void svc_config_print_defaults(FILE *file)
 	const char *section = "";
 
 	fputs("# attnd's configuration. Every setting is shown at its default; remove the # to change it.\n"
-		"# `attnd -t -c FILE` checks a file; attnd.conf(5) says more.\n", file);
+	      "# `attnd -t -c FILE` checks a file; attnd.conf(5) says more.\n",
+		file);
 	for (size_t i = 0; i < SETTING_COUNT_ALL; i++) {
 		const struct setting *s = &settings[i];
 
@@ -451,10 +512,12 @@ void svc_config_print_defaults(FILE *file)
 		fprintf(file, "#%s = %s\n", s->key, s->initial);
 	}
 	fputs("\n# A model to serve; the name is what clients ask for. May repeat.\n"
-		"#[model default]\n#path = /var/lib/attnd/model.gguf\n"
-		"\n# Who may attach, and to how much; the first entry that fits a client's uid and gid counts, and without any entry everybody\n"
-		"# who can open the socket may. kv is a size such as 512M; models is * or names.\n"
-		"#[tenant strategies]\n#uid = 1000\n#gid = 1000\n#models = *\n#attention = yes\n#clients = 16\n#sessions = 64\n#kv = 512M\n#weight = 1\n", file);
+	      "#[model default]\n#path = /var/lib/attnd/model.gguf\n"
+	      "\n# Who may attach, and to how much; the first entry that fits a client's uid and gid counts, and without any entry everybody\n"
+	      "# who can open the socket may. kv is a size such as 512M; models is * or names.\n"
+	      "#[tenant strategies]\n#uid = 1000\n#gid = 1000\n#models = *\n#attention = yes\n"
+	      "#clients = 16\n#sessions = 64\n#kv = 512M\n#weight = 1\n",
+		file);
 }
 
 int svc_config_tenant(const struct svc_config *config, uint32_t uid, uint32_t gid)
@@ -464,7 +527,8 @@ int svc_config_tenant(const struct svc_config *config, uint32_t uid, uint32_t gi
 	for (uint32_t i = 0; i < config->tenant_count; i++) {
 		const struct svc_tenant_config *tenant = &config->tenants[i];
 
-		if ((tenant->uid < 0 || tenant->uid == uid) && (tenant->gid < 0 || tenant->gid == gid))
+		if ((tenant->uid < 0 || tenant->uid == uid) &&
+			(tenant->gid < 0 || tenant->gid == gid))
 			return (int)i;
 	}
 	return -ENOENT;

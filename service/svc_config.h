@@ -1,9 +1,10 @@
 /*
- * The daemon's configuration: one table of settings (name, type, range, default, meaning), from which come the parser, `attnd -t`,
- * `attnd --print-config` and the defaults. Sections [model NAME] and [tenant NAME] may repeat.
+ * The daemon's configuration: one table of settings (name, type, range, default, meaning), from
+ * which come the parser, `attnd -t`, `attnd --print-config` and the defaults. Sections [model NAME]
+ * and [tenant NAME] may repeat.
  *
- * Control thread, at start and on reload. A configuration is untrusted input: every value is checked, and a bad one is an error with
- * file, line, key and value.
+ * Control thread, at start and on reload. A configuration is untrusted input: every value is
+ * checked, and a bad one is an error with file, line, key and value.
  */
 #ifndef SVC_CONFIG_H
 #define SVC_CONFIG_H
@@ -69,7 +70,8 @@ void svc_config_defaults(struct svc_config *config);
 int svc_config_file(struct svc_config *config, const char *path);
 /* One "section.key=value" ("model.NAME.path=FILE"). -EINVAL with a message. */
 int svc_config_set(struct svc_config *config, const char *assignment);
-/* What no single value shows: files there, names known, limits that fit each other. -EINVAL with a message. */
+/* What no single value shows: files there, names known, limits that fit each other. -EINVAL with a
+ * message. */
 int svc_config_check(const struct svc_config *config);
 /* [shm] socket_mode as a number; -EINVAL. */
 int svc_config_socket_mode(const struct svc_config *config);

@@ -22,17 +22,26 @@
 #include "shm-ipc/shm_bell.h"
 
 enum {
-	GUESTS_MAX = 64,              /* sockets that have not said hello */
-	VISITORS_MAX = 8,             /* connections of attnctl */
+	GUESTS_MAX = 64,  /* sockets that have not said hello */
+	VISITORS_MAX = 8, /* connections of attnctl */
 	VISITOR_LINE_BYTES = 128,
-	HELLO_MS = 1000,              /* a guest has so long to say hello */
+	HELLO_MS = 1000, /* a guest has so long to say hello */
 	VISITOR_MS = 5000,
-	TICK_MS = 50,                 /* how often deadlines and faults are looked at */
-	DRAIN_MS = 10000,             /* accepted requests have so long to finish on SIGTERM */
+	TICK_MS = 50,     /* how often deadlines and faults are looked at */
+	DRAIN_MS = 10000, /* accepted requests have so long to finish on SIGTERM */
 };
 
 /* What an epoll event is about: a kind, and an index in the low half. */
-enum watch { WATCH_LISTEN, WATCH_VISIT, WATCH_SIGNAL, WATCH_EVENTS, WATCH_GUEST, WATCH_CLIENT, WATCH_PIDFD, WATCH_VISITOR };
+enum watch {
+	WATCH_LISTEN,
+	WATCH_VISIT,
+	WATCH_SIGNAL,
+	WATCH_EVENTS,
+	WATCH_GUEST,
+	WATCH_CLIENT,
+	WATCH_PIDFD,
+	WATCH_VISITOR
+};
 
 struct guest {
 	int socket; /* -1: free */
@@ -74,9 +83,10 @@ struct svc_control {
 	struct visitor visitors[VISITORS_MAX];
 };
 
-/* ---- small helpers ------------------------------------------------------------------------------------------------ */
+/* ---- small helpers -------------------------------------------------------------------- */
 
-static int watch_fd(struct svc_control *control, int op, int fd, uint32_t events, enum watch kind, uint32_t index)
+static int watch_fd(struct svc_control *control, int op, int fd, uint32_t events, enum watch kind,
+	uint32_t index)
 {
 	struct epoll_event event = { .events = events, .data.u64 = (uint64_t)kind << 32 | index };
 
@@ -90,16 +100,20 @@ static void close_fd(int *fd)
 	*fd = -1;
 }
 
-static void command(struct svc_control *control, uint32_t kind, uint32_t client, uint32_t tenant, struct svc_rings *rings)
+static void command(struct svc_control *control, uint32_t kind, uint32_t client, uint32_t tenant,
+	struct svc_rings *rings)
 {
-	const struct svc_command element = { .kind = kind, .client = client, .tenant = tenant, .rings = rings };
+	const struct svc_command element = {
+		.kind = kind, .client = client, .tenant = tenant, .rings = rings
+	};
 
-	/* Never full: it has room for four commands of each client, and each has at most an ADD and a REMOVE under way. */
+	/* Never full: it has room for four commands of each client, and each has at most an ADD and
+	 * a REMOVE under way. */
 	base_spsc_push(&control->daemon->commands, &element);
 	svc_agent_wake(&control->daemon->devices[0].agent);
 }
 
-/* ---- clients -------------------------------------------------------------------------------------------------------- */
+/* ---- clients -------------------------------------------------------------------------- */
 
 static void rings_destroy(struct svc_rings *rings)
 {
@@ -114,18 +128,23 @@ static uint32_t at_most(uint32_t wanted, int64_t limit)
 	return wanted < limit ? wanted : (uint32_t)limit;
 }
 
-static int rings_create(struct svc_control *control, struct svc_rings **rings_out, const struct shm_hello *hello, uint32_t index)
+static int rings_create(struct svc_control *control, struct svc_rings **rings_out,
+	const struct shm_hello *hello, uint32_t index)
 {
 	struct svc_daemon *daemon = control->daemon;
 	const struct svc_config *config = &daemon->config;
 	const struct shm_segment_options options = {
 		.submission_slots = at_most(hello->submission_slots, config->submission_slots),
 		.completion_slots = at_most(hello->completion_slots, config->completion_slots),
-		.arena_bytes = hello->arena_bytes < (uint64_t)config->arena_max_bytes ? hello->arena_bytes : (uint64_t)config->arena_max_bytes,
+		.arena_bytes = hello->arena_bytes < (uint64_t)config->arena_max_bytes
+			? hello->arena_bytes
+			: (uint64_t)config->arena_max_bytes,
 		.boot_id = daemon->boot_id,
 		.client = index,
 		.max_in_flight = (uint32_t)config->client_requests,
-		.node = daemon->topo->numa ? (int)daemon->topo->nodes[daemon->place.devices[0].node].os_index : -1,
+		.node = daemon->topo->numa
+			? (int)daemon->topo->nodes[daemon->place.devices[0].node].os_index
+			: -1,
 		.huge = config->huge_pages != SVC_HUGE_NO,
 	};
 	struct svc_rings *rings = calloc(1, sizeof(*rings));
@@ -140,7 +159,8 @@ static int rings_create(struct svc_control *control, struct svc_rings **rings_ou
 	}
 	if (config->huge_pages == SVC_HUGE_YES && !rings->segment.huge)
 		rc = base_fail(ENOMEM, "the configuration asks for huge pages and there are none");
-	if (!rc && daemon->device_count > 1 && !(rings->stream_device = calloc(options.completion_slots, 1)))
+	if (!rc && daemon->device_count > 1 &&
+		!(rings->stream_device = calloc(options.completion_slots, 1)))
 		rc = base_fail(ENOMEM, "out of memory");
 	if (!rc)
 		rc = shm_daemon_end_create(&rings->end, &rings->segment, 0, 0);
@@ -159,11 +179,13 @@ static uint32_t tenant_clients(const struct svc_control *control, uint32_t tenan
 	uint32_t count = 0;
 
 	for (uint32_t i = 0; i < control->clients_max; i++)
-		count += control->clients[i].state != CLIENT_FREE && control->clients[i].tenant == tenant;
+		count += control->clients[i].state != CLIENT_FREE &&
+			control->clients[i].tenant == tenant;
 	return count;
 }
 
-/* Who it is decides as what it is let in. The tenant's index, or -errno with a message that a stranger may read. */
+/* Who it is decides as what it is let in. The tenant's index, or -errno with a message that a
+ * stranger may read. */
 static int admit(struct svc_control *control, const struct shm_peer *peer)
 {
 	const struct svc_config *config = &control->daemon->config;
@@ -172,10 +194,12 @@ static int admit(struct svc_control *control, const struct shm_peer *peer)
 	if (control->draining)
 		return base_fail(EAGAIN, "the daemon is going down");
 	if (tenant < 0)
-		return base_fail(EPERM, "no tenant of the configuration covers this user and group");
+		return base_fail(
+			EPERM, "no tenant of the configuration covers this user and group");
 	if (control->client_count == control->clients_max)
 		return base_fail(EAGAIN, "all places for clients are taken");
-	if (config->tenant_count && tenant_clients(control, (uint32_t)tenant) >= config->tenants[tenant].clients)
+	if (config->tenant_count &&
+		tenant_clients(control, (uint32_t)tenant) >= config->tenants[tenant].clients)
 		return base_fail(EAGAIN, "this tenant has as many clients as it may have");
 	return tenant;
 }
@@ -185,20 +209,25 @@ static int client_watch(struct svc_control *control, uint32_t index)
 	struct client *client = &control->clients[index];
 	struct epoll_event edge = { .events = EPOLLIN | EPOLLET, .data.u64 = index };
 
-	/* Of the socket only its end is of interest (EPOLLHUP needs no asking for). Not EPOLLRDHUP: the welcome shuts our
-	 * reading side, which would raise it at once. */
-	if (epoll_ctl(control->daemon->devices[0].agent.epoll_fd, EPOLL_CTL_ADD, client->bell_fd, &edge) ||
-			watch_fd(control, EPOLL_CTL_ADD, client->socket, 0, WATCH_CLIENT, index) ||
-			(client->peer.pidfd >= 0 && watch_fd(control, EPOLL_CTL_ADD, client->peer.pidfd, EPOLLIN, WATCH_PIDFD, index)))
+	/* Of the socket only its end is of interest (EPOLLHUP needs no asking for). Not EPOLLRDHUP:
+	 * the welcome shuts our reading side, which would raise it at once. */
+	if (epoll_ctl(control->daemon->devices[0].agent.epoll_fd, EPOLL_CTL_ADD, client->bell_fd,
+		    &edge) ||
+		watch_fd(control, EPOLL_CTL_ADD, client->socket, 0, WATCH_CLIENT, index) ||
+		(client->peer.pidfd >= 0 &&
+			watch_fd(control, EPOLL_CTL_ADD, client->peer.pidfd, EPOLLIN, WATCH_PIDFD,
+				index)))
 		return base_fail(errno, "epoll_ctl: %s", strerror(errno));
 	return 0;
 }
 
-/* The client holds a copy of the eventfd, so closing ours would leave it in the agent's set, to be rung for ever. */
+/* The client holds a copy of the eventfd, so closing ours would leave it in the agent's set, to be
+ * rung for ever. */
 static void bell_unwatch(struct svc_control *control, struct client *client)
 {
 	if (client->bell_fd >= 0)
-		epoll_ctl(control->daemon->devices[0].agent.epoll_fd, EPOLL_CTL_DEL, client->bell_fd, NULL);
+		epoll_ctl(control->daemon->devices[0].agent.epoll_fd, EPOLL_CTL_DEL,
+			client->bell_fd, NULL);
 	close_fd(&client->bell_fd);
 }
 
@@ -217,7 +246,8 @@ static void client_free(struct svc_control *control, uint32_t index)
 }
 
 /* From a guest with a good hello to a client. The guest's descriptors become the client's. */
-static int client_create(struct svc_control *control, struct guest *guest, const struct shm_hello *hello)
+static int client_create(
+	struct svc_control *control, struct guest *guest, const struct shm_hello *hello)
 {
 	int tenant = admit(control, &guest->peer);
 	uint32_t index = 0;
@@ -232,8 +262,12 @@ static int client_create(struct svc_control *control, struct guest *guest, const
 
 	if (rc)
 		return rc;
-	*client = (struct client){ .state = CLIENT_LIVE, .socket = guest->socket, .bell_fd = shm_bell_create(), .peer = guest->peer,
-		.tenant = (uint32_t)tenant, .rings = rings };
+	*client = (struct client){ .state = CLIENT_LIVE,
+		.socket = guest->socket,
+		.bell_fd = shm_bell_create(),
+		.peer = guest->peer,
+		.tenant = (uint32_t)tenant,
+		.rings = rings };
 	guest->socket = -1;
 	control->client_count++;
 	rc = client->bell_fd < 0 ? client->bell_fd : 0;
@@ -247,13 +281,16 @@ static int client_create(struct svc_control *control, struct guest *guest, const
 	/* The front looks at the ring from now on; the client learns of it only by the welcome. */
 	command(control, SVC_CLIENT_ADD, index, (uint32_t)tenant, rings);
 	if (shm_attach_welcome(client->socket, &rings->segment, client->bell_fd)) {
-		base_log(BASE_LOG_DEBUG, "control", "attach-lost", "client=%u reason=\"%s\"", index, base_error_message());
+		base_log(BASE_LOG_DEBUG, "control", "attach-lost", "client=%u reason=\"%s\"", index,
+			base_error_message());
 		client->state = CLIENT_LEAVING;
 		command(control, SVC_CLIENT_REMOVE, index, 0, NULL);
 	}
 	shm_segment_close_fds(&rings->segment);
-	base_log(BASE_LOG_DEBUG, "control", "attached", "client=%u pid=%d uid=%u tenant=%d arena=%llu huge=%d", index, (int)client->peer.pid,
-		(unsigned)client->peer.uid, tenant, (unsigned long long)rings->segment.head.arena_bytes, rings->segment.huge);
+	base_log(BASE_LOG_DEBUG, "control", "attached",
+		"client=%u pid=%d uid=%u tenant=%d arena=%llu huge=%d", index,
+		(int)client->peer.pid, (unsigned)client->peer.uid, tenant,
+		(unsigned long long)rings->segment.head.arena_bytes, rings->segment.huge);
 	return 0;
 }
 
@@ -263,7 +300,8 @@ static void client_leave(struct svc_control *control, uint32_t index, const char
 
 	if (client->state != CLIENT_LIVE)
 		return;
-	base_log(BASE_LOG_DEBUG, "control", "leaving", "client=%u pid=%d why=\"%s\"", index, (int)client->peer.pid, why);
+	base_log(BASE_LOG_DEBUG, "control", "leaving", "client=%u pid=%d why=\"%s\"", index,
+		(int)client->peer.pid, why);
 	client->state = CLIENT_LEAVING;
 	bell_unwatch(control, client);
 	shm_daemon_end_state(&client->rings->end, SHM_CLOSED);
@@ -284,7 +322,7 @@ static void take_events(struct svc_control *control)
 	}
 }
 
-/* ---- guests --------------------------------------------------------------------------------------------------------- */
+/* ---- guests --------------------------------------------------------------------------- */
 
 static void guest_close(struct guest *guest)
 {
@@ -308,8 +346,8 @@ static void guest_hello(struct svc_control *control, uint32_t index)
 	if (rc > 0)
 		rc = client_create(control, guest, &hello);
 	if (rc < 0) {
-		base_log(BASE_LOG_INFO, "control", "refused", "pid=%d uid=%u reason=\"%s\"", (int)guest->peer.pid, (unsigned)guest->peer.uid,
-			base_error_message());
+		base_log(BASE_LOG_INFO, "control", "refused", "pid=%d uid=%u reason=\"%s\"",
+			(int)guest->peer.pid, (unsigned)guest->peer.uid, base_error_message());
 		shm_attach_refuse(guest->socket, -rc, base_error_message());
 		guest_close(guest);
 	}
@@ -356,19 +394,21 @@ static void accept_guests(struct svc_control *control)
 		if (socket == -EAGAIN)
 			return;
 		if (socket < 0) {
-			base_log(BASE_LOG_WARN, "control", "accept-failed", "reason=\"%s\"", base_error_message());
+			base_log(BASE_LOG_WARN, "control", "accept-failed", "reason=\"%s\"",
+				base_error_message());
 			listen_on(control, false);
 			return;
 		}
 		control->attach_tokens -= 1;
 		guest->socket = socket;
 		guest->deadline_ns = base_monotonic_ns() + HELLO_MS * INT64_C(1000000);
-		if (watch_fd(control, EPOLL_CTL_ADD, socket, EPOLLIN | EPOLLRDHUP, WATCH_GUEST, (uint32_t)(guest - control->guests)))
+		if (watch_fd(control, EPOLL_CTL_ADD, socket, EPOLLIN | EPOLLRDHUP, WATCH_GUEST,
+			    (uint32_t)(guest - control->guests)))
 			guest_close(guest);
 	}
 }
 
-/* ---- visitors: attnctl ------------------------------------------------------------------------------------------------ */
+/* ---- visitors: attnctl ---------------------------------------------------------------- */
 
 static void visitor_close(struct visitor *visitor)
 {
@@ -381,8 +421,8 @@ static void visitor_close(struct visitor *visitor)
 static void visitor_send(struct svc_control *control, uint32_t index)
 {
 	struct visitor *visitor = &control->visitors[index];
-	ssize_t sent = send(visitor->socket, visitor->answer + visitor->sent_bytes, visitor->answer_bytes - visitor->sent_bytes,
-		MSG_NOSIGNAL | MSG_DONTWAIT);
+	ssize_t sent = send(visitor->socket, visitor->answer + visitor->sent_bytes,
+		visitor->answer_bytes - visitor->sent_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
 
 	if (sent > 0)
 		visitor->sent_bytes += (size_t)sent;
@@ -393,7 +433,8 @@ static void visitor_send(struct svc_control *control, uint32_t index)
 static void visitor_read(struct svc_control *control, uint32_t index)
 {
 	struct visitor *visitor = &control->visitors[index];
-	ssize_t got = recv(visitor->socket, visitor->line + visitor->line_bytes, VISITOR_LINE_BYTES - 1 - visitor->line_bytes, MSG_DONTWAIT);
+	ssize_t got = recv(visitor->socket, visitor->line + visitor->line_bytes,
+		VISITOR_LINE_BYTES - 1 - visitor->line_bytes, MSG_DONTWAIT);
 
 	if (got < 0 && errno == EAGAIN)
 		return;
@@ -440,7 +481,7 @@ static void accept_visitor(struct svc_control *control)
 	close(socket);
 }
 
-/* ---- signals, ticks ------------------------------------------------------------------------------------------------- */
+/* ---- signals, ticks ------------------------------------------------------------------- */
 
 int svc_control_reload(struct svc_control *control)
 {
@@ -458,7 +499,8 @@ int svc_control_reload(struct svc_control *control)
 	if (!rc)
 		rc = svc_config_check(fresh);
 	if (!rc) {
-		/* What can change while serving; the rest was fixed when memory was taken and threads were placed. */
+		/* What can change while serving; the rest was fixed when memory was taken and
+		 * threads were placed. */
 		memcpy(config->log_level, fresh->log_level, sizeof(config->log_level));
 		config->attach_per_second = fresh->attach_per_second;
 		config->arena_max_bytes = fresh->arena_max_bytes;
@@ -467,9 +509,11 @@ int svc_control_reload(struct svc_control *control)
 	}
 	free(fresh);
 	if (rc)
-		base_log(BASE_LOG_ERROR, "control", "reload-failed", "reason=\"%s\"", base_error_message());
+		base_log(BASE_LOG_ERROR, "control", "reload-failed", "reason=\"%s\"",
+			base_error_message());
 	else
-		base_log(BASE_LOG_INFO, "control", "reloaded", "took=log_level,attach_per_second,arena_max");
+		base_log(BASE_LOG_INFO, "control", "reloaded",
+			"took=log_level,attach_per_second,arena_max");
 	return rc;
 }
 
@@ -510,9 +554,12 @@ static void tick(struct svc_control *control)
 	for (uint32_t i = 0; i < control->clients_max; i++) {
 		struct client *client = &control->clients[i];
 
-		if (client->state == CLIENT_LIVE && atomic_load_explicit(&client->rings->segment.faulted, memory_order_relaxed)) {
-			base_log(BASE_LOG_WARN, "control", "faulted", "client=%u pid=%d what=\"its memory lost pages: it punched a hole\"", i,
-				(int)client->peer.pid);
+		if (client->state == CLIENT_LIVE &&
+			atomic_load_explicit(
+				&client->rings->segment.faulted, memory_order_relaxed)) {
+			base_log(BASE_LOG_WARN, "control", "faulted",
+				"client=%u pid=%d what=\"its memory lost pages: it punched a hole\"",
+				i, (int)client->peer.pid);
 			client_leave(control, i, "its memory faulted");
 		}
 	}
@@ -554,7 +601,7 @@ static void turn(struct svc_control *control)
 	tick(control);
 }
 
-/* ---- going down ------------------------------------------------------------------------------------------------------- */
+/* ---- going down ----------------------------------------------------------------------- */
 
 static bool all_idle(struct svc_control *control)
 {
@@ -598,20 +645,24 @@ int svc_control_run(struct svc_control *control)
 	return 0;
 }
 
-/* ---- making and unmaking ---------------------------------------------------------------------------------------------- */
+/* ---- making and unmaking -------------------------------------------------------------- */
 
-/* attnctl's socket, for the daemon's own user and root. The path is ours: whoever may write the runtime folder is trusted. */
+/* attnctl's socket, for the daemon's own user and root. The path is ours: whoever may write the
+ * runtime folder is trusted. */
 static int visit_listen(struct svc_control *control)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 
 	if (strlen(control->visit_path) >= sizeof(address.sun_path))
-		return base_fail(ENAMETOOLONG, "%s: longer than a socket's path may be; choose a shorter runtime_dir", control->visit_path);
+		return base_fail(ENAMETOOLONG,
+			"%s: longer than a socket's path may be; choose a shorter runtime_dir",
+			control->visit_path);
 	memcpy(address.sun_path, control->visit_path, strlen(control->visit_path));
 	control->visit_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	unlink(control->visit_path);
-	if (control->visit_fd < 0 || bind(control->visit_fd, (struct sockaddr *)&address, sizeof(address)) ||
-			chmod(control->visit_path, 0600) || listen(control->visit_fd, VISITORS_MAX))
+	if (control->visit_fd < 0 ||
+		bind(control->visit_fd, (struct sockaddr *)&address, sizeof(address)) ||
+		chmod(control->visit_path, 0600) || listen(control->visit_fd, VISITORS_MAX))
 		return base_fail(errno, "%s: %s", control->visit_path, strerror(errno));
 	return 0;
 }
@@ -621,10 +672,14 @@ static int listen_all(struct svc_control *control)
 	const struct svc_config *config = &control->daemon->config;
 
 	if (mkdir(config->runtime_dir, 0755) && errno != EEXIST)
-		return base_fail(errno, "[daemon] runtime_dir %s: %s; create it, or choose another", config->runtime_dir, strerror(errno));
-	snprintf(control->listen_path, sizeof(control->listen_path), "%s/attnd.sock", config->runtime_dir);
-	snprintf(control->visit_path, sizeof(control->visit_path), "%s/attnd.ctl", config->runtime_dir);
-	control->listen_fd = shm_attach_listen(control->listen_path, (mode_t)svc_config_socket_mode(config));
+		return base_fail(errno, "[daemon] runtime_dir %s: %s; create it, or choose another",
+			config->runtime_dir, strerror(errno));
+	snprintf(control->listen_path, sizeof(control->listen_path), "%s/attnd.sock",
+		config->runtime_dir);
+	snprintf(control->visit_path, sizeof(control->visit_path), "%s/attnd.ctl",
+		config->runtime_dir);
+	control->listen_fd =
+		shm_attach_listen(control->listen_path, (mode_t)svc_config_socket_mode(config));
 	if (control->listen_fd < 0)
 		return control->listen_fd;
 	return visit_listen(control);
@@ -642,16 +697,17 @@ static int watch_all(struct svc_control *control)
 	control->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 	control->listening = true;
 	if (control->epoll_fd < 0 || control->signal_fd < 0 ||
-			watch_fd(control, EPOLL_CTL_ADD, control->listen_fd, EPOLLIN, WATCH_LISTEN, 0) ||
-			watch_fd(control, EPOLL_CTL_ADD, control->visit_fd, EPOLLIN, WATCH_VISIT, 0) ||
-			watch_fd(control, EPOLL_CTL_ADD, control->signal_fd, EPOLLIN, WATCH_SIGNAL, 0) ||
-			watch_fd(control, EPOLL_CTL_ADD, control->daemon->events_fd, EPOLLIN, WATCH_EVENTS, 0))
+		watch_fd(control, EPOLL_CTL_ADD, control->listen_fd, EPOLLIN, WATCH_LISTEN, 0) ||
+		watch_fd(control, EPOLL_CTL_ADD, control->visit_fd, EPOLLIN, WATCH_VISIT, 0) ||
+		watch_fd(control, EPOLL_CTL_ADD, control->signal_fd, EPOLLIN, WATCH_SIGNAL, 0) ||
+		watch_fd(control, EPOLL_CTL_ADD, control->daemon->events_fd, EPOLLIN, WATCH_EVENTS,
+			0))
 		return base_fail(errno, "control: %s", strerror(errno));
 	return 0;
 }
 
-int svc_control_create(struct svc_control **control_out, struct svc_daemon *daemon, const char *config_path, const char *const *overrides,
-	uint32_t override_count)
+int svc_control_create(struct svc_control **control_out, struct svc_daemon *daemon,
+	const char *config_path, const char *const *overrides, uint32_t override_count)
 {
 	struct svc_control *control = calloc(1, sizeof(*control));
 
@@ -669,7 +725,8 @@ int svc_control_create(struct svc_control **control_out, struct svc_daemon *daem
 	for (uint32_t i = 0; i < VISITORS_MAX; i++)
 		control->visitors[i].socket = -1;
 	control->clients = calloc(control->clients_max, sizeof(*control->clients));
-	int rc = control->clients ? listen_all(control) : base_fail(ENOMEM, "control: out of memory");
+	int rc = control->clients ? listen_all(control)
+				  : base_fail(ENOMEM, "control: out of memory");
 
 	if (!rc)
 		rc = watch_all(control);
@@ -705,14 +762,15 @@ void svc_control_destroy(struct svc_control *control)
 	free(control);
 }
 
-/* ---- for svc_status ---------------------------------------------------------------------------------------------------- */
+/* ---- for svc_status ------------------------------------------------------------------- */
 
 struct svc_daemon *svc_control_daemon(struct svc_control *control)
 {
 	return control->daemon;
 }
 
-uint32_t svc_control_clients(const struct svc_control *control, struct svc_client_view *views, uint32_t capacity)
+uint32_t svc_control_clients(
+	const struct svc_control *control, struct svc_client_view *views, uint32_t capacity)
 {
 	uint32_t count = 0;
 
@@ -720,9 +778,13 @@ uint32_t svc_control_clients(const struct svc_control *control, struct svc_clien
 		const struct client *client = &control->clients[i];
 
 		if (client->state != CLIENT_FREE)
-			views[count++] = (struct svc_client_view){ .id = i, .uid = client->peer.uid, .pid = (uint32_t)client->peer.pid,
-				.tenant = client->tenant, .leaving = client->state == CLIENT_LEAVING,
-				.arena_bytes = client->rings->segment.head.arena_bytes, .huge = client->rings->segment.huge };
+			views[count++] = (struct svc_client_view){ .id = i,
+				.uid = client->peer.uid,
+				.pid = (uint32_t)client->peer.pid,
+				.tenant = client->tenant,
+				.leaving = client->state == CLIENT_LEAVING,
+				.arena_bytes = client->rings->segment.head.arena_bytes,
+				.huge = client->rings->segment.huge };
 	}
 	return count;
 }

@@ -29,10 +29,11 @@ void svc_daemon_missing(struct svc_daemon *daemon, const char *what, const char 
 
 	snprintf(missing->what, sizeof(missing->what), "%s", what);
 	snprintf(missing->why, sizeof(missing->why), "%s", why);
-	base_log(BASE_LOG_WARN, "control", "missing", "what=\"%s\" why=\"%s\"", missing->what, missing->why);
+	base_log(BASE_LOG_WARN, "control", "missing", "what=\"%s\" why=\"%s\"", missing->what,
+		missing->why);
 }
 
-/* ---- devices -------------------------------------------------------------------------------------------------- */
+/* ---- devices -------------------------------------------------------------------------- */
 
 struct load_progress {
 	const char *name;
@@ -45,7 +46,8 @@ static void on_load_progress(void *context, uint64_t done_bytes, uint64_t total_
 	int percent = total_bytes ? (int)(done_bytes * 100 / total_bytes) : 100;
 
 	if (percent / 25 != progress->percent / 25)
-		base_log(BASE_LOG_DEBUG, "control", "loading", "model=%s percent=%d", progress->name, percent);
+		base_log(BASE_LOG_DEBUG, "control", "loading", "model=%s percent=%d",
+			progress->name, percent);
 	progress->percent = percent;
 }
 
@@ -63,15 +65,19 @@ static int device_load(struct svc_daemon *daemon, struct svc_device *device)
 			.context = &progress,
 		};
 		int64_t begin_ns = base_monotonic_ns();
-		int rc = model_load(&device->models[i], config->models[i].path, device->backend, &options);
+		int rc = model_load(
+			&device->models[i], config->models[i].path, device->backend, &options);
 
 		if (rc)
 			return base_fail_within(-rc, "[model %s]", config->models[i].name);
 		const struct model_info *info = model_info(device->models[i]);
 
-		base_log(BASE_LOG_INFO, "control", "loaded", "model=%s architecture=%s weights=%s parameters=%llu megabytes=%llu "
-			"milliseconds=%lld", config->models[i].name, info->architecture, info->weights,
-			(unsigned long long)info->parameters, (unsigned long long)(info->weight_bytes >> 20),
+		base_log(BASE_LOG_INFO, "control", "loaded",
+			"model=%s architecture=%s weights=%s parameters=%llu megabytes=%llu "
+			"milliseconds=%lld",
+			config->models[i].name, info->architecture, info->weights,
+			(unsigned long long)info->parameters,
+			(unsigned long long)(info->weight_bytes >> 20),
 			(long long)(base_monotonic_ns() - begin_ns) / 1000000);
 	}
 	return 0;
@@ -89,7 +95,8 @@ static uint64_t kv_pool_bytes(const struct svc_daemon *daemon, uint32_t node)
 	return (uint64_t)(bytes < KV_AUTO_MIN_BYTES ? KV_AUTO_MIN_BYTES : bytes);
 }
 
-static int device_sched(struct svc_daemon *daemon, struct svc_device *device, uint32_t index, uint32_t node)
+static int device_sched(
+	struct svc_daemon *daemon, struct svc_device *device, uint32_t index, uint32_t node)
 {
 	const struct svc_config *config = &daemon->config;
 	struct sched_model *models = device->sched_models;
@@ -148,7 +155,8 @@ static int device_create(struct svc_daemon *daemon, uint32_t index)
 	};
 
 	snprintf(name, sizeof(name), "device%u", index);
-	int rc = svc_agent_create(&device->agent, name, (enum svc_idle)config->idle, config->spin_us * 1000);
+	int rc = svc_agent_create(
+		&device->agent, name, (enum svc_idle)config->idle, config->spin_us * 1000);
 
 	if (rc)
 		return rc;
@@ -156,10 +164,10 @@ static int device_create(struct svc_daemon *daemon, uint32_t index)
 	device->agent.topo = daemon->topo;
 	device->agent.fifo = config->fifo;
 	if ((rc = base_spsc_create(&device->in, queue, sizeof(struct sched_message))) ||
-			(rc = base_spsc_create(&device->out, 2 * queue, sizeof(struct sched_reply))) ||
-			(rc = kern_cpu_create(&device->backend, &cpu)) ||
-			(rc = device_load(daemon, device)) ||
-			(rc = device_sched(daemon, device, index, place->node)))
+		(rc = base_spsc_create(&device->out, 2 * queue, sizeof(struct sched_reply))) ||
+		(rc = kern_cpu_create(&device->backend, &cpu)) ||
+		(rc = device_load(daemon, device)) ||
+		(rc = device_sched(daemon, device, index, place->node)))
 		return rc;
 	device->probe = calloc(1, sizeof(*device->probe));
 	if (!device->probe)
@@ -183,7 +191,7 @@ static void device_destroy(struct svc_daemon *daemon, struct svc_device *device)
 	base_spsc_destroy(&device->in);
 }
 
-/* ---- tenants ---------------------------------------------------------------------------------------------------- */
+/* ---- tenants -------------------------------------------------------------------------- */
 
 static uint64_t models_allowed(const struct svc_config *config, const char *words)
 {
@@ -195,7 +203,8 @@ static uint64_t models_allowed(const struct svc_config *config, const char *word
 		size_t length = strcspn(words, " ,");
 
 		for (uint32_t i = 0; i < config->model_count; i++)
-			if (strlen(config->models[i].name) == length && !strncmp(config->models[i].name, words, length))
+			if (strlen(config->models[i].name) == length &&
+				!strncmp(config->models[i].name, words, length))
 				allowed |= UINT64_C(1) << i;
 		words += length;
 	}
@@ -206,24 +215,32 @@ static void tenants_create(struct svc_daemon *daemon)
 {
 	const struct svc_config *config = &daemon->config;
 
-	daemon->tenants[0] = (struct sched_tenant){ .models = UINT64_MAX, .attention = true, .sessions_max = UINT32_MAX,
-		.kv_bytes_max = UINT64_MAX, .weight = 1 };
+	daemon->tenants[0] = (struct sched_tenant){ .models = UINT64_MAX,
+		.attention = true,
+		.sessions_max = UINT32_MAX,
+		.kv_bytes_max = UINT64_MAX,
+		.weight = 1 };
 	daemon->tenant_count = config->tenant_count ? config->tenant_count : 1;
 	for (uint32_t i = 0; i < config->tenant_count; i++) {
 		const struct svc_tenant_config *from = &config->tenants[i];
 
-		daemon->tenants[i] = (struct sched_tenant){ .models = models_allowed(config, from->models), .attention = from->attention,
-			.sessions_max = (uint32_t)from->sessions, .kv_bytes_max = (uint64_t)from->kv_bytes, .weight = (uint32_t)from->weight };
+		daemon->tenants[i] =
+			(struct sched_tenant){ .models = models_allowed(config, from->models),
+				.attention = from->attention,
+				.sessions_max = (uint32_t)from->sessions,
+				.kv_bytes_max = (uint64_t)from->kv_bytes,
+				.weight = (uint32_t)from->weight };
 	}
 	for (uint32_t i = 0; i < daemon->tenant_count; i++)
 		daemon->tenant_models[i] = daemon->tenants[i].models;
 }
 
-/* ---- roles that every device shares ------------------------------------------------------------------------------- */
+/* ---- roles that every device shares --------------------------------------------------- */
 
 static int text_create(struct svc_daemon *daemon)
 {
-	enum svc_idle idle = daemon->config.idle == SVC_IDLE_SLEEP ? SVC_IDLE_SLEEP : SVC_IDLE_ADAPTIVE;
+	enum svc_idle idle =
+		daemon->config.idle == SVC_IDLE_SLEEP ? SVC_IDLE_SLEEP : SVC_IDLE_ADAPTIVE;
 	/* It spins briefly at most: it has no core of its own. */
 	int rc = svc_agent_create(&daemon->text_agent, "text", idle, 20000);
 
@@ -274,12 +291,13 @@ static int front_create(struct svc_daemon *daemon)
 		options.to_device[i] = &daemon->devices[i].in;
 		options.from_device[i] = &daemon->devices[i].out;
 		if (i) /* the front's own device shares its thread */
-			options.device_waker[i] = (struct svc_waker){ wake_agent, &daemon->devices[i].agent };
+			options.device_waker[i] =
+				(struct svc_waker){ wake_agent, &daemon->devices[i].agent };
 	}
 	return svc_front_create(&daemon->front, &options);
 }
 
-/* ---- roles' view of their agents ------------------------------------------------------------------------------------ */
+/* ---- roles' view of their agents ------------------------------------------------------ */
 
 static int role_sched_poll(void *self)
 {
@@ -327,23 +345,38 @@ static bool role_text_sleep(void *self)
 
 static void add_roles(struct svc_daemon *daemon)
 {
-	svc_agent_add(&daemon->devices[0].agent, (struct svc_role){ .name = "front", .self = daemon->front, .poll = svc_front_poll,
-		.next_event_ns = svc_front_next_event_ns, .sleep_begin = svc_front_sleep_begin, .sleep_end = svc_front_sleep_end });
+	svc_agent_add(&daemon->devices[0].agent,
+		(struct svc_role){ .name = "front",
+			.self = daemon->front,
+			.poll = svc_front_poll,
+			.next_event_ns = svc_front_next_event_ns,
+			.sleep_begin = svc_front_sleep_begin,
+			.sleep_end = svc_front_sleep_end });
 	for (uint32_t i = 0; i < daemon->device_count; i++) {
 		struct svc_device *device = &daemon->devices[i];
 
 		device->front_agent = &daemon->devices[0].agent;
-		svc_agent_add(&device->agent, (struct svc_role){ .name = "sched", .self = device,
-			.poll = i ? role_far_sched_poll : role_sched_poll, .next_event_ns = role_sched_next, .sleep_begin = role_sched_sleep });
-		svc_agent_add(&device->agent, (struct svc_role){ .name = "probe", .self = device->probe, .poll = svc_probe_poll });
+		svc_agent_add(&device->agent,
+			(struct svc_role){ .name = "sched",
+				.self = device,
+				.poll = i ? role_far_sched_poll : role_sched_poll,
+				.next_event_ns = role_sched_next,
+				.sleep_begin = role_sched_sleep });
+		svc_agent_add(&device->agent,
+			(struct svc_role){
+				.name = "probe", .self = device->probe, .poll = svc_probe_poll });
 	}
-	svc_agent_add(&daemon->text_agent, (struct svc_role){ .name = "text", .self = daemon, .poll = role_text_poll,
-		.sleep_begin = role_text_sleep });
+	svc_agent_add(&daemon->text_agent,
+		(struct svc_role){ .name = "text",
+			.self = daemon,
+			.poll = role_text_poll,
+			.sleep_begin = role_text_sleep });
 }
 
-/* ---- the whole ---------------------------------------------------------------------------------------------------------- */
+/* ---- the whole ------------------------------------------------------------------------ */
 
-/* Asks the kernel to keep the processors out of deep idle states: waking from one costs 25 to 70 us. Held while we serve. */
+/* Asks the kernel to keep the processors out of deep idle states: waking from one costs 25 to 70
+ * us. Held while we serve. */
 static void hold_dma_latency(struct svc_daemon *daemon)
 {
 	int32_t zero = 0;
@@ -353,34 +386,41 @@ static void hold_dma_latency(struct svc_daemon *daemon)
 		return;
 	daemon->dma_latency_fd = open("/dev/cpu_dma_latency", O_WRONLY | O_CLOEXEC);
 	if (daemon->dma_latency_fd < 0)
-		svc_daemon_missing(daemon, "cpu_dma_latency", "cannot open /dev/cpu_dma_latency: a sleeping thread wakes in 25 to 70 us "
+		svc_daemon_missing(daemon, "cpu_dma_latency",
+			"cannot open /dev/cpu_dma_latency: a sleeping thread wakes in 25 to 70 us "
 			"instead of 5; run as root, or let the group have it");
 	else if (write(daemon->dma_latency_fd, &zero, sizeof(zero)) != sizeof(zero))
-		svc_daemon_missing(daemon, "cpu_dma_latency", "the kernel refused the latency request");
+		svc_daemon_missing(
+			daemon, "cpu_dma_latency", "the kernel refused the latency request");
 }
 
 static void note_missing(struct svc_daemon *daemon)
 {
 	if (daemon->config.huge_pages != SVC_HUGE_NO && !daemon->topo->huge_2m_free)
-		svc_daemon_missing(daemon, "huge pages", "no free 2 MB pages: arenas and caches lie on 4 KB pages; "
+		svc_daemon_missing(daemon, "huge pages",
+			"no free 2 MB pages: arenas and caches lie on 4 KB pages; "
 			"set vm.nr_hugepages to have them");
 	if (!daemon->topo->is_this_machine)
-		svc_daemon_missing(daemon, "binding", "the topology is not this machine's (HWLOC_SYNTHETIC or HWLOC_XMLFILE): nothing is bound");
+		svc_daemon_missing(daemon, "binding",
+			"the topology is not this machine's (HWLOC_SYNTHETIC or HWLOC_XMLFILE): nothing is bound");
 }
 
 static int create_parts(struct svc_daemon *daemon)
 {
 	const struct svc_config *config = &daemon->config;
-	size_t clients = (size_t)config->max_clients, text_queue = (size_t)config->requests + 2 * clients;
+	size_t clients = (size_t)config->max_clients,
+	       text_queue = (size_t)config->requests + 2 * clients;
 	int rc;
 
 	daemon->events_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (daemon->events_fd < 0)
 		return base_fail(errno, "eventfd: %s", strerror(errno));
 	if ((rc = base_spsc_create(&daemon->to_text, text_queue, sizeof(struct sched_message))) ||
-			(rc = base_spsc_create(&daemon->from_text, text_queue, sizeof(struct sched_reply))) ||
-			(rc = base_spsc_create(&daemon->commands, 4 * clients, sizeof(struct svc_command))) ||
-			(rc = base_spsc_create(&daemon->events, 2 * clients, sizeof(struct svc_event))))
+		(rc = base_spsc_create(
+			 &daemon->from_text, text_queue, sizeof(struct sched_reply))) ||
+		(rc = base_spsc_create(
+			 &daemon->commands, 4 * clients, sizeof(struct svc_command))) ||
+		(rc = base_spsc_create(&daemon->events, 2 * clients, sizeof(struct svc_event))))
 		return rc;
 	for (uint32_t i = 0; i < daemon->place.device_count; i++) {
 		daemon->device_count++;
@@ -409,7 +449,8 @@ int svc_daemon_create(struct svc_daemon *daemon, const struct svc_config *config
 		return base_fail(ENOMEM, "out of memory");
 	tenants_create(daemon);
 	if ((rc = base_fault_install()) || (rc = base_topo_read(daemon->topo)) ||
-			(rc = svc_place(&daemon->place, daemon->topo, config)) || (rc = create_parts(daemon))) {
+		(rc = svc_place(&daemon->place, daemon->topo, config)) ||
+		(rc = create_parts(daemon))) {
 		svc_daemon_destroy(daemon);
 		return rc;
 	}

@@ -1,10 +1,11 @@
 /*
- * The daemon as a whole: what it is made of, and in which order that is built and taken down. Shared by the files of service/ that
- * belong to the control thread; the roles themselves know nothing of it.
+ * The daemon as a whole: what it is made of, and in which order that is built and taken down.
+ * Shared by the files of service/ that belong to the control thread; the roles themselves know
+ * nothing of it.
  *
  *   control thread: svc_control (attach, liveness, signals), svc_status (what attnctl shows)
- *   device agents:  agent 0 polls front + scheduler 0, agent n scheduler n; each with the workers of its backend
- *   text agent:     svc_text
+ *   device agents:  agent 0 polls front + scheduler 0, agent n scheduler n; each with the workers
+ * of its backend text agent:     svc_text
  */
 #ifndef SVC_DAEMON_H
 #define SVC_DAEMON_H
@@ -32,7 +33,8 @@ struct svc_device {
 	struct svc_probe *probe;
 };
 
-/* A fast path that this machine or this user does not have, and why: said at start and by attnctl status. */
+/* A fast path that this machine or this user does not have, and why: said at start and by attnctl
+ * status. */
 struct svc_missing {
 	char what[32], why[160];
 };
@@ -60,7 +62,8 @@ struct svc_daemon {
 	struct svc_missing missing[SVC_MISSING_MAX];
 };
 
-/* Everything but the sockets, threads not yet started. -errno with a message; then the daemon is already taken down. */
+/* Everything but the sockets, threads not yet started. -errno with a message; then the daemon is
+ * already taken down. */
 int svc_daemon_create(struct svc_daemon *daemon, const struct svc_config *config);
 int svc_daemon_start(struct svc_daemon *daemon);
 /* Joins the threads. Then clients' memory may go, and then the daemon. */

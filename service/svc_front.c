@@ -4,8 +4,9 @@
  *   rings -> take -> check -> to_device[], to_text           commands <- control
  *   rings <- put  <- from_device[], from_text                events   -> control
  *
- * A client's life: FREE -> LIVE (ADD) -> LEAVING (REMOVE: its ring is not read any more; every device and the text role are told) -> FREE
- * (all have said that they are done with it; control is told).
+ * A client's life: FREE -> LIVE (ADD) -> LEAVING (REMOVE: its ring is not read any more; every
+ * device and the text role are told) -> FREE (all have said that they are done with it; control is
+ * told).
  */
 #include "service/svc_front.h"
 
@@ -18,18 +19,18 @@
 #include "shm-ipc/shm_bell.h"
 
 enum {
-	RECORDS_PER_TURN = 32,  /* taken from one client before the next one's turn */
+	RECORDS_PER_TURN = 32, /* taken from one client before the next one's turn */
 	REPLIES_PER_POLL = 512,
-	COUNTERS_EVERY = 256,   /* polls between publishing one client's counters */
+	COUNTERS_EVERY = 256, /* polls between publishing one client's counters */
 };
 
 enum front_state { FRONT_FREE, FRONT_LIVE, FRONT_LEAVING };
 
 struct front_client {
 	struct svc_rings *rings;
-	uint8_t state;        /* enum front_state */
-	bool touched;         /* in front.touched */
-	uint32_t quiet_due;   /* devices and text role that have not let go yet */
+	uint8_t state;      /* enum front_state */
+	bool touched;       /* in front.touched */
+	uint32_t quiet_due; /* devices and text role that have not let go yet */
 	uint64_t streams_put, streams_credited;
 	/* below here is for other threads to look at */
 	_Atomic uint64_t requests, completions;
@@ -42,16 +43,17 @@ struct svc_front {
 	uint32_t *live;               /* [clients_max]: indices of LIVE clients, dense */
 	uint32_t live_count, touched_count, first;
 	struct front_client **touched; /* [clients_max]: got completions in this poll */
-	int64_t now_ns;               /* of the last record or reply: close enough for the bells' rate limit */
+	int64_t now_ns; /* of the last record or reply: close enough for the bells' rate limit */
 	uint32_t polls;
-	uint32_t open_turn;           /* which device the next OPEN goes to */
+	uint32_t open_turn; /* which device the next OPEN goes to */
 	struct svc_front_counters counters;
 };
 
 static inline void count(_Atomic uint64_t *counter)
 {
 	/* One writer: a plain increment that other threads may read. */
-	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1, memory_order_relaxed);
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1,
+		memory_order_relaxed);
 }
 
 static inline void wake(const struct svc_waker *waker)
@@ -60,7 +62,7 @@ static inline void wake(const struct svc_waker *waker)
 		waker->wake(waker->context);
 }
 
-/* ---- completions into rings ---------------------------------------------------------------------------------- */
+/* ---- completions into rings ----------------------------------------------------------- */
 
 static void touch(struct svc_front *front, struct front_client *client)
 {
@@ -70,16 +72,18 @@ static void touch(struct svc_front *front, struct front_client *client)
 	}
 }
 
-static void put_completion(struct svc_front *front, struct front_client *client, const struct attnd_completion *completion,
-	uint32_t device)
+static void put_completion(struct svc_front *front, struct front_client *client,
+	const struct attnd_completion *completion, uint32_t device)
 {
 	struct svc_rings *rings = client->rings;
 	bool final = completion->flags & ATTND_CPL_FINAL;
 
 	if (!final && rings->stream_device)
-		rings->stream_device[client->streams_put % (rings->end.completion_mask + 1)] = (uint8_t)device;
+		rings->stream_device[client->streams_put % (rings->end.completion_mask + 1)] =
+			(uint8_t)device;
 	if (!shm_cpl_put(&rings->end, completion)) {
-		/* Neither can happen while scheduler and front agree on credits; it must not take the daemon down if they do not. */
+		/* Neither can happen while scheduler and front agree on credits; it must not take
+		 * the daemon down if they do not. */
 		count(&front->counters.unowed);
 		return;
 	}
@@ -92,7 +96,7 @@ static void put_completion(struct svc_front *front, struct front_client *client,
 	touch(front, client);
 }
 
-/* ---- a client comes and goes ----------------------------------------------------------------------------------- */
+/* ---- a client comes and goes ---------------------------------------------------------- */
 
 /* Room for one more message in each queue? Commands wait until there is. */
 static bool queues_have_room(struct svc_front *front)
@@ -103,8 +107,8 @@ static bool queues_have_room(struct svc_front *front)
 	return base_spsc_claim(front->options.to_text) != NULL;
 }
 
-static void tell(struct base_spsc *queue, const struct svc_waker *waker, uint32_t kind, uint32_t client, uint32_t argument,
-	uint32_t credits)
+static void tell(struct base_spsc *queue, const struct svc_waker *waker, uint32_t kind,
+	uint32_t client, uint32_t argument, uint32_t credits)
 {
 	struct sched_message *message = base_spsc_claim(queue);
 
@@ -119,10 +123,12 @@ static void tell(struct base_spsc *queue, const struct svc_waker *waker, uint32_
 	wake(waker);
 }
 
-static void tell_all(struct svc_front *front, uint32_t kind, uint32_t client, uint32_t argument, uint32_t credits)
+static void tell_all(struct svc_front *front, uint32_t kind, uint32_t client, uint32_t argument,
+	uint32_t credits)
 {
 	for (uint32_t i = 0; i < front->options.device_count; i++)
-		tell(front->options.to_device[i], &front->options.device_waker[i], kind, client, argument, credits);
+		tell(front->options.to_device[i], &front->options.device_waker[i], kind, client,
+			argument, credits);
 	tell(front->options.to_text, &front->options.text_waker, kind, client, argument, 0);
 }
 
@@ -135,7 +141,8 @@ static void client_add(struct svc_front *front, const struct svc_command *comman
 	client->rings = command->rings;
 	client->state = FRONT_LIVE;
 	front->live[front->live_count++] = command->client;
-	tell_all(front, SCHED_CLIENT_ADD, command->client, command->tenant, command->rings->end.streams_max / devices);
+	tell_all(front, SCHED_CLIENT_ADD, command->client, command->tenant,
+		command->rings->end.streams_max / devices);
 }
 
 static void client_remove(struct svc_front *front, uint32_t index)
@@ -163,7 +170,8 @@ static void client_quiet(struct svc_front *front, uint32_t index)
 		return;
 	client->state = FRONT_FREE;
 	client->rings = NULL;
-	base_spsc_push(front->options.events, &event); /* as many elements as there are clients: never full */
+	base_spsc_push(front->options.events,
+		&event); /* as many elements as there are clients: never full */
 	wake(&front->options.control_waker);
 }
 
@@ -182,7 +190,7 @@ static int take_commands(struct svc_front *front)
 	return 1;
 }
 
-/* ---- replies ---------------------------------------------------------------------------------------------------- */
+/* ---- replies -------------------------------------------------------------------------- */
 
 static int take_replies(struct svc_front *front, struct base_spsc *queue, uint32_t device)
 {
@@ -204,13 +212,13 @@ static int take_replies(struct svc_front *front, struct base_spsc *queue, uint32
 	return taken;
 }
 
-/* ---- records ---------------------------------------------------------------------------------------------------- */
+/* ---- records -------------------------------------------------------------------------- */
 
 /* What is wrong with a record by itself: a status, or ATTND_OK. */
 static enum attnd_status check_record(struct svc_front *front, const struct attnd_request *record)
 {
-	if (record->version != ATTND_VERSION || record->reserved || record->flags & ~ATTND_REQ_ALL ||
-			record->priority_class >= ATTND_CLASS_END) {
+	if (record->version != ATTND_VERSION || record->reserved ||
+		record->flags & ~ATTND_REQ_ALL || record->priority_class >= ATTND_CLASS_END) {
 		count(&front->counters.bad_record);
 		return ATTND_BAD_RECORD;
 	}
@@ -221,8 +229,8 @@ static enum attnd_status check_record(struct svc_front *front, const struct attn
 	return ATTND_OK;
 }
 
-static void answer(struct svc_front *front, struct front_client *client, const struct attnd_request *record, enum attnd_status status,
-	int64_t now_ns)
+static void answer(struct svc_front *front, struct front_client *client,
+	const struct attnd_request *record, enum attnd_status status, int64_t now_ns)
 {
 	const struct attnd_completion completion = {
 		.request_id = record->request_id,
@@ -247,7 +255,8 @@ static uint32_t device_of(struct svc_front *front, const struct attnd_request *r
 	return record->session ? sched_handle_device(record->session) % devices : 0;
 }
 
-static void dispatch(struct svc_front *front, uint32_t index, const struct attnd_request *record, int64_t now_ns)
+static void dispatch(
+	struct svc_front *front, uint32_t index, const struct attnd_request *record, int64_t now_ns)
 {
 	struct front_client *client = &front->clients[index];
 	bool text = record->op == ATTND_OP_TOKENIZE || record->op == ATTND_OP_DETOKENIZE;
@@ -259,7 +268,8 @@ static void dispatch(struct svc_front *front, uint32_t index, const struct attnd
 		return;
 	}
 	if (!shm_arena_range(&client->rings->segment, record->in_offset, record->in_bytes, &in) ||
-			!shm_arena_range(&client->rings->segment, record->out_offset, record->out_capacity, &out)) {
+		!shm_arena_range(
+			&client->rings->segment, record->out_offset, record->out_capacity, &out)) {
 		count(&front->counters.bad_range);
 		answer(front, client, record, ATTND_BAD_RANGE, now_ns);
 		return;
@@ -297,16 +307,19 @@ static void return_credits(struct svc_front *front, uint32_t index)
 	if (!credits)
 		return;
 	if (!rings->stream_device) {
-		tell(front->options.to_device[0], &front->options.device_waker[0], SCHED_CREDIT, index, 0, credits);
+		tell(front->options.to_device[0], &front->options.device_waker[0], SCHED_CREDIT,
+			index, 0, credits);
 		return;
 	}
 	uint32_t by_device[SVC_DEVICES_MAX] = { 0 };
 
 	for (uint32_t i = 0; i < credits; i++)
-		by_device[rings->stream_device[client->streams_credited++ % (rings->end.completion_mask + 1)]]++;
+		by_device[rings->stream_device[client->streams_credited++ %
+			(rings->end.completion_mask + 1)]]++;
 	for (uint32_t i = 0; i < front->options.device_count; i++)
 		if (by_device[i])
-			tell(front->options.to_device[i], &front->options.device_waker[i], SCHED_CREDIT, index, 0, by_device[i]);
+			tell(front->options.to_device[i], &front->options.device_waker[i],
+				SCHED_CREDIT, index, 0, by_device[i]);
 }
 
 static int take_records(struct svc_front *front, uint32_t index)
@@ -331,7 +344,7 @@ static int take_records(struct svc_front *front, uint32_t index)
 	return taken;
 }
 
-/* ---- the role ---------------------------------------------------------------------------------------------------- */
+/* ---- the role ------------------------------------------------------------------------- */
 
 /* One fence and one look at each client's sleep flag for all completions of this poll. */
 static void ring_bells(struct svc_front *front)
@@ -352,7 +365,8 @@ static void publish_counters(struct svc_front *front)
 
 	if (turn % COUNTERS_EVERY || !front->live_count)
 		return;
-	struct shm_daemon_end *end = &front->clients[front->live[turn / COUNTERS_EVERY % front->live_count]].rings->end;
+	struct shm_daemon_end *end =
+		&front->clients[front->live[turn / COUNTERS_EVERY % front->live_count]].rings->end;
 
 	shm_counters_publish(end);
 	if (end->wake_held)
@@ -382,7 +396,8 @@ int svc_front_poll(void *self)
 bool svc_front_sleep_begin(void *self)
 {
 	struct svc_front *front = self;
-	bool work = base_spsc_peek(front->options.commands) || base_spsc_peek(front->options.from_text);
+	bool work =
+		base_spsc_peek(front->options.commands) || base_spsc_peek(front->options.from_text);
 
 	for (uint32_t i = 0; i < front->live_count; i++)
 		shm_bell_sleep_intend(&front->clients[front->live[i]].rings->end); /* S1 */
@@ -449,7 +464,9 @@ int svc_front_create(struct svc_front **front_out, const struct svc_front_option
 	front->touched = calloc(options->clients_max, sizeof(struct front_client *));
 	if (!front->clients || !front->live || !front->touched) {
 		svc_front_destroy(front);
-		return base_fail(ENOMEM, "front: out of memory for %u clients; lower [shm] max_clients", options->clients_max);
+		return base_fail(ENOMEM,
+			"front: out of memory for %u clients; lower [shm] max_clients",
+			options->clients_max);
 	}
 	*front_out = front;
 	return 0;

@@ -1,12 +1,15 @@
 /*
- * The front role: takes records out of the clients' rings, checks them, hands them to the scheduler of their device (or to the text role),
- * and puts what comes back into the clients' completion rings.
+ * The front role: takes records out of the clients' rings, checks them, hands them to the scheduler
+ * of their device (or to the text role), and puts what comes back into the clients' completion
+ * rings.
  *
- * Pure over its clock, the rings' memory and the bell, so that the simulator runs it over plain memory. One thread polls it; the control
- * thread talks to it by commands and events. Nothing is allocated after create.
+ * Pure over its clock, the rings' memory and the bell, so that the simulator runs it over plain
+ * memory. One thread polls it; the control thread talks to it by commands and events. Nothing is
+ * allocated after create.
  *
- * Completions never wait for room: shm_ring.h takes a record only while its final completion has a slot, and the scheduler sends
- * a stream completion only for a credit, which is a slot of the ring's other part.
+ * Completions never wait for room: shm_ring.h takes a record only while its final completion has a
+ * slot, and the scheduler sends a stream completion only for a credit, which is a slot of the
+ * ring's other part.
  */
 #ifndef SVC_FRONT_H
 #define SVC_FRONT_H
@@ -22,7 +25,7 @@
 #include "shm-ipc/shm_ring.h"
 #include "shm-ipc/shm_segment.h"
 
-/* ---- control to front, and back ------------------------------------------------------------------------------ */
+/* ---- control to front, and back ------------------------------------------------------- */
 
 enum svc_command_kind { SVC_CLIENT_ADD, SVC_CLIENT_REMOVE, SVC_DRAIN };
 
@@ -30,7 +33,8 @@ enum svc_command_kind { SVC_CLIENT_ADD, SVC_CLIENT_REMOVE, SVC_DRAIN };
 struct svc_rings {
 	struct shm_daemon_end end;
 	struct shm_segment segment;
-	uint8_t *stream_device; /* [completion slots]: which device made each stream completion; NULL with one device */
+	uint8_t *stream_device; /* [completion slots]: which device made each stream completion;
+				   NULL with one device */
 };
 
 struct svc_command {
@@ -43,13 +47,14 @@ struct svc_event {
 	uint32_t client;
 };
 
-/* ---- the role ---------------------------------------------------------------------------------------------------- */
+/* ---- the role ------------------------------------------------------------------------- */
 
 struct svc_front_counters {
 	_Atomic uint64_t records, completions, streams;
-	_Atomic uint64_t bad_record, bad_op, bad_range, queue_full; /* answered by the front itself */
-	_Atomic uint64_t dropped;                                   /* completions of clients that were gone */
-	_Atomic uint64_t unowed;                                    /* completions that nobody was owed: must stay 0 */
+	_Atomic uint64_t bad_record, bad_op, bad_range,
+		queue_full;       /* answered by the front itself */
+	_Atomic uint64_t dropped; /* completions of clients that were gone */
+	_Atomic uint64_t unowed;  /* completions that nobody was owed: must stay 0 */
 };
 
 /* Wakes the reader of a queue after a push; wake is NULL where the same thread polls both ends. */
@@ -79,7 +84,10 @@ void svc_front_destroy(struct svc_front *front);
 
 const struct svc_front_counters *svc_front_counters(const struct svc_front *front);
 /* Of one client: requests taken, completions put, and the difference; any thread, a hint. */
-struct svc_front_view { uint64_t requests, completions; uint32_t in_flight; };
+struct svc_front_view {
+	uint64_t requests, completions;
+	uint32_t in_flight;
+};
 void svc_front_view(const struct svc_front *front, uint32_t client, struct svc_front_view *view);
 
 #endif

@@ -1,5 +1,6 @@
 /*
- * attnd: the daemon's command line. Reads the configuration, builds the daemon, serves until it is told to stop.
+ * attnd: the daemon's command line. Reads the configuration, builds the daemon, serves until it is
+ * told to stop.
  */
 #include <argp.h>
 #include <errno.h>
@@ -31,10 +32,14 @@ struct arguments {
 static const struct argp_option options[] = {
 	{ "config", 'c', "FILE", 0, "Read FILE (default: /etc/attnd.conf where it exists)", 0 },
 	{ "test", 't', NULL, 0, "Check the configuration, say what is wrong with it, and exit", 0 },
-	{ "option", 'o', "SECTION.KEY=VALUE", 0, "Set one value on top of the file, such as -o placement.workers=0 or "
-		"-o model.default.path=model.gguf; may repeat", 0 },
-	{ "print-config", KEY_PRINT, NULL, 0, "Print a commented configuration with every default, and exit", 0 },
-	{ "ready-fd", KEY_READY_FD, "N", 0, "Write \"ready\" to descriptor N when serving, or \"failed: REASON\"", 0 },
+	{ "option", 'o', "SECTION.KEY=VALUE", 0,
+		"Set one value on top of the file, such as -o placement.workers=0 or "
+		"-o model.default.path=model.gguf; may repeat",
+		0 },
+	{ "print-config", KEY_PRINT, NULL, 0,
+		"Print a commented configuration with every default, and exit", 0 },
+	{ "ready-fd", KEY_READY_FD, "N", 0,
+		"Write \"ready\" to descriptor N when serving, or \"failed: REASON\"", 0 },
 	{ 0 }
 };
 
@@ -54,7 +59,8 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
 	case KEY_PRINT: arguments->print = true; return 0;
 	case KEY_READY_FD:
 		arguments->ready_fd = (int)strtol(value, &end, 10);
-		if (end == value || *end || arguments->ready_fd < 0 || fcntl(arguments->ready_fd, F_SETFD, FD_CLOEXEC))
+		if (end == value || *end || arguments->ready_fd < 0 ||
+			fcntl(arguments->ready_fd, F_SETFD, FD_CLOEXEC))
 			argp_error(state, "--ready-fd %s: not an open descriptor", value);
 		return 0;
 	case ARGP_KEY_ARG: argp_error(state, "%s: attnd takes options only", value); return 0;
@@ -65,7 +71,8 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
 static void print_version(FILE *file, struct argp_state *state)
 {
 	(void)state;
-	fprintf(file, "attnd %s (%s; hwloc %s)\n", BASE_VERSION, base_isa_name(base_cpu()->isa), BASE_HAVE_HWLOC ? "yes" : "no");
+	fprintf(file, "attnd %s (%s; hwloc %s)\n", BASE_VERSION, base_isa_name(base_cpu()->isa),
+		BASE_HAVE_HWLOC ? "yes" : "no");
 }
 
 /* The file, then the -o options on top, then the check of the whole. */
@@ -94,7 +101,8 @@ static int open_log(const struct svc_config *config)
 	int fd = open(config->log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
 
 	if (fd < 0)
-		return base_fail(errno, "[daemon] log_file %s: %s", config->log_file, strerror(errno));
+		return base_fail(
+			errno, "[daemon] log_file %s: %s", config->log_file, strerror(errno));
 	base_log_to(fd);
 	return 0;
 }
@@ -122,11 +130,14 @@ static void log_ready(const struct svc_daemon *daemon)
 		svc_place_print(&daemon->place, daemon->topo, file);
 		fclose(file);
 		for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1)
-			base_log(BASE_LOG_INFO, "control", "placed", "what=\"%.*s\"", (int)(end - line), line);
+			base_log(BASE_LOG_INFO, "control", "placed", "what=\"%.*s\"",
+				(int)(end - line), line);
 		free(text);
 	}
-	base_log(BASE_LOG_INFO, "control", "ready", "socket=%s/attnd.sock backend=\"%s\" models=%u milliseconds=%lld",
-		daemon->config.runtime_dir, daemon->devices[0].backend->properties.name, daemon->config.model_count,
+	base_log(BASE_LOG_INFO, "control", "ready",
+		"socket=%s/attnd.sock backend=\"%s\" models=%u milliseconds=%lld",
+		daemon->config.runtime_dir, daemon->devices[0].backend->properties.name,
+		daemon->config.model_count,
 		(long long)(base_monotonic_ns() - daemon->started_ns) / 1000000);
 }
 
@@ -138,7 +149,8 @@ static int serve(const struct svc_config *config, struct arguments *arguments)
 
 	if (rc)
 		return rc;
-	rc = svc_control_create(&control, &daemon, arguments->config_path, arguments->overrides, arguments->override_count);
+	rc = svc_control_create(&control, &daemon, arguments->config_path, arguments->overrides,
+		arguments->override_count);
 	if (!rc)
 		rc = svc_daemon_start(&daemon);
 	if (!rc) {
@@ -158,7 +170,8 @@ int main(int argc, char **argv)
 {
 	static const struct argp argp = { options, parse_option, NULL,
 		"Serves attention and small transformers to local processes through shared memory.\v"
-		"Exit status: 0 after a clean stop, 1 when it could not start, 2 for a wrong option or configuration.", NULL, NULL, NULL };
+		"Exit status: 0 after a clean stop, 1 when it could not start, 2 for a wrong option or configuration.",
+		NULL, NULL, NULL };
 	static struct svc_config config;
 	struct arguments arguments = { .ready_fd = -1 };
 	char line[BASE_ERROR_BYTES + 16];
@@ -176,12 +189,14 @@ int main(int argc, char **argv)
 		return KEY_EXIT_USAGE;
 	}
 	if (arguments.test) {
-		printf("attnd: configuration is fine: %u models, %u tenants\n", config.model_count, config.tenant_count);
+		printf("attnd: configuration is fine: %u models, %u tenants\n", config.model_count,
+			config.tenant_count);
 		return 0;
 	}
 	block_signals();
 	if (open_log(&config) || serve(&config, &arguments)) {
-		base_log(BASE_LOG_ERROR, "control", "failed", "reason=\"%s\"", base_error_message());
+		base_log(
+			BASE_LOG_ERROR, "control", "failed", "reason=\"%s\"", base_error_message());
 		snprintf(line, sizeof(line), "failed: %s", base_error_message());
 		svc_notify_fd(arguments.ready_fd, line);
 		return 1;

@@ -15,7 +15,8 @@ int svc_probe_poll(void *self)
 	if (atomic_load_explicit(&probe->state, memory_order_relaxed) != SVC_PROBE_ASKED)
 		return 0;
 	sched_counters_read(probe->sched, &probe->counters);
-	probe->session_count = sched_sessions_view(probe->sched, probe->sessions, SVC_PROBE_SESSIONS);
+	probe->session_count =
+		sched_sessions_view(probe->sched, probe->sessions, SVC_PROBE_SESSIONS);
 	probe->idle = sched_idle(probe->sched);
 	/* R1: publishes the copy; pairs with A1 in svc_probe_ask. */
 	atomic_store_explicit(&probe->state, SVC_PROBE_ANSWERED, memory_order_release);

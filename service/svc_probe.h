@@ -1,6 +1,7 @@
 /*
- * How the control thread looks at a scheduler that another thread owns: a mailbox. Control asks, the owner's agent copies between two
- * polls, control reads the copy. The data path pays one relaxed load per poll.
+ * How the control thread looks at a scheduler that another thread owns: a mailbox. Control asks,
+ * the owner's agent copies between two polls, control reads the copy. The data path pays one
+ * relaxed load per poll.
  */
 #ifndef SVC_PROBE_H
 #define SVC_PROBE_H

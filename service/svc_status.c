@@ -40,7 +40,7 @@ static const char *tenant_name(const struct svc_config *config, uint32_t tenant)
 	return tenant < config->tenant_count ? config->tenants[tenant].name : "everybody";
 }
 
-/* ---- status ---------------------------------------------------------------------------------------------------- */
+/* ---- status --------------------------------------------------------------------------- */
 
 static void add_missing(cJSON *root, const struct svc_daemon *daemon)
 {
@@ -76,12 +76,28 @@ static void add_statuses(cJSON *counters, const struct sched_counters *c)
 static void add_counters(cJSON *object, const struct sched_counters *c)
 {
 	cJSON *counters = cJSON_AddObjectToObject(object, "counters");
-	const struct { const char *name; uint64_t value; } numbers[] = {
-		{ "accepted", c->accepted }, { "completed", c->completed }, { "stream_completions", c->stream_completions },
-		{ "gone", c->gone }, { "steps", c->steps }, { "step_rows", c->step_rows }, { "decode_rows", c->decode_rows },
-		{ "prefill_rows", c->prefill_rows }, { "step_seqs", c->step_seqs }, { "attends", c->attends }, { "busy_ns", c->busy_ns },
-		{ "predicted_ns", c->predicted_ns }, { "actual_ns", c->actual_ns }, { "parked", c->parked }, { "sessions", c->sessions },
-		{ "clients", c->clients }, { "requests", c->requests }, { "blocks_used", c->blocks_used },
+	const struct {
+		const char *name;
+		uint64_t value;
+	} numbers[] = {
+		{ "accepted", c->accepted },
+		{ "completed", c->completed },
+		{ "stream_completions", c->stream_completions },
+		{ "gone", c->gone },
+		{ "steps", c->steps },
+		{ "step_rows", c->step_rows },
+		{ "decode_rows", c->decode_rows },
+		{ "prefill_rows", c->prefill_rows },
+		{ "step_seqs", c->step_seqs },
+		{ "attends", c->attends },
+		{ "busy_ns", c->busy_ns },
+		{ "predicted_ns", c->predicted_ns },
+		{ "actual_ns", c->actual_ns },
+		{ "parked", c->parked },
+		{ "sessions", c->sessions },
+		{ "clients", c->clients },
+		{ "requests", c->requests },
+		{ "blocks_used", c->blocks_used },
 	};
 
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
@@ -103,15 +119,27 @@ static void add_front(cJSON *root, const struct svc_daemon *daemon)
 {
 	const struct svc_front_counters *c = svc_front_counters(daemon->front);
 	cJSON *front = cJSON_AddObjectToObject(root, "front");
-	const struct { const char *name; const _Atomic uint64_t *value; } numbers[] = {
-		{ "records", &c->records }, { "completions", &c->completions }, { "streams", &c->streams }, { "bad_record", &c->bad_record },
-		{ "bad_op", &c->bad_op }, { "bad_range", &c->bad_range }, { "queue_full", &c->queue_full }, { "dropped", &c->dropped },
+	const struct {
+		const char *name;
+		const _Atomic uint64_t *value;
+	} numbers[] = {
+		{ "records", &c->records },
+		{ "completions", &c->completions },
+		{ "streams", &c->streams },
+		{ "bad_record", &c->bad_record },
+		{ "bad_op", &c->bad_op },
+		{ "bad_range", &c->bad_range },
+		{ "queue_full", &c->queue_full },
+		{ "dropped", &c->dropped },
 		{ "unowed", &c->unowed },
 	};
 
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
-		add_number(front, numbers[i].name, (double)atomic_load_explicit(numbers[i].value, memory_order_relaxed));
-	add_number(front, "sleeps", (double)atomic_load_explicit(&daemon->devices[0].agent.sleeps, memory_order_relaxed));
+		add_number(front, numbers[i].name,
+			(double)atomic_load_explicit(numbers[i].value, memory_order_relaxed));
+	add_number(front, "sleeps",
+		(double)atomic_load_explicit(
+			&daemon->devices[0].agent.sleeps, memory_order_relaxed));
 }
 
 static void add_clients(cJSON *root, struct svc_control *control)
@@ -130,7 +158,8 @@ static void add_clients(cJSON *root, struct svc_control *control)
 		add_number(item, "id", views[i].id);
 		add_number(item, "pid", views[i].pid);
 		add_number(item, "uid", views[i].uid);
-		cJSON_AddStringToObject(item, "tenant", tenant_name(&daemon->config, views[i].tenant));
+		cJSON_AddStringToObject(
+			item, "tenant", tenant_name(&daemon->config, views[i].tenant));
 		add_number(item, "requests", (double)front.requests);
 		add_number(item, "completions", (double)front.completions);
 		add_number(item, "in_flight", front.in_flight);
@@ -180,7 +209,7 @@ static void answer_status(struct svc_control *control, cJSON *root)
 	add_clients(root, control);
 }
 
-/* ---- the others -------------------------------------------------------------------------------------------------- */
+/* ---- the others ----------------------------------------------------------------------- */
 
 static void answer_sessions(struct svc_control *control, cJSON *root)
 {
@@ -200,10 +229,13 @@ static void answer_sessions(struct svc_control *control, cJSON *root)
 			add_hex(item, "handle", view->handle);
 			add_number(item, "device", d);
 			add_number(item, "client", view->client);
-			cJSON_AddStringToObject(item, "tenant", tenant_name(&daemon->config, view->tenant));
+			cJSON_AddStringToObject(
+				item, "tenant", tenant_name(&daemon->config, view->tenant));
 			cJSON_AddStringToObject(item, "kind", model ? "model" : "attention");
-			cJSON_AddStringToObject(item, "model", model && view->model < daemon->config.model_count ?
-				daemon->config.models[view->model].name : "-");
+			cJSON_AddStringToObject(item, "model",
+				model && view->model < daemon->config.model_count
+					? daemon->config.models[view->model].name
+					: "-");
 			add_number(item, "position", view->position);
 			add_number(item, "blocks", view->blocks);
 			add_number(item, "queued", view->queued);
@@ -233,16 +265,19 @@ static void add_threads(cJSON *root, const struct svc_daemon *daemon)
 		const struct svc_place_device *place = &daemon->place.devices[i];
 		uint32_t node = daemon->topo->nodes[place->node].os_index;
 
-		add_thread(array, i ? "scheduler" : "front, scheduler", daemon->devices[i].agent.name, place->data_cpu, node);
+		add_thread(array, i ? "scheduler" : "front, scheduler",
+			daemon->devices[i].agent.name, place->data_cpu, node);
 		for (uint32_t w = 0; w < place->worker_count; w++)
-			add_thread(array, "worker", daemon->devices[i].agent.name, (int)place->worker_cpus[w], node);
+			add_thread(array, "worker", daemon->devices[i].agent.name,
+				(int)place->worker_cpus[w], node);
 	}
 	add_thread(array, "text", daemon->text_agent.name, -1, 0);
 	add_thread(array, "control", "attnd", -1, 0);
 }
 
 /* Where a range of memory really lies, by move_pages(2). */
-static void add_memory(cJSON *array, const struct svc_daemon *daemon, const char *what, const void *memory, size_t bytes)
+static void add_memory(cJSON *array, const struct svc_daemon *daemon, const char *what,
+	const void *memory, size_t bytes)
 {
 	uint32_t pages[BASE_TOPO_NODES];
 	cJSON *item = cJSON_CreateObject(), *nodes;
@@ -309,7 +344,8 @@ static void answer_models(struct svc_control *control, cJSON *root)
 		add_number(item, "vocab", info->vocab);
 		add_number(item, "context", info->context);
 		add_number(item, "layers", info->layers);
-		cJSON_AddStringToObject(item, "state", model_damaged(daemon->devices[0].models[i]) ? "failed" : "serving");
+		cJSON_AddStringToObject(item, "state",
+			model_damaged(daemon->devices[0].models[i]) ? "failed" : "serving");
 		cJSON_AddItemToArray(array, item);
 	}
 }
@@ -330,9 +366,16 @@ static void answer_drain(struct svc_control *control, cJSON *root)
 
 char *svc_status_answer(struct svc_control *control, const char *command)
 {
-	static const struct { const char *command; void (*answer)(struct svc_control *, cJSON *); } answers[] = {
-		{ "status", answer_status }, { "sessions", answer_sessions }, { "topology", answer_topology }, { "models", answer_models },
-		{ "reload", answer_reload }, { "drain", answer_drain },
+	static const struct {
+		const char *command;
+		void (*answer)(struct svc_control *, cJSON *);
+	} answers[] = {
+		{ "status", answer_status },
+		{ "sessions", answer_sessions },
+		{ "topology", answer_topology },
+		{ "models", answer_models },
+		{ "reload", answer_reload },
+		{ "drain", answer_drain },
 	};
 	cJSON *root = cJSON_CreateObject();
 	char *text;
@@ -343,7 +386,8 @@ char *svc_status_answer(struct svc_control *control, const char *command)
 		if (!strcmp(command, answers[i].command))
 			answers[i].answer(control, root);
 	if (!root->child)
-		cJSON_AddStringToObject(root, "error", "unknown command: say status, sessions, topology, models, reload or drain");
+		cJSON_AddStringToObject(root, "error",
+			"unknown command: say status, sessions, topology, models, reload or drain");
 	text = cJSON_PrintUnformatted(root);
 	cJSON_Delete(root);
 	return text;

@@ -10,8 +10,9 @@
 #include "base/base_error.h"
 
 enum {
-	TEXT_IDS_MAX = ATTND_TEXT_BYTES_MAX + 64, /* a text has at most one id per byte, and the special ones around it */
-	TEXT_MESSAGES_MAX = 1024,                 /* of one chat */
+	TEXT_IDS_MAX = ATTND_TEXT_BYTES_MAX +
+		64, /* a text has at most one id per byte, and the special ones around it */
+	TEXT_MESSAGES_MAX = 1024, /* of one chat */
 };
 
 struct svc_text {
@@ -74,14 +75,15 @@ static int64_t chat_parse(struct svc_text *text, size_t bytes)
 		at += sizeof(head);
 		if (head.role >= ATTND_ROLE_END || head.text_bytes > bytes - at)
 			return -1;
-		text->messages[count++] = (struct model_chat_message){ head.role, text->copy + at, head.text_bytes };
+		text->messages[count++] =
+			(struct model_chat_message){ head.role, text->copy + at, head.text_bytes };
 		at += ((size_t)head.text_bytes + 7) & ~(size_t)7;
 	}
 	return count;
 }
 
-static uint8_t do_tokenize(struct svc_text *text, const struct model_tokenizer *tokenizer, const struct sched_message *message,
-	struct attnd_completion *completion)
+static uint8_t do_tokenize(struct svc_text *text, const struct model_tokenizer *tokenizer,
+	const struct sched_message *message, struct attnd_completion *completion)
 {
 	const struct attnd_request *record = &message->record;
 	uint32_t flags = (record->flags & ATTND_REQ_SPECIAL ? MODEL_TOKEN_ADD_SPECIAL : 0) |
@@ -97,9 +99,11 @@ static uint8_t do_tokenize(struct svc_text *text, const struct model_tokenizer *
 
 		if (messages < 0 || !model_chat_known(tokenizer))
 			return ATTND_BAD_TEXT;
-		count = model_chat_tokenize(tokenizer, text->scratch, text->messages, (size_t)messages, text->ids, TEXT_IDS_MAX);
+		count = model_chat_tokenize(tokenizer, text->scratch, text->messages,
+			(size_t)messages, text->ids, TEXT_IDS_MAX);
 	} else {
-		count = model_tokenize(tokenizer, text->scratch, text->copy, record->in_bytes, flags, text->ids, TEXT_IDS_MAX);
+		count = model_tokenize(tokenizer, text->scratch, text->copy, record->in_bytes,
+			flags, text->ids, TEXT_IDS_MAX);
 	}
 	if (count < 0)
 		return count == -E2BIG ? ATTND_TOO_LARGE : ATTND_BAD_TEXT;
@@ -114,8 +118,8 @@ static uint8_t do_tokenize(struct svc_text *text, const struct model_tokenizer *
 	return ATTND_OK;
 }
 
-static uint8_t do_detokenize(struct svc_text *text, const struct model_tokenizer *tokenizer, const struct sched_message *message,
-	struct attnd_completion *completion)
+static uint8_t do_detokenize(struct svc_text *text, const struct model_tokenizer *tokenizer,
+	const struct sched_message *message, struct attnd_completion *completion)
 {
 	const struct attnd_request *record = &message->record;
 	size_t bad = 0, count = record->in_bytes / 4;
@@ -126,8 +130,8 @@ static uint8_t do_detokenize(struct svc_text *text, const struct model_tokenizer
 		return ATTND_TOO_LARGE;
 	if (count)
 		memcpy(text->ids, message->in, record->in_bytes);
-	int64_t bytes = model_detokenize(tokenizer, text->ids, count, record->position == 0, record->flags & ATTND_REQ_SPECIAL,
-		text->copy, ATTND_TEXT_BYTES_MAX, &bad);
+	int64_t bytes = model_detokenize(tokenizer, text->ids, count, record->position == 0,
+		record->flags & ATTND_REQ_SPECIAL, text->copy, ATTND_TEXT_BYTES_MAX, &bad);
 
 	if (bytes < 0) {
 		completion->value = bad;
@@ -144,14 +148,16 @@ static uint8_t do_detokenize(struct svc_text *text, const struct model_tokenizer
 	return ATTND_OK;
 }
 
-static uint8_t do_request(struct svc_text *text, const struct sched_message *message, struct attnd_completion *completion)
+static uint8_t do_request(struct svc_text *text, const struct sched_message *message,
+	struct attnd_completion *completion)
 {
 	const struct attnd_request *record = &message->record;
 	uint32_t tenant = text->client_tenant[message->client];
 
 	if (record->argument >= text->options.model_count)
 		return ATTND_BAD_MODEL;
-	if (tenant < text->options.tenant_count && !(text->options.tenant_models[tenant] >> record->argument & 1))
+	if (tenant < text->options.tenant_count &&
+		!(text->options.tenant_models[tenant] >> record->argument & 1))
 		return ATTND_DENIED;
 	const struct model_tokenizer *tokenizer = text->options.tokenizers[record->argument];
 
@@ -161,11 +167,13 @@ static uint8_t do_request(struct svc_text *text, const struct sched_message *mes
 		completion->value = (uint64_t)completion->admitted_ns;
 		return ATTND_REFUSED_DEADLINE;
 	}
-	return record->op == ATTND_OP_TOKENIZE ? do_tokenize(text, tokenizer, message, completion) :
-		do_detokenize(text, tokenizer, message, completion);
+	return record->op == ATTND_OP_TOKENIZE
+		? do_tokenize(text, tokenizer, message, completion)
+		: do_detokenize(text, tokenizer, message, completion);
 }
 
-static void answer(struct svc_text *text, const struct sched_message *message, struct sched_reply *reply)
+static void answer(
+	struct svc_text *text, const struct sched_message *message, struct sched_reply *reply)
 {
 	struct attnd_completion *completion = &reply->completion;
 	int64_t now_ns = base_clock_now(text->options.clock);
@@ -183,7 +191,8 @@ static void answer(struct svc_text *text, const struct sched_message *message, s
 	completion->status = do_request(text, message, completion);
 	completion->done_ns = base_clock_now(text->options.clock);
 	completion->flags = ATTND_CPL_FINAL;
-	if (completion->status == ATTND_OK && message->record.deadline_ns && completion->done_ns > message->record.deadline_ns)
+	if (completion->status == ATTND_OK && message->record.deadline_ns &&
+		completion->done_ns > message->record.deadline_ns)
 		completion->flags |= ATTND_CPL_MISSED;
 }
 

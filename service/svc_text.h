@@ -1,7 +1,9 @@
 /*
- * The text role: TOKENIZE and DETOKENIZE, off the data path, so that a megabyte of text never delays a step. It has an agent of its own.
+ * The text role: TOKENIZE and DETOKENIZE, off the data path, so that a megabyte of text never
+ * delays a step. It has an agent of its own.
  *
- * Untrusted text is copied out of the client's arena once, and the copy is worked on. Nothing is allocated after create.
+ * Untrusted text is copied out of the client's arena once, and the copy is worked on. Nothing is
+ * allocated after create.
  */
 #ifndef SVC_TEXT_H
 #define SVC_TEXT_H
@@ -15,8 +17,10 @@
 
 struct svc_text_options {
 	struct base_clock *clock;
-	struct base_spsc *in, *out; /* struct sched_message, struct sched_reply: as the scheduler's */
-	const struct model_tokenizer *const *tokenizers; /* [model_count]; NULL: the model has none */
+	struct base_spsc *in,
+		*out; /* struct sched_message, struct sched_reply: as the scheduler's */
+	const struct model_tokenizer *const
+		*tokenizers; /* [model_count]; NULL: the model has none */
 	uint32_t model_count;
 	uint32_t clients_max;
 	const uint64_t *tenant_models; /* [tenants]: bit i = may use model i */

@@ -57,8 +57,8 @@ static int run_work(struct kern_backend *backend, const struct kern_work *work)
 /* ---- a small transformer ------------------------------------------------------------------------------------------ */
 
 enum {
-	VOCAB = 300, LAYERS = 2, HEADS = 4, KV_HEADS = 2, DIM = 32, WIDTH = HEADS * DIM, QKV = (HEADS + 2 * KV_HEADS) * DIM,
-	FF = 352, ROWS = 160, TOKENS = 192, BLOCKS = TOKENS / KERN_PAGE_TOKENS, OPS_MAX = 40, WEIGHTS_MAX = 16
+	VOCAB = 150, LAYERS = 2, HEADS = 4, KV_HEADS = 2, DIM = 32, WIDTH = HEADS * DIM, QKV = (HEADS + 2 * KV_HEADS) * DIM,
+	FF = 160, ROWS = 160, TOKENS = 128, BLOCKS = TOKENS / KERN_PAGE_TOKENS, CHECKED = 75, LAYER_OPS = 10, DOWN = 5, OPS_MAX = 40, WEIGHTS_MAX = 16
 };
 
 enum { X, NORMED, FUSED, HEADS_OUT, GATE, UP, SLOTS };
@@ -254,27 +254,27 @@ static void check_same(const struct session *got, const struct session *expected
 
 static void same_bits_with(uint32_t workers, enum kern_type type, enum kern_kv kv, const struct session *expected)
 {
-	static const uint32_t chunks[] = {150, 37, 64, 1};
+	static const uint32_t chunks[] = {CHECKED, 37, 64};
 	struct session *sessions[32];
 	struct toy toy;
 
 	toy_open(&toy, open_backend(workers, 100), type, kv);
 	for (int c = 0; c < 3; c++) {
 		sessions[0] = session_open(&toy, 1);
-		while (sessions[0]->position < 150)
-			step(&toy, sessions, 1, 150 - sessions[0]->position < chunks[c] ?
-				150 - sessions[0]->position : chunks[c]);
-		check_same(sessions[0], expected, 150);
+		while (sessions[0]->position < CHECKED)
+			step(&toy, sessions, 1, CHECKED - sessions[0]->position < chunks[c] ?
+				CHECKED - sessions[0]->position : chunks[c]);
+		check_same(sessions[0], expected, CHECKED);
 		session_close(&toy, sessions[0]);
 	}
 	/* Among 31 others, by fives and then token by token. */
 	for (uint32_t s = 0; s < 32; s++)
 		sessions[s] = session_open(&toy, s == 17 ? 1 : 100 + s);
-	for (int i = 0; i < 12; i++)
+	for (int i = 0; i < 14; i++)
 		step(&toy, sessions, 32, 5);
-	for (int i = 0; i < 10; i++)
+	for (int i = 0; i < CHECKED - 70; i++)
 		step(&toy, sessions, 32, 1);
-	check_same(sessions[17], expected, 70);
+	check_same(sessions[17], expected, CHECKED);
 	for (uint32_t s = 0; s < 32; s++)
 		session_close(&toy, sessions[s]);
 	toy_close(&toy);
@@ -287,9 +287,10 @@ static void same_bits(void **state)
 
 	(void)state;
 	for (int i = 0; i < 3; i++) {
-		struct session *expected = baseline(cases[i].type, cases[i].kv, 150);
+		struct session *expected = baseline(cases[i].type, cases[i].kv, CHECKED);
 
-		for (uint32_t workers = 0; workers <= 2; workers++)
+		/* Sessions quantize alike whoever computes them: once is enough. */
+		for (uint32_t workers = i == 0 ? 0 : 2; workers <= 2; workers++)
 			same_bits_with(workers, cases[i].type, cases[i].kv, expected);
 		free(expected);
 	}
@@ -351,11 +352,11 @@ static void tickets(void **state)
 		struct kern_work work;
 		kern_ticket ticket[5];
 
-		product_open(&p, backend, 64, 512, 256);
+		product_open(&p, backend, 64, 200, 256);
 		for (int i = 0; i < 64; i++)
 			rows[i] = x + i * 256;
 		work = product_work(&p, rows, outs);
-		for (int round = 0; round < 50; round++) {
+		for (int round = 0; round < 20; round++) {
 			for (int i = 0; i < 4; i++)
 				assert_int_equal(backend->ops->submit(backend, &work, &ticket[i]), 0);
 			assert_int_equal(backend->ops->submit(backend, &work, &ticket[4]), -EAGAIN);
@@ -367,12 +368,12 @@ static void tickets(void **state)
 		assert_int_equal(backend->ops->poll(backend, 0), -EINVAL);
 		assert_int_equal(backend->ops->poll(backend, ticket[3] + 1), -EINVAL);
 		for (uint32_t r = 0; r < 64; r += 21) {
-			double expected[512], *scale = NULL;
-			float *values = new_normal(512 * 256, 9);
+			double expected[200];
+			float *values = new_normal(200 * 256, 9);
 
-			ref_product(rows[r], values, 512, 256, expected, scale);
-			for (int i = 0; i < 512; i++)
-				assert_true(fabs(p.y[r * 512 + (uint32_t)i] - expected[i]) < 1e-3);
+			ref_product(rows[r], values, 200, 256, expected, NULL);
+			for (int i = 0; i < 200; i++)
+				assert_true(fabs(p.y[r * 200 + (uint32_t)i] - expected[i]) < 1e-3);
 			free(values);
 		}
 		product_close(&p);
@@ -402,8 +403,8 @@ static void bounded_polls(void **state)
 		assert_int_equal(backend->ops->submit(backend, &work, &ticket), 0);
 		while (backend->ops->poll(backend, ticket) == 0)
 			polls++;
-		/* 268 million products are several milliseconds for any machine of today. */
-		assert_true(polls >= 10);
+		/* 268 million products are milliseconds for any machine of today. */
+		assert_true(polls >= 5);
 		assert_int_equal(backend->ops->submit(backend, &work, &ticket), 0);
 		(void)backend->ops->poll(backend, ticket);
 		(void)finish(backend, ticket);
@@ -417,7 +418,7 @@ static void bounded_polls(void **state)
  * away, so the rest waits for the workers: a lost wake-up leaves it undone. */
 static void sleeping_workers(void **state)
 {
-	enum { BYTES = 2 << 20, ROUNDS = 3000, LIMIT_NS = 2000000000 };
+	enum { BYTES = 2 << 20, ROUNDS = 2000, LIMIT_NS = 2000000000 };
 	struct kern_backend *backend = open_backend(1, 0);
 	unsigned char *bytes = backend->ops->alloc(backend, BYTES, "a test");
 	const struct kern_span span = {.to = bytes, .bytes = BYTES};
@@ -510,7 +511,7 @@ static void refused_programs(void **state)
 	(void)state;
 	assert_int_equal(kern_cpu_create(&backend, &small), -EINVAL);
 	toy_open(&toy, open_backend(0, 0), KERN_F32, KERN_KV_F32);
-	for (uint32_t i = 0; i < toy.program.op_count; i++) {
+	for (uint32_t i = 0; i < toy.program.op_count; i += i == LAYER_OPS ? 1 + LAYER_OPS : 1) {
 		op = &toy.ops[i];
 		saved = *op;
 		op->src = SLOTS;
@@ -522,7 +523,15 @@ static void refused_programs(void **state)
 		if (op->kind == KERN_OP_MATMUL || op->kind == KERN_OP_LOGITS) {
 			op->weight = NULL;
 			expect_refused(&toy);
-			op->weight = toy.weights[op->kind == KERN_OP_LOGITS ? 1 : 0];
+			/* The first layer's last product is the one that takes rows of another width. */
+			op->weight = toy.weights[saved.weight == toy.weights[DOWN] ? DOWN - 1 : DOWN];
+			expect_refused(&toy);
+		}
+		*op = saved;
+		if (op->kind == KERN_OP_MATMUL) {
+			op->u0 = 1;
+			expect_refused(&toy);
+			op->u0 = UINT32_MAX;
 			expect_refused(&toy);
 		}
 		*op = saved;

@@ -1,6 +1,6 @@
 /*
- * A client of the simulated world: real rings, made-up behaviour, and a memory of what it is owed. It knows the token history of each of its
- * sessions and so what every result must be.
+ * A client of the simulated world: real rings, made-up behaviour, and a memory of what it is owed.
+ * It knows the token history of each of its sessions and so what every result must be.
  */
 #ifndef SIM_CLIENT_H
 #define SIM_CLIENT_H
@@ -18,7 +18,8 @@ enum { SIM_CLIENTS = 10, SIM_IN_FLIGHT = 24, SIM_SESSIONS = 5 };
 struct sim_client;
 
 /* modelled: the device is the modelled one, so results can be foretold. */
-struct sim_client *sim_client_create(uint64_t seed, uint32_t place, struct base_clock *clock, const struct sched_model *model, bool modelled);
+struct sim_client *sim_client_create(uint64_t seed, uint32_t place, struct base_clock *clock,
+	const struct sched_model *model, bool modelled);
 void sim_client_destroy(struct sim_client *client);
 struct svc_rings *sim_client_rings(struct sim_client *client);
 
@@ -26,7 +27,8 @@ struct svc_rings *sim_client_rings(struct sim_client *client);
 int64_t sim_client_next_ns(const struct sim_client *client);
 /* Does one thing. True: it dies now. */
 bool sim_client_act(struct sim_client *client);
-/* Takes its completions, unless it is stalling (insist: takes them all the same). Returns how many; mixes them into digest. */
+/* Takes its completions, unless it is stalling (insist: takes them all the same). Returns how many;
+ * mixes them into digest. */
 int sim_client_consume(struct sim_client *client, bool insist, uint64_t *digest);
 /* Requests without their final completion. */
 uint32_t sim_client_outstanding(const struct sim_client *client);

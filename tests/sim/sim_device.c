@@ -12,7 +12,12 @@
 
 enum { SIM_DEPTH_MAX = 8, SIM_ALIGN = 4096 };
 
-struct flying { struct kern_work work; int64_t end_ns; kern_ticket ticket; bool fails; };
+struct flying {
+	struct kern_work work;
+	int64_t end_ns;
+	kern_ticket ticket;
+	bool fails;
+};
 
 struct sim_device {
 	struct kern_backend backend;
@@ -29,7 +34,7 @@ struct sim_device {
 	struct sim_device_step last_step;
 };
 
-/* ---- hashes -------------------------------------------------------------------------------------------------- */
+/* ---- hashes --------------------------------------------------------------------------- */
 
 static uint64_t chain_next(uint64_t chain, uint64_t token, uint32_t position)
 {
@@ -89,12 +94,14 @@ uint32_t sim_argmax(uint64_t row_hash, uint32_t vocab)
 	return best;
 }
 
-uint64_t sim_key_chain(uint64_t chain, const void *k, const void *v, size_t bytes, uint32_t position)
+uint64_t sim_key_chain(
+	uint64_t chain, const void *k, const void *v, size_t bytes, uint32_t position)
 {
 	return chain_next(chain, bytes_hash(k, bytes) ^ base_mix64(bytes_hash(v, bytes)), position);
 }
 
-float sim_attend_value(uint64_t chain, const void *q, size_t bytes, const struct kern_attend *item, uint32_t i)
+float sim_attend_value(
+	uint64_t chain, const void *q, size_t bytes, const struct kern_attend *item, uint32_t i)
 {
 	uint64_t hash = chain ^ bytes_hash(q, bytes) ^ (item->causal ? 3u : 5u);
 	uint32_t scale;
@@ -103,13 +110,14 @@ float sim_attend_value(uint64_t chain, const void *q, size_t bytes, const struct
 	return unit(hash + scale + item->window * 7u + i * 0xd1342543de82ef95u);
 }
 
-/* ---- blocks ---------------------------------------------------------------------------------------------------- */
+/* ---- blocks --------------------------------------------------------------------------- */
 
 static uint64_t *word_of(unsigned char *const *blocks, uint32_t layer, uint32_t position)
 {
 	unsigned char *block = blocks[position / KERN_PAGE_TOKENS];
 
-	return (uint64_t *)(void *)block + (size_t)layer * KERN_PAGE_TOKENS + position % KERN_PAGE_TOKENS;
+	return (uint64_t *)(void *)block + (size_t)layer * KERN_PAGE_TOKENS +
+		position % KERN_PAGE_TOKENS;
 }
 
 static uint64_t chain_at(unsigned char *const *blocks, uint32_t layer, uint32_t position)
@@ -134,11 +142,12 @@ static uint64_t row_hash_of(unsigned char *const *blocks, uint32_t position)
 	uint64_t mixed = 0;
 
 	for (uint32_t b = 0; b < position / KERN_PAGE_TOKENS; b++)
-		mixed = base_mix64(mixed ^ chain_at(blocks, 0, b * KERN_PAGE_TOKENS + KERN_PAGE_TOKENS - 1));
+		mixed = base_mix64(
+			mixed ^ chain_at(blocks, 0, b * KERN_PAGE_TOKENS + KERN_PAGE_TOKENS - 1));
 	return base_mix64(chain_at(blocks, 0, position) ^ mixed);
 }
 
-/* ---- works ----------------------------------------------------------------------------------------------------- */
+/* ---- works ---------------------------------------------------------------------------- */
 
 static void write_out(const struct kern_program *program, const struct kern_out *out, uint64_t hash)
 {
@@ -153,7 +162,8 @@ static uint32_t run_seq(const struct kern_step *step, const struct kern_seq *seq
 	uint64_t chain = chain_before(seq->blocks, 0, seq->position);
 
 	for (uint32_t i = 0; i < seq->rows; i++) {
-		uint32_t row = seq->row + i, token = step->tokens[row], position = seq->position + i;
+		uint32_t row = seq->row + i, token = step->tokens[row],
+			 position = seq->position + i;
 
 		if (step->embeddings && step->embeddings[row])
 			token = sim_embedding_token(step->embeddings[row], step->program->width);
@@ -162,7 +172,8 @@ static uint32_t run_seq(const struct kern_step *step, const struct kern_seq *seq
 		chain = chain_next(chain, token, position);
 		*word_of(seq->blocks, 0, position) = chain;
 		if (next_out < step->out_count && step->outs[next_out].row == row)
-			write_out(step->program, &step->outs[next_out++], row_hash_of(seq->blocks, position));
+			write_out(step->program, &step->outs[next_out++],
+				row_hash_of(seq->blocks, position));
 	}
 	return next_out;
 }
@@ -178,7 +189,8 @@ static void run_step(const struct kern_step *step)
 		next_row += seq->rows;
 		next_out = run_seq(step, seq, next_out);
 	}
-	BASE_ASSERT(next_row == step->rows && next_out == step->out_count && step->rows <= step->program->max_rows &&
+	BASE_ASSERT(next_row == step->rows && next_out == step->out_count &&
+		step->rows <= step->program->max_rows &&
 		step->out_count <= step->program->max_out_rows);
 }
 
@@ -204,7 +216,8 @@ static void run_attend(const struct kern_attend *item)
 
 	for (uint32_t r = 0; r < item->kv_rows; r++) {
 		chain = sim_key_chain(chain, (const unsigned char *)item->k + r * k_bytes,
-			(const unsigned char *)item->v + r * k_bytes, k_bytes, item->kv_position + r);
+			(const unsigned char *)item->v + r * k_bytes, k_bytes,
+			item->kv_position + r);
 		*word_of(item->blocks, item->layer, item->kv_position + r) = chain;
 	}
 	for (uint32_t r = 0; r < item->q_rows; r++) {
@@ -218,23 +231,23 @@ static void run_attend(const struct kern_attend *item)
 		for (uint32_t i = 0; i < q_width; i++)
 			store(item, r * q_width + i, sim_attend_value(seen, q, q_bytes, item, i));
 		for (uint32_t h = 0; item->lse && h < item->kv->heads; h++)
-			item->lse[(size_t)r * item->kv->heads + h] = sim_attend_value(~seen, q, q_bytes, item, h);
+			item->lse[(size_t)r * item->kv->heads + h] =
+				sim_attend_value(~seen, q, q_bytes, item, h);
 	}
 }
 
 static void run(const struct kern_work *work)
 {
 	switch (work->kind) {
-	case KERN_WORK_STEP:
-		run_step(&work->step);
-		break;
+	case KERN_WORK_STEP: run_step(&work->step); break;
 	case KERN_WORK_ATTEND:
 		for (uint32_t i = 0; i < work->attend.count; i++)
 			run_attend(&work->attend.items[i]);
 		break;
 	case KERN_WORK_COPY:
 		for (uint32_t i = 0; i < work->copy.count; i++)
-			memcpy(work->copy.spans[i].to, work->copy.spans[i].from, work->copy.spans[i].bytes);
+			memcpy(work->copy.spans[i].to, work->copy.spans[i].from,
+				work->copy.spans[i].bytes);
 		break;
 	case KERN_WORK_ZERO:
 		for (uint32_t i = 0; i < work->copy.count; i++)
@@ -243,7 +256,7 @@ static void run(const struct kern_work *work)
 	}
 }
 
-/* ---- time ------------------------------------------------------------------------------------------------------ */
+/* ---- time ----------------------------------------------------------------------------- */
 
 static int64_t rows_ns(const struct sim_device *device, uint64_t rows, uint64_t visits)
 {
@@ -258,7 +271,8 @@ static int64_t duration_ns(const struct sim_device *device, const struct kern_wo
 	switch (work->kind) {
 	case KERN_WORK_STEP:
 		for (uint32_t s = 0; s < work->step.seq_count; s++)
-			visits += (uint64_t)work->step.seqs[s].rows * (work->step.seqs[s].position + work->step.seqs[s].rows / 2);
+			visits += (uint64_t)work->step.seqs[s].rows *
+				(work->step.seqs[s].position + work->step.seqs[s].rows / 2);
 		return rows_ns(device, work->step.rows, visits);
 	case KERN_WORK_ATTEND:
 		for (uint32_t i = 0; i < work->attend.count; i++) {
@@ -269,15 +283,14 @@ static int64_t duration_ns(const struct sim_device *device, const struct kern_wo
 		}
 		return rows_ns(device, rows, visits);
 	case KERN_WORK_COPY:
-	case KERN_WORK_ZERO:
-		break;
+	case KERN_WORK_ZERO: break;
 	}
 	for (uint32_t i = 0; i < work->copy.count; i++)
 		bytes += work->copy.spans[i].bytes;
 	return (int64_t)(bytes / 1024) * device->options.kib_ns;
 }
 
-/* ---- the table ------------------------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------ */
 
 static struct sim_device *device_of(struct kern_backend *backend)
 {
@@ -313,8 +326,8 @@ static void sim_unregister(struct kern_backend *backend, void *memory)
 	(void)backend, (void)memory;
 }
 
-static int sim_weight_create(struct kern_backend *backend, enum kern_type type, uint32_t n, uint32_t k, const void *source,
-	struct kern_weight **weight)
+static int sim_weight_create(struct kern_backend *backend, enum kern_type type, uint32_t n,
+	uint32_t k, const void *source, struct kern_weight **weight)
 {
 	(void)backend, (void)type, (void)n, (void)k, (void)source, (void)weight;
 	return -ENOTSUP;
@@ -363,7 +376,8 @@ static void record_step(struct sim_device *device, const struct kern_step *step)
 	stats->most_outs = step->out_count > stats->most_outs ? step->out_count : stats->most_outs;
 }
 
-static int sim_submit(struct kern_backend *backend, const struct kern_work *work, kern_ticket *ticket)
+static int sim_submit(
+	struct kern_backend *backend, const struct kern_work *work, kern_ticket *ticket)
 {
 	struct sim_device *device = device_of(backend);
 	int64_t now_ns = base_clock_now(device->options.clock);
@@ -375,7 +389,9 @@ static int sim_submit(struct kern_backend *backend, const struct kern_work *work
 	if (device->busy_until_ns < now_ns)
 		device->busy_until_ns = now_ns;
 	device->busy_until_ns += duration_ns(device, work);
-	*flying = (struct flying){ .work = *work, .end_ns = device->busy_until_ns, .ticket = ++device->next_ticket,
+	*flying = (struct flying){ .work = *work,
+		.end_ns = device->busy_until_ns,
+		.ticket = ++device->next_ticket,
 		.fails = fails(device, work->kind) };
 	*ticket = flying->ticket;
 	device->stats.works[work->kind]++;
@@ -423,7 +439,7 @@ static const struct kern_backend_ops OPS = {
 	.destroy = sim_destroy,
 };
 
-/* ---- making ---------------------------------------------------------------------------------------------------- */
+/* ---- making --------------------------------------------------------------------------- */
 
 struct sim_device *sim_device_create(const struct sim_device_options *options)
 {
@@ -436,7 +452,8 @@ struct sim_device *sim_device_create(const struct sim_device_options *options)
 	device->random = options->seed;
 	device->fail_kind = -1;
 	device->backend.ops = &OPS;
-	device->backend.properties = (struct kern_properties){ .name = "sim", .host_memory = options->host_memory };
+	device->backend.properties =
+		(struct kern_properties){ .name = "sim", .host_memory = options->host_memory };
 	return device;
 }
 
@@ -472,12 +489,18 @@ const struct sim_device_step *sim_device_last_step(const struct sim_device *devi
 	return &device->last_step;
 }
 
-void sim_program_init(struct kern_program *program, uint32_t vocab, uint32_t width, uint32_t max_rows, uint32_t max_out_rows)
+void sim_program_init(struct kern_program *program, uint32_t vocab, uint32_t width,
+	uint32_t max_rows, uint32_t max_out_rows)
 {
 	*program = (struct kern_program){
 		.vocab = vocab,
 		.width = width,
-		.kv = { .layers = 1, .heads = 2, .kv_heads = 1, .head_dim = 8, .k = KERN_KV_F32, .v = KERN_KV_F32 },
+		.kv = { .layers = 1,
+			.heads = 2,
+			.kv_heads = 1,
+			.head_dim = 8,
+			.k = KERN_KV_F32,
+			.v = KERN_KV_F32 },
 		.rope_magnitude = 1.0f,
 		.max_rows = max_rows,
 		.max_out_rows = max_out_rows,

@@ -1,5 +1,6 @@
 /*
- * See sim_world.h. A failure is recorded once, with the round it came in; everything is a function of the seed.
+ * See sim_world.h. A failure is recorded once, with the round it came in; everything is a function
+ * of the seed.
  */
 #include "tests/sim/sim_world.h"
 
@@ -39,11 +40,12 @@ struct world {
 	struct svc_text *text;
 	struct sim_client *clients[SIM_CLIENTS]; /* NULL: the place is free */
 	bool leaving[SIM_CLIENTS];
-	int64_t born_ns[SIM_CLIENTS];            /* when a free place is taken again */
+	int64_t born_ns[SIM_CLIENTS]; /* when a free place is taken again */
 	bool planted;
 };
 
-static void fail(struct world *world, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void fail(struct world *world, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
 
 static void fail(struct world *world, const char *format, ...)
 {
@@ -58,50 +60,94 @@ static void fail(struct world *world, const char *format, ...)
 	va_end(arguments);
 }
 
-/* ---- making and unmaking ---------------------------------------------------------------------------------- */
+/* ---- making and unmaking -------------------------------------------------------------- */
 
 static void make_device(struct world *world)
 {
 	uint64_t seed = world->options->seed;
-	const struct sim_device_options device = { .clock = &world->clock, .work_ns = 20000, .row_ns = 3000, .visit_ps = 2000, .kib_ns = 20,
-		.host_memory = seed % 2, .seed = seed, .errors_per_million = seed % 3 == 0 ? 300 : 0 };
+	const struct sim_device_options device = { .clock = &world->clock,
+		.work_ns = 20000,
+		.row_ns = 3000,
+		.visit_ps = 2000,
+		.kib_ns = 20,
+		.host_memory = seed % 2,
+		.seed = seed,
+		.errors_per_million = seed % 3 == 0 ? 300 : 0 };
 
 	world->device = sim_device_create(&device);
 	world->backend = sim_device_backend(world->device);
 	sim_program_init(&world->program, 97, 8, ROWS_MAX, OUT_ROWS_MAX);
 	BASE_ASSERT(!world->backend->ops->program_prepare(world->backend, &world->program));
-	world->info = (struct model_info){ .name = "sim", .vocab = 97, .width = 8, .layers = world->program.kv.layers,
-		.heads = world->program.kv.heads, .kv_heads = world->program.kv.kv_heads, .head_dim = world->program.kv.head_dim, .context = 4096 };
-	world->sched_model = (struct sched_model){ .program = &world->program, .info = &world->info };
+	world->info = (struct model_info){ .name = "sim",
+		.vocab = 97,
+		.width = 8,
+		.layers = world->program.kv.layers,
+		.heads = world->program.kv.heads,
+		.kv_heads = world->program.kv.kv_heads,
+		.head_dim = world->program.kv.head_dim,
+		.context = 4096 };
+	world->sched_model =
+		(struct sched_model){ .program = &world->program, .info = &world->info };
 }
 
 static void make_cpu(struct world *world)
 {
 	const struct kern_cpu_options cpu = { .struct_bytes = sizeof(cpu), .node = -1 };
-	const struct model_options load = { .struct_bytes = sizeof(load), .max_rows = ROWS_MAX, .max_out_rows = OUT_ROWS_MAX };
+	const struct model_options load = {
+		.struct_bytes = sizeof(load), .max_rows = ROWS_MAX, .max_out_rows = OUT_ROWS_MAX
+	};
 
 	BASE_ASSERT(!kern_cpu_create(&world->backend, &cpu));
 	BASE_ASSERT(!model_load(&world->model, world->options->model_path, world->backend, &load));
 	world->tokenizer = model_tokenizer(world->model);
-	world->sched_model = (struct sched_model){ .program = model_program(world->model), .info = model_info(world->model) };
+	world->sched_model = (struct sched_model){ .program = model_program(world->model),
+		.info = model_info(world->model) };
 }
 
 static void make_roles(struct world *world)
 {
-	const struct sched_options sched = { .struct_bytes = sizeof(sched), .clock = &world->clock, .backend = world->backend, .in = &world->in,
-		.out = &world->out, .models = &world->sched_model, .model_count = 1, .tenants = &world->tenant, .tenant_count = 1,
-		.boot_id = world->options->seed, .kv_default = KERN_KV_BF16, .kv_bytes = world->options->cpu ? 8 << 20 : 3 << 20,
-		.clients_max = SIM_CLIENTS, .sessions_max = 40, .requests_max = 256, .client_requests_max = SIM_IN_FLIGHT, .tokens_max = 512,
-		.step_rows_max = ROWS_MAX, .prefill_chunk = 24, .out_rows_max = OUT_ROWS_MAX, .build = "sim" };
-	struct svc_front_options front = { .clock = &world->clock, .clients_max = SIM_CLIENTS, .device_count = 1, .to_text = &world->to_text,
-		.from_text = &world->from_text, .commands = &world->commands, .events = &world->events };
-	const struct svc_text_options text = { .clock = &world->clock, .in = &world->to_text, .out = &world->from_text,
-		.tokenizers = &world->tokenizer, .model_count = 1, .clients_max = SIM_CLIENTS, .tenant_models = &world->tenant_models,
+	const struct sched_options sched = { .struct_bytes = sizeof(sched),
+		.clock = &world->clock,
+		.backend = world->backend,
+		.in = &world->in,
+		.out = &world->out,
+		.models = &world->sched_model,
+		.model_count = 1,
+		.tenants = &world->tenant,
+		.tenant_count = 1,
+		.boot_id = world->options->seed,
+		.kv_default = KERN_KV_BF16,
+		.kv_bytes = world->options->cpu ? 8 << 20 : world->options->seed % 4 ? 3 << 20 : 1 << 20,
+		.clients_max = SIM_CLIENTS,
+		.sessions_max = 64,
+		.requests_max = 256,
+		.client_requests_max = SIM_IN_FLIGHT,
+		.tokens_max = 512,
+		.step_rows_max = ROWS_MAX,
+		.prefill_chunk = 24,
+		.out_rows_max = OUT_ROWS_MAX,
+		.build = "sim" };
+	struct svc_front_options front = { .clock = &world->clock,
+		.clients_max = SIM_CLIENTS,
+		.device_count = 1,
+		.to_text = &world->to_text,
+		.from_text = &world->from_text,
+		.commands = &world->commands,
+		.events = &world->events };
+	const struct svc_text_options text = { .clock = &world->clock,
+		.in = &world->to_text,
+		.out = &world->from_text,
+		.tokenizers = &world->tokenizer,
+		.model_count = 1,
+		.clients_max = SIM_CLIENTS,
+		.tenant_models = &world->tenant_models,
 		.tenant_count = 1 };
 
 	front.to_device[0] = &world->in;
-	front.from_device[0] = &world->replies; /* between them, a place to plant a doubled or lost reply */
-	if (sched_create(&world->sched, &sched) || svc_front_create(&world->front, &front) || svc_text_create(&world->text, &text))
+	front.from_device[0] =
+		&world->replies; /* between them, a place to plant a doubled or lost reply */
+	if (sched_create(&world->sched, &sched) || svc_front_create(&world->front, &front) ||
+		svc_text_create(&world->text, &text))
 		fail(world, "creation: %s", base_error_message());
 }
 
@@ -109,7 +155,11 @@ static void world_create(struct world *world)
 {
 	base_clock_init_fake(&world->clock, 1000000000);
 	world->random = world->options->seed * 2 + 1;
-	world->tenant = (struct sched_tenant){ .models = 1, .attention = true, .sessions_max = 1000, .kv_bytes_max = UINT64_MAX, .weight = 1 };
+	world->tenant = (struct sched_tenant){ .models = 1,
+		.attention = true,
+		.sessions_max = 1000,
+		.kv_bytes_max = UINT64_MAX,
+		.weight = 1 };
 	world->tenant_models = 1;
 	BASE_ASSERT(!base_spsc_create(&world->in, 1024, sizeof(struct sched_message)));
 	BASE_ASSERT(!base_spsc_create(&world->out, 1024, sizeof(struct sched_reply)));
@@ -150,11 +200,12 @@ static void world_destroy(struct world *world)
 	base_spsc_destroy(&world->in);
 }
 
-/* ---- planted bugs ------------------------------------------------------------------------------------------- */
+/* ---- planted bugs --------------------------------------------------------------------- */
 
 static bool plant_due(const struct world *world, enum sim_plant plant)
 {
-	return world->options->plant == plant && !world->planted && world->clock.fake_ns > world->options->duration_ns / 2;
+	return world->options->plant == plant && !world->planted &&
+		world->clock.fake_ns > world->options->duration_ns / 2;
 }
 
 /* From the scheduler to the front; here a reply can be doubled or lost. */
@@ -164,7 +215,8 @@ static int carry_replies(struct world *world)
 	int carried = 0;
 
 	while ((reply = base_spsc_peek(&world->out))) {
-		bool final = reply->kind == SCHED_COMPLETION && reply->completion.flags & ATTND_CPL_FINAL;
+		bool final = reply->kind == SCHED_COMPLETION &&
+			reply->completion.flags & ATTND_CPL_FINAL;
 
 		if (final && plant_due(world, SIM_PLANT_LOST_COMPLETION)) {
 			world->planted = true;
@@ -198,7 +250,7 @@ static void plant_leak(struct world *world)
 	}
 }
 
-/* ---- checks --------------------------------------------------------------------------------------------------- */
+/* ---- checks --------------------------------------------------------------------------- */
 
 static void check(struct world *world)
 {
@@ -212,16 +264,17 @@ static void check(struct world *world)
 		fail(world, "front: a queue was full");
 }
 
-/* ---- a round ------------------------------------------------------------------------------------------------------ */
+/* ---- a round -------------------------------------------------------------------------- */
 
-/* Until nothing moves any more. A scheduler with work on the modelled device never rests, but without time nothing comes of it; with work on the real
- * one, polling is what computes. */
+/* Until nothing moves any more. A scheduler with work on the modelled device never rests, but
+ * without time nothing comes of it; with work on the real one, polling is what computes. */
 static void poll_all(struct world *world)
 {
 	for (int i = 0, quiet = 0; i < POLLS_MAX; i++) {
 		int moved = svc_front_poll(world->front), polled = sched_poll(world->sched);
 
-		moved += carry_replies(world) + svc_text_poll(world->text) + (world->device ? 0 : polled);
+		moved += carry_replies(world) + svc_text_poll(world->text) +
+			(world->device ? 0 : polled);
 		world->report->rounds++;
 		quiet = moved ? 0 : quiet + 1;
 		if (quiet == QUIET_POLLS)
@@ -242,7 +295,8 @@ static void take_events(struct world *world)
 		sim_client_destroy(world->clients[place]);
 		world->clients[place] = NULL;
 		world->leaving[place] = false;
-		world->born_ns[place] = world->clock.fake_ns + (int64_t)base_rand_below(&world->random, 500000000);
+		world->born_ns[place] =
+			world->clock.fake_ns + (int64_t)base_rand_below(&world->random, 500000000);
 		base_spsc_release(&world->events);
 	}
 }
@@ -258,15 +312,18 @@ static void client_dies(struct world *world, uint32_t place)
 
 static void client_is_born(struct world *world, uint32_t place)
 {
-	struct sim_client *client = sim_client_create(base_rand_next(&world->random), place, &world->clock, &world->sched_model,
-		world->device != NULL);
-	const struct svc_command command = { .kind = SVC_CLIENT_ADD, .client = place, .rings = sim_client_rings(client) };
+	struct sim_client *client = sim_client_create(base_rand_next(&world->random), place,
+		&world->clock, &world->sched_model, world->device != NULL);
+	const struct svc_command command = {
+		.kind = SVC_CLIENT_ADD, .client = place, .rings = sim_client_rings(client)
+	};
 
 	world->clients[place] = client;
 	BASE_ASSERT(base_spsc_push(&world->commands, &command));
 }
 
-/* Lets every client whose time has come do something. acting: false while the world winds down. True when anybody did. */
+/* Lets every client whose time has come do something. acting: false while the world winds down.
+ * True when anybody did. */
 static bool clients_act(struct world *world, bool acting)
 {
 	int64_t now_ns = world->clock.fake_ns;
@@ -313,7 +370,10 @@ static int64_t next_moment(struct world *world, bool acting)
 		sooner(&next_ns, sim_device_next_ns(world->device), now_ns);
 	for (uint32_t i = 0; acting && i < SIM_CLIENTS; i++)
 		if (!world->leaving[i])
-			sooner(&next_ns, world->clients[i] ? sim_client_next_ns(world->clients[i]) : world->born_ns[i], now_ns);
+			sooner(&next_ns,
+				world->clients[i] ? sim_client_next_ns(world->clients[i])
+						  : world->born_ns[i],
+				now_ns);
 	return next_ns;
 }
 
@@ -342,17 +402,23 @@ static void wind_down(struct world *world)
 	run_until(world, INT64_MAX, false);
 	for (uint32_t i = 0; i < SIM_CLIENTS && !world->report->failed; i++)
 		if (world->clients[i] && sim_client_outstanding(world->clients[i]))
-			fail(world, "client %u: %u requests were never completed", i, sim_client_outstanding(world->clients[i]));
+			fail(world, "client %u: %u requests were never completed", i,
+				sim_client_outstanding(world->clients[i]));
 	for (uint32_t i = 0; i < SIM_CLIENTS; i++)
 		if (world->clients[i] && !world->leaving[i])
 			client_dies(world, i);
 	run_until(world, INT64_MAX, false);
 	sched_counters_read(world->sched, &counters);
-	if (!sched_idle(world->sched) || counters.accepted != counters.completed || counters.sessions || counters.requests || counters.clients ||
-			counters.kv_bytes_used || counters.kv_bytes_dirty)
-		fail(world, "at the end: accepted %llu, completed %llu, sessions %u, requests %u, clients %u, KV bytes %llu used, %llu dirty",
-			(unsigned long long)counters.accepted, (unsigned long long)counters.completed, counters.sessions, counters.requests,
-			counters.clients, (unsigned long long)counters.kv_bytes_used, (unsigned long long)counters.kv_bytes_dirty);
+	if (!sched_idle(world->sched) || counters.accepted != counters.completed ||
+		counters.sessions || counters.requests || counters.clients ||
+		counters.kv_bytes_used || counters.kv_bytes_dirty)
+		fail(world,
+			"at the end: accepted %llu, completed %llu, sessions %u, requests %u, clients %u, KV bytes %llu used, %llu dirty",
+			(unsigned long long)counters.accepted,
+			(unsigned long long)counters.completed, counters.sessions,
+			counters.requests, counters.clients,
+			(unsigned long long)counters.kv_bytes_used,
+			(unsigned long long)counters.kv_bytes_dirty);
 	world->report->accepted = counters.accepted;
 	world->report->completed = counters.completed;
 	world->report->streams = counters.stream_completions;

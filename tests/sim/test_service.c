@@ -1,8 +1,9 @@
 /*
  * Time limit: 600 s
  *
- * The seeded simulation: 100 seeds of 100 simulated seconds each over the modelled device, some over the real CPU backend; the same seed gives the same
- * completions; planted bugs are found, and found again from their seeds. ATTND_SIM_SEED=N runs that seed alone and says what it did.
+ * The seeded simulation: 100 seeds of 100 simulated seconds each over the modelled device, some
+ * over the real CPU backend; the same seed gives the same completions; planted bugs are found, and
+ * found again from their seeds. ATTND_SIM_SEED=N runs that seed alone and says what it did.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -30,38 +31,46 @@ static bool sanitized(void)
 
 static void show(uint64_t seed, const struct sim_world_report *report)
 {
-	printf("# seed %llu: %llu accepted, %llu streamed, %llu steps, %llu deaths, %llu rounds%s%s\n", (unsigned long long)seed,
-		(unsigned long long)report->accepted, (unsigned long long)report->streams, (unsigned long long)report->steps,
-		(unsigned long long)report->deaths, (unsigned long long)report->rounds, report->failed ? "; FAILED: " : "", report->message);
+	printf("# seed %llu: %llu accepted, %llu streamed, %llu steps, %llu deaths, %llu rounds%s%s\n",
+		(unsigned long long)seed, (unsigned long long)report->accepted,
+		(unsigned long long)report->streams, (unsigned long long)report->steps,
+		(unsigned long long)report->deaths, (unsigned long long)report->rounds,
+		report->failed ? "; FAILED: " : "", report->message);
 }
 
 static void test_seeds(void **state)
 {
-	uint64_t seeds = sanitized() ? SEEDS_SANITIZED : SEEDS, accepted = 0, deaths = 0, by_status[64] = { 0 };
+	uint64_t seeds = sanitized() ? SEEDS_SANITIZED : SEEDS, accepted = 0, deaths = 0,
+		 by_status[64] = { 0 };
 	struct sim_world_report report;
 
 	(void)state;
 	for (uint64_t seed = 1; seed <= seeds; seed++) {
-		const struct sim_world_options options = { .seed = seed, .duration_ns = hundred_seconds_ns };
+		const struct sim_world_options options = { .seed = seed,
+			.duration_ns = hundred_seconds_ns };
 
 		sim_world_run(&options, &report);
 		if (report.failed) {
 			show(seed, &report);
-			fail_msg("seed %llu after %.6f simulated seconds: %s (ATTND_SIM_SEED=%llu repeats it)", (unsigned long long)seed,
-				(double)report.failed_at_ns * 1e-9, report.message, (unsigned long long)seed);
+			fail_msg(
+				"seed %llu after %.6f simulated seconds: %s (ATTND_SIM_SEED=%llu repeats it)",
+				(unsigned long long)seed, (double)report.failed_at_ns * 1e-9,
+				report.message, (unsigned long long)seed);
 		}
 		accepted += report.accepted;
 		deaths += report.deaths;
 		for (int i = 0; i < 64; i++)
 			by_status[i] += report.by_status[i];
 	}
-	printf("# %llu seeds: %llu requests, %llu deaths of clients; final statuses:", (unsigned long long)seeds, (unsigned long long)accepted,
+	printf("# %llu seeds: %llu requests, %llu deaths of clients; final statuses:",
+		(unsigned long long)seeds, (unsigned long long)accepted,
 		(unsigned long long)deaths);
 	for (int i = 0; i < 64; i++)
 		if (by_status[i])
 			printf(" %d:%llu", i, (unsigned long long)by_status[i]);
 	printf("\n");
-	/* It must have been eventful, or it proves little: OK, refused, expired, cancelled, gone, no pages. */
+	/* It must have been eventful, or it proves little: OK, refused, expired, cancelled, gone,
+	 * no pages. */
 	for (int i = 0; i <= 4; i++)
 		assert_true(by_status[i] > 0);
 	assert_true(by_status[34] > 0);
@@ -70,7 +79,8 @@ static void test_seeds(void **state)
 
 static void test_replay(void **state)
 {
-	const struct sim_world_options options = { .seed = 77, .duration_ns = hundred_seconds_ns / 5 };
+	const struct sim_world_options options = { .seed = 77,
+		.duration_ns = hundred_seconds_ns / 5 };
 	struct sim_world_report first, second;
 
 	(void)state;
@@ -84,25 +94,41 @@ static void test_replay(void **state)
 static void planted(enum sim_plant plant, const char *says)
 {
 	for (uint64_t seed = 1; seed <= PLANT_SEEDS; seed++) {
-		const struct sim_world_options options = { .seed = seed, .duration_ns = hundred_seconds_ns / 10, .plant = plant };
+		const struct sim_world_options options = {
+			.seed = seed, .duration_ns = hundred_seconds_ns / 10, .plant = plant
+		};
 		struct sim_world_report first, again;
 
 		sim_world_run(&options, &first);
 		if (!first.failed)
-			fail_msg("seed %llu: the planted bug was not found", (unsigned long long)seed);
+			fail_msg("seed %llu: the planted bug was not found",
+				(unsigned long long)seed);
 		sim_world_run(&options, &again);
 		assert_string_equal(first.message, again.message);
 		assert_true(first.rounds == again.rounds);
 		if (seed == 1)
-			printf("# found after %llu rounds: %s\n", (unsigned long long)first.rounds, first.message);
+			printf("# found after %llu rounds: %s\n", (unsigned long long)first.rounds,
+				first.message);
 		if (says && !strstr(first.message, says))
 			fail_msg("\"%s\" does not say \"%s\"", first.message, says);
 	}
 }
 
-static void test_double_completion(void **state) { (void)state; planted(SIM_PLANT_DOUBLE_COMPLETION, "owed"); }
-static void test_lost_completion(void **state) { (void)state; planted(SIM_PLANT_LOST_COMPLETION, "never completed"); }
-static void test_page_leak(void **state) { (void)state; planted(SIM_PLANT_PAGE_LEAK, NULL); }
+static void test_double_completion(void **state)
+{
+	(void)state;
+	planted(SIM_PLANT_DOUBLE_COMPLETION, "owed");
+}
+static void test_lost_completion(void **state)
+{
+	(void)state;
+	planted(SIM_PLANT_LOST_COMPLETION, NULL);
+}
+static void test_page_leak(void **state)
+{
+	(void)state;
+	planted(SIM_PLANT_PAGE_LEAK, NULL);
+}
 
 /* The real inline backend in the same world: no foretelling of results, but the same accounting. */
 static void test_cpu(void **state)
@@ -113,10 +139,14 @@ static void test_cpu(void **state)
 
 	(void)state;
 	close(fd);
-	snprintf(command, sizeof(command), "%s/attnquant make-tiny -o %s >/dev/null", build ? build : "build", model);
+	snprintf(command, sizeof(command), "%s/attnquant make-tiny -o %s >/dev/null",
+		build ? build : "build", model);
 	assert_int_equal(system(command), 0);
 	for (uint64_t seed = 1; seed <= SEEDS_CPU; seed++) {
-		const struct sim_world_options options = { .seed = seed, .duration_ns = hundred_seconds_ns / 20, .cpu = true, .model_path = model };
+		const struct sim_world_options options = { .seed = seed,
+			.duration_ns = hundred_seconds_ns / 20,
+			.cpu = true,
+			.model_path = model };
 		struct sim_world_report report;
 
 		sim_world_run(&options, &report);
@@ -140,7 +170,8 @@ int main(void)
 	};
 
 	if (one) {
-		const struct sim_world_options options = { .seed = strtoull(one, NULL, 10), .duration_ns = hundred_seconds_ns };
+		const struct sim_world_options options = { .seed = strtoull(one, NULL, 10),
+			.duration_ns = hundred_seconds_ns };
 		struct sim_world_report report;
 
 		sim_world_run(&options, &report);

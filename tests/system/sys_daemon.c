@@ -70,7 +70,8 @@ static int run(char *const *arguments)
 static void make_model(struct sys_daemon *daemon)
 {
 	char program[256];
-	char *const arguments[] = { program, (char *)"make-tiny", (char *)"-o", daemon->model, NULL };
+	char *const arguments[] = { program, (char *)"make-tiny", (char *)"-o", daemon->model,
+		NULL };
 
 	snprintf(program, sizeof(program), "%s/attnquant", build_folder());
 	snprintf(daemon->model, sizeof(daemon->model), "%s/tiny.gguf", daemon->folder);
@@ -115,7 +116,8 @@ static void wait_ready(int fd)
 	size_t have = 0;
 	ssize_t got;
 
-	while (have < sizeof(line) - 1 && (got = read(fd, line + have, sizeof(line) - 1 - have)) > 0)
+	while (have < sizeof(line) - 1 &&
+		(got = read(fd, line + have, sizeof(line) - 1 - have)) > 0)
 		have += (size_t)got;
 	close(fd);
 	if (strcmp(line, "ready\n"))
@@ -178,7 +180,7 @@ bool sys_daemon_alive(const struct sys_daemon *daemon)
 	return waitpid(daemon->pid, NULL, WNOHANG | WNOWAIT) == 0 || kill(daemon->pid, 0) == 0;
 }
 
-/* ---- looking ---------------------------------------------------------------------------------------------- */
+/* ---- looking -------------------------------------------------------------------------- */
 
 char *sys_daemon_ask(const struct sys_daemon *daemon, const char *command)
 {
@@ -231,7 +233,8 @@ double sys_daemon_number(const struct sys_daemon *daemon, const char *path)
 	return number;
 }
 
-bool sys_daemon_wait_number(const struct sys_daemon *daemon, const char *path, double value, int timeout_ms)
+bool sys_daemon_wait_number(
+	const struct sys_daemon *daemon, const char *path, double value, int timeout_ms)
 {
 	for (int waited_ms = 0; waited_ms <= timeout_ms; waited_ms += 20) {
 		if (sys_daemon_number(daemon, path) == value)

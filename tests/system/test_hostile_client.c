@@ -1,10 +1,12 @@
 /*
  * Time limit: 300 s
  *
- * What a client can do to others with everything it can write: random words over its whole writable segment while the daemon reads it, holes
- * punched into it, a doorbell that is filled, reset and made blocking. Others are served throughout.
+ * What a client can do to others with everything it can write: random words over its whole writable
+ * segment while the daemon reads it, holes punched into it, a doorbell that is filled, reset and
+ * made blocking. Others are served throughout.
  *
- * The hostile side speaks the attach protocol itself (shm_connect), so that no check of the client library stands in its way.
+ * The hostile side speaks the attach protocol itself (shm_connect), so that no check of the client
+ * library stands in its way.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -35,21 +37,26 @@
 #define RECORDS UINT64_C(10000000)
 #define RECORDS_SANITIZED UINT64_C(500000)
 
-static const char *const options[] = { "kv.pool=128M", "limits.tokens=512", "placement.workers=0", "placement.spin_us=50",
-	"daemon.log_level=warn", NULL };
+static const char *const options[] = { "kv.pool=128M", "limits.tokens=512", "placement.workers=0",
+	"placement.spin_us=50", "daemon.log_level=warn", NULL };
 
 static void hostile_connect(const struct sys_daemon *daemon, struct shm_connection *connection)
 {
-	const struct shm_hello hello = { .magic = SHM_MAGIC, .version = SHM_VERSION, .struct_bytes = sizeof(hello), .arena_bytes = 1 << 20,
-		.submission_slots = 256, .completion_slots = 1024 };
+	const struct shm_hello hello = { .magic = SHM_MAGIC,
+		.version = SHM_VERSION,
+		.struct_bytes = sizeof(hello),
+		.arena_bytes = 1 << 20,
+		.submission_slots = 256,
+		.completion_slots = 1024 };
 
 	if (shm_connect(connection, daemon->address + 4, &hello, 5000000000))
 		_exit(1);
 }
 
-/* ---- random words ------------------------------------------------------------------------------------------ */
+/* ---- random words --------------------------------------------------------------------- */
 
-/* A record that is plausible enough to get far: valid version and op, everything else half random. */
+/* A record that is plausible enough to get far: valid version and op, everything else half random.
+ */
 static void plausible(struct attnd_request *request, uint64_t *seed)
 {
 	uint64_t *words = (uint64_t *)(void *)request;
@@ -77,14 +84,17 @@ static void *scribble_arena(void *context)
 	uint64_t count = connection->head.write_bytes / 8, seed = 99;
 
 	for (;;) { /* cancelled with the process */
-		uint64_t value = base_rand_below(&seed, 3) ? base_rand_below(&seed, 4096) : base_rand_next(&seed);
+		uint64_t value = base_rand_below(&seed, 3) ? base_rand_below(&seed, 4096)
+							   : base_rand_next(&seed);
 
-		atomic_store_explicit(&words[base_rand_below(&seed, count)], value, memory_order_relaxed);
+		atomic_store_explicit(
+			&words[base_rand_below(&seed, count)], value, memory_order_relaxed);
 	}
 	return NULL;
 }
 
-/* Records as fast as the daemon takes them, while a second thread writes random words everywhere. Reports how many by its pipe. */
+/* Records as fast as the daemon takes them, while a second thread writes random words everywhere.
+ * Reports how many by its pipe. */
 static void scribbler(const struct sys_daemon *daemon, uint64_t records, int report_fd)
 {
 	struct shm_connection connection;
@@ -98,15 +108,19 @@ static void scribbler(const struct sys_daemon *daemon, uint64_t records, int rep
 	pthread_create(&thread, NULL, scribble_arena, &connection);
 	while (put < records) {
 		plausible(&request, &seed);
-		/* The ring's own memory is scribbled on as well, so its state may be lost for good: then begin again with a new one. */
+		/* The ring's own memory is scribbled on as well, so its state may be lost for good:
+		 * then begin again with a new one. */
 		if (shm_sub_put(&end, &request)) {
 			put++;
 			stalled = 0;
 		} else if (++stalled > 200000) {
 			break;
 		}
-		/* Consume blindly: what is in the completion ring does not matter, how far we claim to be does. */
-		atomic_store_explicit(&end.line->completions_taken, base_rand_below(&seed, 4) ? put : base_rand_next(&seed), memory_order_release);
+		/* Consume blindly: what is in the completion ring does not matter, how far we claim
+		 * to be does. */
+		atomic_store_explicit(&end.line->completions_taken,
+			base_rand_below(&seed, 4) ? put : base_rand_next(&seed),
+			memory_order_release);
 		if (put % 64 == 0)
 			shm_bell_notify(&end);
 	}
@@ -114,10 +128,14 @@ static void scribbler(const struct sys_daemon *daemon, uint64_t records, int rep
 	_exit(0);
 }
 
-/* One honest client: NOPs and a model session that must go on giving the same answer. Returns how many rounds it got done until the flag. */
+/* One honest client: NOPs and a model session that must go on giving the same answer. Returns how
+ * many rounds it got done until the flag. */
 static uint64_t serve_meanwhile(const struct sys_daemon *daemon, pid_t until_dead)
 {
-	const struct attnd_options attach = { .struct_bytes = sizeof(attach), .address = daemon->address, .arena_bytes = 1 << 20, .spin_ns = 1000 };
+	const struct attnd_options attach = { .struct_bytes = sizeof(attach),
+		.address = daemon->address,
+		.arena_bytes = 1 << 20,
+		.spin_ns = 1000 };
 	struct attnd_client *client;
 	struct attnd_open_params open;
 	uint32_t tokens[4] = { 3, 14, 15, 92 }, first = 0, id;
@@ -128,7 +146,10 @@ static uint64_t serve_meanwhile(const struct sys_daemon *daemon, pid_t until_dea
 	while (waitpid(until_dead, NULL, WNOHANG) == 0) {
 		assert_int_equal(attnd_nop(client), 0);
 		assert_int_equal(attnd_session_open(client, &open, &session), 0);
-		assert_int_equal(attnd_step(client, session, tokens, 4, (struct attnd_step_args){ .output = ATTND_OUT_ARGMAX }, &id, 4), 4);
+		assert_int_equal(
+			attnd_step(client, session, tokens, 4,
+				(struct attnd_step_args){ .output = ATTND_OUT_ARGMAX }, &id, 4),
+			4);
 		assert_int_equal(attnd_session_close(client, session), 0);
 		if (rounds++ == 0)
 			first = id;
@@ -159,16 +180,18 @@ static void test_scribble(void **state)
 		total += put;
 		assert_true(sys_daemon_alive(&daemon));
 	}
-	printf("# %llu hostile records, %llu honest rounds beside them, %.0f refused by the front\n", (unsigned long long)total,
-		(unsigned long long)rounds, sys_daemon_number(&daemon, "front.bad_record") + sys_daemon_number(&daemon, "front.bad_op") +
-		sys_daemon_number(&daemon, "front.bad_range"));
+	printf("# %llu hostile records, %llu honest rounds beside them, %.0f refused by the front\n",
+		(unsigned long long)total, (unsigned long long)rounds,
+		sys_daemon_number(&daemon, "front.bad_record") +
+			sys_daemon_number(&daemon, "front.bad_op") +
+			sys_daemon_number(&daemon, "front.bad_range"));
 	assert_true(rounds > 0);
 	assert_true(sys_daemon_wait_number(&daemon, "counters.clients", 0, 10000));
 	assert_int_equal((int)sys_daemon_number(&daemon, "kv.used"), 0);
 	sys_daemon_stop(&daemon);
 }
 
-/* ---- the doorbell -------------------------------------------------------------------------------------------- */
+/* ---- the doorbell --------------------------------------------------------------------- */
 
 static void bell_abuser(const struct sys_daemon *daemon)
 {
@@ -178,11 +201,12 @@ static void bell_abuser(const struct sys_daemon *daemon)
 	hostile_connect(daemon, &connection);
 	fcntl(connection.bell_fd, F_SETFL, fcntl(connection.bell_fd, F_GETFL) | O_NONBLOCK);
 	for (int i = 0; i < 200000; i++) {
-		(void)!write(connection.bell_fd, &most, sizeof(most)); /* full */
+		(void)!write(connection.bell_fd, &most, sizeof(most));  /* full */
 		(void)!read(connection.bell_fd, &value, sizeof(value)); /* reset */
 		(void)!write(connection.bell_fd, &most, sizeof(most));
 		if (i % 1000 == 0) /* blocking, for everybody who holds it */
-			fcntl(connection.bell_fd, F_SETFL, fcntl(connection.bell_fd, F_GETFL) ^ O_NONBLOCK);
+			fcntl(connection.bell_fd, F_SETFL,
+				fcntl(connection.bell_fd, F_GETFL) ^ O_NONBLOCK);
 		fcntl(connection.bell_fd, F_SETFL, fcntl(connection.bell_fd, F_GETFL) | O_NONBLOCK);
 	}
 	_exit(0);
@@ -190,7 +214,8 @@ static void bell_abuser(const struct sys_daemon *daemon)
 
 static void test_doorbell(void **state)
 {
-	static const char *const sleepy[] = { "kv.pool=64M", "placement.workers=0", "placement.idle=sleep", "daemon.log_level=warn", NULL };
+	static const char *const sleepy[] = { "kv.pool=64M", "placement.workers=0",
+		"placement.idle=sleep", "daemon.log_level=warn", NULL };
 	struct sys_daemon daemon;
 
 	(void)state;
@@ -203,12 +228,13 @@ static void test_doorbell(void **state)
 	}
 	uint64_t rounds = serve_meanwhile(&daemon, pid);
 
-	printf("# %llu honest rounds beside a client that abuses its doorbell\n", (unsigned long long)rounds);
+	printf("# %llu honest rounds beside a client that abuses its doorbell\n",
+		(unsigned long long)rounds);
 	assert_true(rounds > 10);
 	sys_daemon_stop(&daemon);
 }
 
-/* ---- holes ------------------------------------------------------------------------------------------------------ */
+/* ---- holes ---------------------------------------------------------------------------- */
 
 static int write_number(const char *path, const char *number)
 {
@@ -247,7 +273,8 @@ static int reopen_writable(const struct shm_connection *connection)
 		if (!strncmp(line, range, strlen(range))) {
 			char *space = strchr(line, ' ');
 
-			snprintf(path, sizeof(path), "/proc/self/map_files/%.*s", (int)(space - line), line);
+			snprintf(path, sizeof(path), "/proc/self/map_files/%.*s",
+				(int)(space - line), line);
 			fd = open(path, O_RDWR | O_CLOEXEC);
 		}
 	if (maps)
@@ -255,7 +282,8 @@ static int reopen_writable(const struct shm_connection *connection)
 	return fd;
 }
 
-/* Attaches on huge pages, takes every other huge page away, and punches a hole under the rings: the daemon's next read finds no page. */
+/* Attaches on huge pages, takes every other huge page away, and punches a hole under the rings: the
+ * daemon's next read finds no page. */
 static void hole_puncher(const struct sys_daemon *daemon, int report_fd)
 {
 	struct shm_connection connection;
@@ -265,15 +293,18 @@ static void hole_puncher(const struct sys_daemon *daemon, int report_fd)
 	int fd = reopen_writable(&connection);
 	long pages = free_huge_pages();
 	size_t hog_bytes = (size_t)pages << 21;
-	unsigned char *hog = pages > 0 ? mmap(NULL, hog_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0) : NULL;
+	unsigned char *hog = pages > 0 ? mmap(NULL, hog_bytes, PROT_READ | PROT_WRITE,
+						 MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0)
+				       : NULL;
 
 	if (fd >= 0 && hog != MAP_FAILED) {
 		for (long i = 0; i < pages; i++)
 			hog[(size_t)i << 21] = 1;
-		if (!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)connection.head.write_bytes)) {
+		if (!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+			    (off_t)connection.head.write_bytes)) {
 			/* The freed pages must not come back by themselves: take them too. */
-			void *rest = mmap(NULL, connection.head.write_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB |
-				MAP_POPULATE, -1, 0);
+			void *rest = mmap(NULL, connection.head.write_bytes, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE, -1, 0);
 
 			done = rest != MAP_FAILED ? 'y' : 'p';
 		}
@@ -285,14 +316,15 @@ static void hole_puncher(const struct sys_daemon *daemon, int report_fd)
 
 static void test_hole(void **state)
 {
-	static const char *const huge[] = { "kv.pool=64M", "placement.workers=0", "placement.spin_us=50", "shm.huge_pages=yes",
-		"daemon.log_level=warn", NULL };
+	static const char *const huge[] = { "kv.pool=64M", "placement.workers=0",
+		"placement.spin_us=50", "shm.huge_pages=yes", "daemon.log_level=warn", NULL };
 	struct sys_daemon daemon;
 	int report[2];
 	char done = 0;
 
 	(void)state;
-	if (sys_sanitized() || write_number("/proc/sys/vm/nr_hugepages", "64") || free_huge_pages() < 16) {
+	if (sys_sanitized() || write_number("/proc/sys/vm/nr_hugepages", "64") ||
+		free_huge_pages() < 16) {
 		printf("# no huge pages can be reserved here\n");
 		skip();
 	}
@@ -306,7 +338,8 @@ static void test_hole(void **state)
 	}
 	assert_int_equal(read(report[0], &done, 1), 1);
 	printf("# hole punched: %c\n", done ? done : 'n');
-	assert_true(sys_daemon_wait_number(&daemon, "counters.clients", 0, 5000)); /* it was dropped, though it lives */
+	assert_true(sys_daemon_wait_number(
+		&daemon, "counters.clients", 0, 5000)); /* it was dropped, though it lives */
 	assert_true(sys_daemon_alive(&daemon));
 	assert_int_equal(waitpid(pid, NULL, WNOHANG), 0);
 	kill(pid, SIGKILL);

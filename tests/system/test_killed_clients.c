@@ -1,9 +1,10 @@
 /*
  * Time limit: 300 s
  *
- * Clients are killed with SIGKILL at random moments under load, a thousand of them; two clients that live go on throughout, and what they get
- * is compared with what they got alone. Afterwards every block, session and request is back, and the daemon holds no more memory, descriptors
- * or mappings than after a first, smaller round.
+ * Clients are killed with SIGKILL at random moments under load, a thousand of them; two clients
+ * that live go on throughout, and what they get is compared with what they got alone. Afterwards
+ * every block, session and request is back, and the daemon holds no more memory, descriptors or
+ * mappings than after a first, smaller round.
  */
 #include <setjmp.h>
 #include <signal.h>
@@ -24,12 +25,22 @@
 #include "base/base_rand.h"
 #include "tests/system/sys_daemon.h"
 
-enum { KILLED = 1000, KILLED_SANITIZED = 200, WARM_UP = 300, AT_ONCE = 8, LIFE_MS_MAX = 25, STREAM_TOKENS = 24, PROMPT_TOKENS = 80 };
+enum {
+	KILLED = 1000,
+	KILLED_SANITIZED = 200,
+	WARM_UP = 300,
+	AT_ONCE = 8,
+	LIFE_MS_MAX = 25,
+	STREAM_TOKENS = 24,
+	PROMPT_TOKENS = 80
+};
 
 static struct attnd_client *attach(const struct sys_daemon *daemon)
 {
 	struct attnd_client *client;
-	const struct attnd_options options = { .struct_bytes = sizeof(options), .address = daemon->address, .arena_bytes = 1 << 20,
+	const struct attnd_options options = { .struct_bytes = sizeof(options),
+		.address = daemon->address,
+		.arena_bytes = 1 << 20,
 		.spin_ns = 1000 };
 
 	return attnd_connect(&client, &options) ? NULL : client;
@@ -51,14 +62,17 @@ static int64_t stream(struct attnd_client *client, uint32_t *ids)
 		return -1;
 	params.sampling.temperature = 1;
 	params.sampling.seed = 7;
-	int64_t tokens = attnd_generate(client, session, &params, prompt, PROMPT_TOKENS, NULL, NULL, NULL, NULL);
+	int64_t tokens = attnd_generate(
+		client, session, &params, prompt, PROMPT_TOKENS, NULL, NULL, NULL, NULL);
 
-	/* The ids by way of the output would need another call; step for them instead: the arg max after the stream pins its state. */
+	/* The ids by way of the output would need another call; step for them instead: the arg max
+	 * after the stream pins its state. */
 	if (tokens < 0)
 		return tokens;
 	count = 1;
-	if (attnd_step(client, session, prompt, 1, (struct attnd_step_args){ .output = ATTND_OUT_ARGMAX }, ids, 4 * count) < 0 ||
-			attnd_session_close(client, session))
+	if (attnd_step(client, session, prompt, 1,
+		    (struct attnd_step_args){ .output = ATTND_OUT_ARGMAX }, ids, 4 * count) < 0 ||
+		attnd_session_close(client, session))
 		return -1;
 	return tokens;
 }
@@ -85,8 +99,11 @@ static void victim(const struct sys_daemon *daemon, uint64_t seed)
 		tokens[i] = i % 200;
 	for (uint64_t n = 0;; n++) {
 		/* Whatever is full or refused meanwhile: go on. */
-		struct attnd_request request = { .op = ATTND_OP_STEP, .request_id = n, .session = sessions[base_rand_below(&seed, 4)],
-			.argument = 1 + (uint32_t)base_rand_below(&seed, 512), .in_offset = attnd_offset(client, tokens),
+		struct attnd_request request = { .op = ATTND_OP_STEP,
+			.request_id = n,
+			.session = sessions[base_rand_below(&seed, 4)],
+			.argument = 1 + (uint32_t)base_rand_below(&seed, 512),
+			.in_offset = attnd_offset(client, tokens),
 			.priority_class = (uint8_t)base_rand_below(&seed, 3) };
 
 		request.in_bytes = request.argument * 4;
@@ -113,7 +130,10 @@ static void kill_many(const struct sys_daemon *daemon, int total, uint64_t *seed
 			pids[alive++] = pid;
 			started++;
 		}
-		const struct timespec pause = { .tv_nsec = (long)(1 + base_rand_below(seed, LIFE_MS_MAX)) * 1000000 / AT_ONCE };
+		const struct timespec pause = {
+			.tv_nsec =
+				(long)(1 + base_rand_below(seed, LIFE_MS_MAX)) * 1000000 / AT_ONCE
+		};
 
 		nanosleep(&pause, NULL);
 		int victim_index = (int)base_rand_below(seed, (uint64_t)alive);
@@ -165,8 +185,9 @@ static void settle(const struct sys_daemon *daemon)
 
 static void test_killed_clients(void **state)
 {
-	static const char *const options[] = { "kv.pool=256M", "limits.step_rows=64", "limits.prefill_chunk=32", "limits.tokens=1024",
-		"placement.workers=0", "placement.spin_us=50", "daemon.log_level=warn", NULL };
+	static const char *const options[] = { "kv.pool=256M", "limits.step_rows=64",
+		"limits.prefill_chunk=32", "limits.tokens=1024", "placement.workers=0",
+		"placement.spin_us=50", "daemon.log_level=warn", NULL };
 	struct sys_daemon daemon;
 	struct sys_usage before, after;
 	uint64_t seed = 42;
@@ -199,9 +220,12 @@ static void test_killed_clients(void **state)
 	assert_int_equal((int)sys_daemon_number(&daemon, "kv.used"), 0);
 	assert_int_equal((int)sys_daemon_number(&daemon, "counters.sessions"), 0);
 	assert_int_equal((int)sys_daemon_number(&daemon, "counters.requests"), 0);
-	assert_true(sys_daemon_number(&daemon, "counters.accepted") == sys_daemon_number(&daemon, "counters.completed"));
-	printf("# fds %u -> %u, maps %u -> %u, resident %llu -> %llu KiB, requests that ended without a client: %.0f\n", before.fds, after.fds,
-		before.maps, after.maps, (unsigned long long)before.rss_bytes >> 10, (unsigned long long)after.rss_bytes >> 10,
+	assert_true(sys_daemon_number(&daemon, "counters.accepted") ==
+		sys_daemon_number(&daemon, "counters.completed"));
+	printf("# fds %u -> %u, maps %u -> %u, resident %llu -> %llu KiB, requests that ended without a client: %.0f\n",
+		before.fds, after.fds, before.maps, after.maps,
+		(unsigned long long)before.rss_bytes >> 10,
+		(unsigned long long)after.rss_bytes >> 10,
 		sys_daemon_number(&daemon, "counters.gone"));
 	assert_true(after.fds <= before.fds + 2);
 	assert_true(after.maps <= before.maps + 8);

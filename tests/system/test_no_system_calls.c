@@ -1,8 +1,10 @@
 /*
  * Time limit: 120 s
  *
- * While both sides spin, a request costs no system call on either: strace counts those of the daemon's data thread and of the client during many
- * thousand NOPs and steps. The client looks at its socket a few times a second, to notice a dead daemon; nothing grows with the number of requests.
+ * While both sides spin, a request costs no system call on either: strace counts those of the
+ * daemon's data thread and of the client during many thousand NOPs and steps. The client looks at
+ * its socket a few times a second, to notice a dead daemon; nothing grows with the number of
+ * requests.
  */
 #include <ctype.h>
 #include <dirent.h>
@@ -41,7 +43,8 @@ static pid_t thread_by_name(pid_t process, const char *name)
 		snprintf(path, sizeof(path), "/proc/%d/task/%s/comm", (int)process, entry->d_name);
 		FILE *file = isdigit((unsigned char)entry->d_name[0]) ? fopen(path, "re") : NULL;
 
-		if (file && fgets(comm, sizeof(comm), file) && !strncmp(comm, name, strlen(name)) && comm[strlen(name)] == '\n')
+		if (file && fgets(comm, sizeof(comm), file) && !strncmp(comm, name, strlen(name)) &&
+			comm[strlen(name)] == '\n')
 			found = (pid_t)atoi(entry->d_name);
 		if (file)
 			fclose(file);
@@ -54,7 +57,9 @@ static pid_t thread_by_name(pid_t process, const char *name)
 /* Requests without pause until killed; counts them where the parent can see. */
 static void load(const struct sys_daemon *daemon, volatile uint64_t *done, bool sleeps)
 {
-	const struct attnd_options attach = { .struct_bytes = sizeof(attach), .address = daemon->address, .arena_bytes = 1 << 20,
+	const struct attnd_options attach = { .struct_bytes = sizeof(attach),
+		.address = daemon->address,
+		.arena_bytes = 1 << 20,
 		.spin_ns = sleeps ? 1 : -1 };
 	struct attnd_client *client;
 	struct attnd_open_params open;
@@ -69,7 +74,8 @@ static void load(const struct sys_daemon *daemon, volatile uint64_t *done, bool 
 		for (int i = 0; i < 50; i++)
 			if (attnd_nop(client))
 				_exit(1);
-		if (attnd_step(client, session, tokens, 1, (struct attnd_step_args){ .output = ATTND_OUT_ARGMAX }, &id, 4) < 0) {
+		if (attnd_step(client, session, tokens, 1,
+			    (struct attnd_step_args){ .output = ATTND_OUT_ARGMAX }, &id, 4) < 0) {
 			if (attnd_session_truncate(client, session, 0))
 				_exit(1);
 		}
@@ -88,7 +94,9 @@ static long count_calls(const char *path)
 		double seconds, percent;
 		long usecs;
 
-		if (sscanf(line, "%lf %lf %ld %ld %*[ 0-9]%63s", &percent, &seconds, &usecs, &calls, last) >= 4 && strncmp(last, "total", 5))
+		if (sscanf(line, "%lf %lf %ld %ld %*[ 0-9]%63s", &percent, &seconds, &usecs, &calls,
+			    last) >= 4 &&
+			strncmp(last, "total", 5))
 			total += calls;
 	}
 	if (file)
@@ -114,7 +122,8 @@ static long trace(const struct sys_daemon *daemon, bool sleeps, uint64_t *reques
 	pid_t tracer = fork();
 
 	if (tracer == 0) {
-		execlp("strace", "strace", "-c", "-o", path, "-p", data, "-p", client, (char *)NULL);
+		execlp("strace", "strace", "-c", "-o", path, "-p", data, "-p", client,
+			(char *)NULL);
 		_exit(127);
 	}
 	usleep(500000); /* attached by now */
@@ -134,8 +143,8 @@ static long trace(const struct sys_daemon *daemon, bool sleeps, uint64_t *reques
 
 static void test_no_system_calls(void **state)
 {
-	static const char *const options[] = { "placement.idle=spin", "placement.workers=0", "placement.front_cpu=0", "kv.pool=64M",
-		"daemon.log_level=error", NULL };
+	static const char *const options[] = { "placement.idle=spin", "placement.workers=0",
+		"placement.front_cpu=0", "kv.pool=64M", "daemon.log_level=error", NULL };
 	struct sys_daemon daemon;
 	uint64_t requests;
 
@@ -147,12 +156,14 @@ static void test_no_system_calls(void **state)
 	sys_daemon_start(&daemon, true, options);
 	long calls = trace(&daemon, false, &requests);
 
-	printf("# %llu requests, %ld system calls of daemon and client together\n", (unsigned long long)requests, calls);
+	printf("# %llu requests, %ld system calls of daemon and client together\n",
+		(unsigned long long)requests, calls);
 	assert_true(requests > 1000);
 	assert_true(calls < CALLS_MAX);
 	/* The count can see: a client that sleeps costs calls for nearly every request. */
 	calls = trace(&daemon, true, &requests);
-	printf("# with a client that sleeps: %llu requests, %ld system calls\n", (unsigned long long)requests, calls);
+	printf("# with a client that sleeps: %llu requests, %ld system calls\n",
+		(unsigned long long)requests, calls);
 	assert_true(calls > CALLS_MAX);
 	sys_daemon_stop(&daemon);
 }

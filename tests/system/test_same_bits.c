@@ -1,8 +1,9 @@
 /*
  * Time limit: 300 s
  *
- * The same session gives the same bits: alone, in a batch with 31 others, with 0, 1 and 2 workers, and whatever the chunks of its prefill; through
- * the whole daemon, for every KV format. Compared are all logits of a prompt that crosses page boundaries, and of tokens after it.
+ * The same session gives the same bits: alone, in a batch with 31 others, with 0, 1 and 2 workers,
+ * and whatever the chunks of its prefill; through the whole daemon, for every KV format. Compared
+ * are all logits of a prompt that crosses page boundaries, and of tokens after it.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -32,12 +33,17 @@ static void fill_tokens(uint32_t *tokens, uint32_t count, uint64_t seed, uint32_
 		tokens[i] = (uint32_t)base_rand_below(&seed, vocab);
 }
 
-static struct attnd_request step(struct attnd_client *client, uint64_t id, uint64_t session, const uint32_t *tokens, uint32_t count,
-	float *logits, uint32_t vocab)
+static struct attnd_request step(struct attnd_client *client, uint64_t id, uint64_t session,
+	const uint32_t *tokens, uint32_t count, float *logits, uint32_t vocab)
 {
-	struct attnd_request request = { .op = ATTND_OP_STEP, .request_id = id, .session = session, .argument = count,
-		.in_offset = attnd_offset(client, tokens), .in_bytes = count * 4 };
-	const struct attnd_step_args args = { .output = logits ? ATTND_OUT_LOGITS : ATTND_OUT_NONE, .select = ATTND_SELECT_ALL };
+	struct attnd_request request = { .op = ATTND_OP_STEP,
+		.request_id = id,
+		.session = session,
+		.argument = count,
+		.in_offset = attnd_offset(client, tokens),
+		.in_bytes = count * 4 };
+	const struct attnd_step_args args = { .output = logits ? ATTND_OUT_LOGITS : ATTND_OUT_NONE,
+		.select = ATTND_SELECT_ALL };
 
 	memcpy(&request.args, &args, sizeof(args));
 	if (logits) {
@@ -67,11 +73,14 @@ static void finish(struct attnd_client *client, uint32_t count)
 	}
 }
 
-/* Our session's prompt in pieces, then token after token, while `others` sessions do work of their own in the same batches. */
-static void play(struct attnd_client *client, const struct attnd_open_params *open, uint32_t others, const uint32_t *pieces, struct run *run)
+/* Our session's prompt in pieces, then token after token, while `others` sessions do work of their
+ * own in the same batches. */
+static void play(struct attnd_client *client, const struct attnd_open_params *open, uint32_t others,
+	const uint32_t *pieces, struct run *run)
 {
 	uint32_t all[PROMPT + AFTER];
-	uint32_t *tokens = attnd_loan(client, PROMPT * 4), *noise = attnd_loan(client, (PROMPT + AFTER) * 4);
+	uint32_t *tokens = attnd_loan(client, PROMPT * 4),
+		 *noise = attnd_loan(client, (PROMPT + AFTER) * 4);
 	float *logits = attnd_loan(client, sizeof(float) * PROMPT * run->vocab);
 	uint64_t sessions[1 + OTHERS];
 
@@ -85,10 +94,13 @@ static void play(struct attnd_client *client, const struct attnd_open_params *op
 		if (at < PROMPT && count > PROMPT - at)
 			count = PROMPT - at;
 		memcpy(tokens, all + at, count * 4);
-		const struct attnd_request ours = step(client, 1000, sessions[0], tokens, count, logits, run->vocab);
+		const struct attnd_request ours =
+			step(client, 1000, sessions[0], tokens, count, logits, run->vocab);
 
-		for (uint32_t i = 0; i <= others; i++) { /* ours among the others; these ragged, each with a length of its own */
-			const struct attnd_request other = step(client, i, sessions[i], noise + i % 8 * 16, 1 + (count + i) % 20, NULL, 0);
+		for (uint32_t i = 0; i <= others; i++) { /* ours among the others; these ragged,
+							    each with a length of its own */
+			const struct attnd_request other = step(client, i, sessions[i],
+				noise + i % 8 * 16, 1 + (count + i) % 20, NULL, 0);
 
 			if (i == others / 2)
 				submit(client, &ours);
@@ -96,7 +108,8 @@ static void play(struct attnd_client *client, const struct attnd_open_params *op
 				submit(client, &other);
 		}
 		finish(client, 1 + others);
-		memcpy(run->logits + (size_t)at * run->vocab, logits, sizeof(float) * count * run->vocab);
+		memcpy(run->logits + (size_t)at * run->vocab, logits,
+			sizeof(float) * count * run->vocab);
 	}
 	for (uint32_t i = 0; i <= others; i++)
 		assert_int_equal(attnd_session_close(client, sessions[i]), 0);
@@ -105,7 +118,9 @@ static void play(struct attnd_client *client, const struct attnd_open_params *op
 	attnd_return(client, tokens);
 }
 
-static const uint32_t whole[] = { PROMPT }, small[] = { 1, 15, 17, 16, 14, 1, 1, 35, 16, 16, 16, 16, 16 }, mixed[] = { 63, 2, 64, 48 };
+static const uint32_t whole[] = { PROMPT },
+		      small[] = { 1, 15, 17, 16, 14, 1, 1, 35, 16, 16, 16, 16, 16 },
+		      mixed[] = { 63, 2, 64, 48 };
 
 static bool same(const struct run *a, const struct run *b, const char *what)
 {
@@ -113,14 +128,15 @@ static bool same(const struct run *a, const struct run *b, const char *what)
 
 	for (size_t i = 0; i < count; i++)
 		if (memcmp(&a->logits[i], &b->logits[i], sizeof(float))) {
-			printf("# %s: position %zu, token %zu: %a is not %a\n", what, i / a->vocab, i % a->vocab, (double)b->logits[i],
-				(double)a->logits[i]);
+			printf("# %s: position %zu, token %zu: %a is not %a\n", what, i / a->vocab,
+				i % a->vocab, (double)b->logits[i], (double)a->logits[i]);
 			return false;
 		}
 	return true;
 }
 
-static void try_daemon(const char *const *options, enum attnd_kv kv, struct run *reference, bool is_reference)
+static void try_daemon(
+	const char *const *options, enum attnd_kv kv, struct run *reference, bool is_reference)
 {
 	struct sys_daemon daemon;
 	struct attnd_client *client;
@@ -129,7 +145,9 @@ static void try_daemon(const char *const *options, enum attnd_kv kv, struct run 
 	struct run run;
 
 	sys_daemon_start(&daemon, true, options);
-	const struct attnd_options attach = { .struct_bytes = sizeof(attach), .address = daemon.address, .arena_bytes = 16 << 20 };
+	const struct attnd_options attach = {
+		.struct_bytes = sizeof(attach), .address = daemon.address, .arena_bytes = 16 << 20
+	};
 
 	assert_int_equal(attnd_connect(&client, &attach), 0);
 	assert_int_equal(attnd_describe_model(client, 0, &info), 0);
@@ -142,9 +160,16 @@ static void try_daemon(const char *const *options, enum attnd_kv kv, struct run 
 		reference->logits = malloc(sizeof(float) * (PROMPT + AFTER) * info.vocab);
 		play(client, &open, 0, whole, reference);
 	}
-	const struct { const char *what; uint32_t others; const uint32_t *pieces; } cases[] = {
-		{ "alone, whole prompt", 0, whole }, { "alone, small pieces", 0, small }, { "alone, mixed pieces", 0, mixed },
-		{ "31 others, whole prompt", OTHERS, whole }, { "31 others, mixed pieces", OTHERS, mixed },
+	const struct {
+		const char *what;
+		uint32_t others;
+		const uint32_t *pieces;
+	} cases[] = {
+		{ "alone, whole prompt", 0, whole },
+		{ "alone, small pieces", 0, small },
+		{ "alone, mixed pieces", 0, mixed },
+		{ "31 others, whole prompt", OTHERS, whole },
+		{ "31 others, mixed pieces", OTHERS, mixed },
 	};
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -158,11 +183,14 @@ static void try_daemon(const char *const *options, enum attnd_kv kv, struct run 
 
 static void all_daemons(enum attnd_kv kv)
 {
-	static const char *const base[] = { "kv.pool=256M", "placement.workers=0", "daemon.log_level=warn", NULL };
-	static const char *const one[] = { "kv.pool=256M", "placement.workers=1", "daemon.log_level=warn", "limits.prefill_chunk=48",
-		"limits.step_rows=100", "limits.out_rows=40", NULL };
-	static const char *const two[] = { "kv.pool=256M", "placement.workers=2", "daemon.log_level=warn", "limits.prefill_chunk=7",
-		"limits.step_rows=33", "limits.out_rows=9", NULL };
+	static const char *const base[] = { "kv.pool=256M", "placement.workers=0",
+		"daemon.log_level=warn", NULL };
+	static const char *const one[] = { "kv.pool=256M", "placement.workers=1",
+		"daemon.log_level=warn", "limits.prefill_chunk=48", "limits.step_rows=100",
+		"limits.out_rows=40", NULL };
+	static const char *const two[] = { "kv.pool=256M", "placement.workers=2",
+		"daemon.log_level=warn", "limits.prefill_chunk=7", "limits.step_rows=33",
+		"limits.out_rows=9", NULL };
 	struct run reference;
 
 	try_daemon(base, kv, &reference, true);
@@ -171,9 +199,21 @@ static void all_daemons(enum attnd_kv kv)
 	free(reference.logits);
 }
 
-static void test_f32(void **state) { (void)state; all_daemons(ATTND_KV_F32); }
-static void test_bf16(void **state) { (void)state; all_daemons(ATTND_KV_BF16); }
-static void test_int8(void **state) { (void)state; all_daemons(ATTND_KV_INT8); }
+static void test_f32(void **state)
+{
+	(void)state;
+	all_daemons(ATTND_KV_F32);
+}
+static void test_bf16(void **state)
+{
+	(void)state;
+	all_daemons(ATTND_KV_BF16);
+}
+static void test_int8(void **state)
+{
+	(void)state;
+	all_daemons(ATTND_KV_INT8);
+}
 
 /* The comparison can fail: one changed bit is seen. */
 static void test_comparison(void **state)

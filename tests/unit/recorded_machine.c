@@ -14,7 +14,8 @@ int recorded_machine(char *path)
 	const char *data = getenv("ATTND_DATA");
 	char from_path[512];
 
-	snprintf(from_path, sizeof(from_path), "%s/data/topology/AMD-19h-Zen4-2xEpyc-9654.xml", data ? data : "../shared");
+	snprintf(from_path, sizeof(from_path), "%s/data/topology/AMD-19h-Zen4-2xEpyc-9654.xml",
+		data ? data : "../shared");
 	FILE *from = fopen(from_path, "re");
 
 	if (!from) {
@@ -25,7 +26,9 @@ int recorded_machine(char *path)
 	FILE *to = fdopen(mkstemp(path), "w");
 
 	while (to && fgets(line, sizeof(line), from))
-		fputs(strcmp(line, "<topology version=\"3.0\">\n") ? line : "<topology version=\"2.0\">\n", to);
+		fputs(strcmp(line, "<topology version=\"3.0\">\n") ? line
+								   : "<topology version=\"2.0\">\n",
+			to);
 	fclose(from);
 	return to && !fclose(to) ? 0 : -1;
 }

@@ -19,11 +19,18 @@ void rig_init(struct rig *rig)
 {
 	memset(rig, 0, sizeof(*rig));
 	base_clock_init_fake(&rig->clock, START_NS);
-	rig->device_options = (struct sim_device_options){ .clock = &rig->clock, .work_ns = 10000, .row_ns = 1000, .visit_ps = 10,
-		.kib_ns = 20, .host_memory = true };
+	rig->device_options = (struct sim_device_options){ .clock = &rig->clock,
+		.work_ns = 10000,
+		.row_ns = 1000,
+		.visit_ps = 10,
+		.kib_ns = 20,
+		.host_memory = true };
 	for (uint32_t t = 0; t < 4; t++)
-		rig->tenants[t] = (struct sched_tenant){ .models = ~UINT64_C(0), .attention = true, .sessions_max = 1000,
-			.kv_bytes_max = UINT64_MAX / 2, .weight = 1 };
+		rig->tenants[t] = (struct sched_tenant){ .models = ~UINT64_C(0),
+			.attention = true,
+			.sessions_max = 1000,
+			.kv_bytes_max = UINT64_MAX / 2,
+			.weight = 1 };
 	rig->options = (struct sched_options){
 		.struct_bytes = sizeof(rig->options),
 		.clock = &rig->clock,
@@ -57,15 +64,28 @@ void rig_start(struct rig *rig)
 	rig->replies = malloc(sizeof(*rig->replies) * RIG_REPLIES);
 	assert_non_null(rig->replies);
 	for (uint32_t m = 0; m < RIG_MODELS; m++) {
-		sim_program_init(&rig->programs[m], RIG_VOCAB, RIG_WIDTH, rig->options.step_rows_max, rig->options.out_rows_max);
-		rig->infos[m] = (struct model_info){ .name = "rig", .architecture = "none", .weights = "F32", .parameters = 20000,
-			.weight_bytes = 80000, .vocab = RIG_VOCAB, .width = RIG_WIDTH, .layers = 1, .heads = 2, .kv_heads = 1,
-			.head_dim = 8, .context = 2048 };
-		rig->models[m] = (struct sched_model){ .program = &rig->programs[m], .info = &rig->infos[m] };
+		sim_program_init(&rig->programs[m], RIG_VOCAB, RIG_WIDTH,
+			rig->options.step_rows_max, rig->options.out_rows_max);
+		rig->infos[m] = (struct model_info){ .name = "rig",
+			.architecture = "none",
+			.weights = "F32",
+			.parameters = 20000,
+			.weight_bytes = 80000,
+			.vocab = RIG_VOCAB,
+			.width = RIG_WIDTH,
+			.layers = 1,
+			.heads = 2,
+			.kv_heads = 1,
+			.head_dim = 8,
+			.context = 2048 };
+		rig->models[m] = (struct sched_model){ .program = &rig->programs[m],
+			.info = &rig->infos[m] };
 	}
 	assert_int_equal(base_spsc_create(&rig->in, 4096, sizeof(struct sched_message)), 0);
 	assert_int_equal(base_spsc_create(&rig->out,
-		(size_t)rig->options.clients_max + rig->options.requests_max + 64, sizeof(struct sched_reply)), 0);
+				 (size_t)rig->options.clients_max + rig->options.requests_max + 64,
+				 sizeof(struct sched_reply)),
+		0);
 	if (sched_create(&rig->sched, &rig->options) != 0)
 		fail_msg("%s", base_error_message());
 }
@@ -90,7 +110,9 @@ void rig_stop(struct rig *rig)
 	assert_true(sched_idle(rig->sched));
 	assert_int_equal(counters.accepted, counters.completed);
 	assert_int_equal(counters.sessions + counters.clients + counters.requests, 0);
-	assert_int_equal(counters.kv_bytes_free, rig->options.kv_bytes / rig->options.kv_extent_bytes * rig->options.kv_extent_bytes);
+	assert_int_equal(counters.kv_bytes_free,
+		rig->options.kv_bytes / rig->options.kv_extent_bytes *
+			rig->options.kv_extent_bytes);
 	for (uint32_t c = 0; c < RIG_CLIENTS; c++)
 		assert_null(rig->arenas[c]);
 	sched_destroy(rig->sched);
@@ -100,11 +122,14 @@ void rig_stop(struct rig *rig)
 	sim_device_destroy(rig->device);
 }
 
-/* ---- messages ------------------------------------------------------------------------------------------------ */
+/* ---- messages ------------------------------------------------------------------------- */
 
-void rig_message(struct rig *rig, uint32_t kind, uint32_t client, uint32_t argument, uint32_t credits)
+void rig_message(
+	struct rig *rig, uint32_t kind, uint32_t client, uint32_t argument, uint32_t credits)
 {
-	struct sched_message message = { .kind = kind, .client = client, .argument = argument, .credits = credits };
+	struct sched_message message = {
+		.kind = kind, .client = client, .argument = argument, .credits = credits
+	};
 
 	while (!base_spsc_push(&rig->in, &message))
 		rig_poll(rig);
@@ -133,10 +158,15 @@ void rig_rewind(struct rig *rig, uint32_t client)
 	rig->used[client] = 0;
 }
 
-uint64_t rig_send(struct rig *rig, uint32_t client, struct attnd_request record, const void *in, void *out)
+uint64_t rig_send(
+	struct rig *rig, uint32_t client, struct attnd_request record, const void *in, void *out)
 {
-	struct sched_message message = { .record = record, .kind = SCHED_REQUEST, .client = client,
-		.received_ns = rig->clock.fake_ns, .in = in, .out = out };
+	struct sched_message message = { .record = record,
+		.kind = SCHED_REQUEST,
+		.client = client,
+		.received_ns = rig->clock.fake_ns,
+		.in = in,
+		.out = out };
 
 	if (message.record.request_id == 0)
 		message.record.request_id = ++rig->next_id;
@@ -222,14 +252,16 @@ struct attnd_completion rig_take(struct rig *rig, uint64_t request_id)
 		if (completion.request_id != request_id)
 			continue;
 		rig->reply_count--;
-		memmove(&rig->replies[i], &rig->replies[i + 1], sizeof(*rig->replies) * (rig->reply_count - i));
+		memmove(&rig->replies[i], &rig->replies[i + 1],
+			sizeof(*rig->replies) * (rig->reply_count - i));
 		return completion;
 	}
 	fail_msg("no reply to request %llu", (unsigned long long)request_id);
 	return (struct attnd_completion){ 0 };
 }
 
-struct attnd_completion rig_call(struct rig *rig, uint32_t client, struct attnd_request record, const void *in, void *out)
+struct attnd_completion rig_call(
+	struct rig *rig, uint32_t client, struct attnd_request record, const void *in, void *out)
 {
 	uint64_t id = rig_send(rig, client, record, in, out);
 
@@ -237,21 +269,28 @@ struct attnd_completion rig_call(struct rig *rig, uint32_t client, struct attnd_
 	return rig_take(rig, id);
 }
 
-/* ---- requests ------------------------------------------------------------------------------------------------ */
+/* ---- requests ------------------------------------------------------------------------- */
 
 struct attnd_open_params rig_open_params(uint32_t model)
 {
-	return (struct attnd_open_params){ .struct_bytes = sizeof(struct attnd_open_params), .kind = ATTND_SESSION_MODEL,
+	return (struct attnd_open_params){ .struct_bytes = sizeof(struct attnd_open_params),
+		.kind = ATTND_SESSION_MODEL,
 		.model = model };
 }
 
-struct attnd_open_params rig_attention_params(uint32_t layers, uint32_t heads, uint32_t kv_heads, uint32_t head_dim)
+struct attnd_open_params rig_attention_params(
+	uint32_t layers, uint32_t heads, uint32_t kv_heads, uint32_t head_dim)
 {
-	return (struct attnd_open_params){ .struct_bytes = sizeof(struct attnd_open_params), .kind = ATTND_SESSION_ATTENTION,
-		.layers = layers, .heads = heads, .kv_heads = kv_heads, .head_dim = head_dim };
+	return (struct attnd_open_params){ .struct_bytes = sizeof(struct attnd_open_params),
+		.kind = ATTND_SESSION_ATTENTION,
+		.layers = layers,
+		.heads = heads,
+		.kv_heads = kv_heads,
+		.head_dim = head_dim };
 }
 
-struct attnd_completion rig_try_open(struct rig *rig, uint32_t client, const struct attnd_open_params *params)
+struct attnd_completion rig_try_open(
+	struct rig *rig, uint32_t client, const struct attnd_open_params *params)
 {
 	struct attnd_request record = { .op = ATTND_OP_OPEN, .in_bytes = sizeof(*params) };
 
@@ -290,22 +329,28 @@ uint64_t rig_open_now(struct rig *rig, uint32_t client, uint32_t model)
 struct attnd_request rig_step_record(uint64_t session, uint32_t count, enum attnd_output output)
 {
 	struct attnd_step_args args = { .output = (uint8_t)output };
-	struct attnd_request record = { .op = ATTND_OP_STEP, .session = session, .argument = count,
-		.in_bytes = count * (uint32_t)sizeof(uint32_t), .out_capacity = 64 };
+	struct attnd_request record = { .op = ATTND_OP_STEP,
+		.session = session,
+		.argument = count,
+		.in_bytes = count * (uint32_t)sizeof(uint32_t),
+		.out_capacity = 64 };
 
 	memcpy(&record.args, &args, sizeof(args));
 	return record;
 }
 
-uint64_t rig_step(struct rig *rig, uint32_t client, uint64_t session, const uint32_t *tokens, uint32_t count)
+uint64_t rig_step(
+	struct rig *rig, uint32_t client, uint64_t session, const uint32_t *tokens, uint32_t count)
 {
 	uint32_t *in = rig_loan(rig, client, sizeof(*in) * (count ? count : 1));
 
 	memcpy(in, tokens, sizeof(*in) * count);
-	return rig_send(rig, client, rig_step_record(session, count, ATTND_OUT_ARGMAX), in, rig_loan(rig, client, 64));
+	return rig_send(rig, client, rig_step_record(session, count, ATTND_OUT_ARGMAX), in,
+		rig_loan(rig, client, 64));
 }
 
-void rig_step_check(struct rig *rig, uint32_t client, uint64_t session, const uint32_t *history, uint32_t total, uint32_t count)
+void rig_step_check(struct rig *rig, uint32_t client, uint64_t session, const uint32_t *history,
+	uint32_t total, uint32_t count)
 {
 	uint64_t id = rig_step(rig, client, session, history + total - count, count);
 	struct attnd_completion completion;
@@ -318,8 +363,9 @@ void rig_step_check(struct rig *rig, uint32_t client, uint64_t session, const ui
 	assert_int_equal(completion.value, sim_argmax(sim_row_hash(history, total), RIG_VOCAB));
 }
 
-uint64_t rig_generate(struct rig *rig, uint32_t client, uint64_t session, const uint32_t *prompt, uint32_t count,
-	struct attnd_generate_params params, const uint32_t *stops, struct attnd_request record)
+uint64_t rig_generate(struct rig *rig, uint32_t client, uint64_t session, const uint32_t *prompt,
+	uint32_t count, struct attnd_generate_params params, const uint32_t *stops,
+	struct attnd_request record)
 {
 	uint32_t stop_bytes = (uint32_t)sizeof(*stops) * params.stop_count;
 	unsigned char *in;
@@ -334,12 +380,15 @@ uint64_t rig_generate(struct rig *rig, uint32_t client, uint64_t session, const 
 	memcpy(in + sizeof(params), prompt, count * sizeof(*prompt));
 	if (stop_bytes)
 		memcpy(in + sizeof(params) + count * sizeof(*prompt), stops, stop_bytes);
-	return rig_send(rig, client, record, in, record.out_capacity ? rig_loan(rig, client, record.out_capacity) : NULL);
+	return rig_send(rig, client, record, in,
+		record.out_capacity ? rig_loan(rig, client, record.out_capacity) : NULL);
 }
 
 struct attnd_request rig_session_record(enum attnd_op op, uint64_t session, uint32_t argument)
 {
-	return (struct attnd_request){ .op = (uint8_t)op, .session = session, .argument = argument };
+	return (struct attnd_request){
+		.op = (uint8_t)op, .session = session, .argument = argument
+	};
 }
 
 void rig_tokens(uint32_t *tokens, uint32_t count, uint64_t seed)

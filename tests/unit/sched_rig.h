@@ -1,7 +1,8 @@
 /*
- * A scheduler on a modelled device and a fake clock, for its unit tests: sends messages, polls, lets time pass, and collects replies.
- * After every poll all invariants are checked. Every client has an arena of its own, freed when its QUIESCED arrives, so that
- * a sanitizer sees any later touch.
+ * A scheduler on a modelled device and a fake clock, for its unit tests: sends messages, polls,
+ * lets time pass, and collects replies. After every poll all invariants are checked. Every client
+ * has an arena of its own, freed when its QUIESCED arrives, so that a sanitizer sees any later
+ * touch.
  */
 #ifndef SCHED_RIG_H
 #define SCHED_RIG_H
@@ -9,8 +10,14 @@
 #include "sched/sched.h"
 #include "tests/sim/sim_device.h"
 
-enum { RIG_CLIENTS = 40, RIG_MODELS = 2, RIG_VOCAB = 64, RIG_WIDTH = 16, RIG_REPLIES = 1 << 14,
-	RIG_ARENA_BYTES = 1 << 20 };
+enum {
+	RIG_CLIENTS = 40,
+	RIG_MODELS = 2,
+	RIG_VOCAB = 64,
+	RIG_WIDTH = 16,
+	RIG_REPLIES = 1 << 14,
+	RIG_ARENA_BYTES = 1 << 20
+};
 
 struct rig {
 	struct base_clock clock;
@@ -40,14 +47,16 @@ void rig_start_plain(struct rig *rig);
 /* Everybody leaves, everything comes back, and all is destroyed. */
 void rig_stop(struct rig *rig);
 
-void rig_message(struct rig *rig, uint32_t kind, uint32_t client, uint32_t argument, uint32_t credits);
+void rig_message(
+	struct rig *rig, uint32_t kind, uint32_t client, uint32_t argument, uint32_t credits);
 void rig_add(struct rig *rig, uint32_t client, uint32_t tenant, uint32_t credits);
 /* 64-byte aligned memory of the client's arena, and a start from its beginning again. */
 void *rig_loan(struct rig *rig, uint32_t client, size_t bytes);
 void rig_rewind(struct rig *rig, uint32_t client);
 
 /* Sends; a request id of 0 is replaced by a new one, which is returned. */
-uint64_t rig_send(struct rig *rig, uint32_t client, struct attnd_request record, const void *in, void *out);
+uint64_t rig_send(
+	struct rig *rig, uint32_t client, struct attnd_request record, const void *in, void *out);
 /* One poll, with the check; replies are collected. Returns the work done. */
 int rig_poll(struct rig *rig);
 /* Polls and lets time pass until nothing moves any more. */
@@ -61,27 +70,34 @@ void rig_land(struct rig *rig);
 struct attnd_completion rig_take(struct rig *rig, uint64_t request_id);
 bool rig_has(const struct rig *rig, uint64_t request_id);
 /* Send, run, take. */
-struct attnd_completion rig_call(struct rig *rig, uint32_t client, struct attnd_request record, const void *in, void *out);
+struct attnd_completion rig_call(
+	struct rig *rig, uint32_t client, struct attnd_request record, const void *in, void *out);
 
-/* ---- requests ---------------------------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------- */
 
 struct attnd_open_params rig_open_params(uint32_t model);
-struct attnd_open_params rig_attention_params(uint32_t layers, uint32_t heads, uint32_t kv_heads, uint32_t head_dim);
+struct attnd_open_params rig_attention_params(
+	uint32_t layers, uint32_t heads, uint32_t kv_heads, uint32_t head_dim);
 /* Opens; fails the test unless it works. */
 uint64_t rig_open(struct rig *rig, uint32_t client, uint32_t model);
 /* The same without time passing. */
 uint64_t rig_open_now(struct rig *rig, uint32_t client, uint32_t model);
 uint64_t rig_open_with(struct rig *rig, uint32_t client, const struct attnd_open_params *params);
-struct attnd_completion rig_try_open(struct rig *rig, uint32_t client, const struct attnd_open_params *params);
+struct attnd_completion rig_try_open(
+	struct rig *rig, uint32_t client, const struct attnd_open_params *params);
 
 struct attnd_request rig_step_record(uint64_t session, uint32_t count, enum attnd_output output);
 /* STEP of these tokens with the arg max of the last as answer; not awaited. */
-uint64_t rig_step(struct rig *rig, uint32_t client, uint64_t session, const uint32_t *tokens, uint32_t count);
-/* The same, awaited and checked against the whole history of the session: `history` has the new tokens at its end. */
-void rig_step_check(struct rig *rig, uint32_t client, uint64_t session, const uint32_t *history, uint32_t total, uint32_t count);
+uint64_t rig_step(
+	struct rig *rig, uint32_t client, uint64_t session, const uint32_t *tokens, uint32_t count);
+/* The same, awaited and checked against the whole history of the session: `history` has the new
+ * tokens at its end. */
+void rig_step_check(struct rig *rig, uint32_t client, uint64_t session, const uint32_t *history,
+	uint32_t total, uint32_t count);
 /* GENERATE; params.struct_bytes and stop_count are filled in. Not awaited. */
-uint64_t rig_generate(struct rig *rig, uint32_t client, uint64_t session, const uint32_t *prompt, uint32_t count,
-	struct attnd_generate_params params, const uint32_t *stops, struct attnd_request record);
+uint64_t rig_generate(struct rig *rig, uint32_t client, uint64_t session, const uint32_t *prompt,
+	uint32_t count, struct attnd_generate_params params, const uint32_t *stops,
+	struct attnd_request record);
 struct attnd_request rig_session_record(enum attnd_op op, uint64_t session, uint32_t argument);
 /* Some tokens below RIG_VOCAB that depend on the seed. */
 void rig_tokens(uint32_t *tokens, uint32_t count, uint64_t seed);

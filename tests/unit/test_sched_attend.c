@@ -1,5 +1,6 @@
 /*
- * Raw attention sessions: positions per layer, payload layout, slices of long requests, batches, fork, truncate, and every refusal.
+ * Raw attention sessions: positions per layer, payload layout, slices of long requests, batches,
+ * fork, truncate, and every refusal.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -18,7 +19,10 @@ static struct rig rig;
 enum { HEADS = 4, KV_HEADS = 2, DIM = 16, KEYS_MAX = 600 };
 
 /* A layer as the test knows it: the chain after each key. */
-struct layer { uint64_t chains[KEYS_MAX]; uint32_t count; };
+struct layer {
+	uint64_t chains[KEYS_MAX];
+	uint32_t count;
+};
 
 static size_t round_up(size_t bytes)
 {
@@ -27,20 +31,32 @@ static size_t round_up(size_t bytes)
 
 static struct attnd_attend_params plain(uint32_t layer, uint32_t q_rows, uint32_t kv_rows)
 {
-	return (struct attnd_attend_params){ .struct_bytes = sizeof(struct attnd_attend_params), .layer = (uint16_t)layer,
-		.q_rows = q_rows, .kv_rows = kv_rows, .q_position = UINT32_MAX, .window = UINT32_MAX, .soft_cap = -1.0f,
+	return (struct attnd_attend_params){ .struct_bytes = sizeof(struct attnd_attend_params),
+		.layer = (uint16_t)layer,
+		.q_rows = q_rows,
+		.kv_rows = kv_rows,
+		.q_position = UINT32_MAX,
+		.window = UINT32_MAX,
+		.soft_cap = -1.0f,
 		.flags = ATTND_ATTEND_CAUSAL };
 }
 
-struct call { uint64_t id; unsigned char *in, *out; struct attnd_attend_params params; size_t element; };
+struct call {
+	uint64_t id;
+	unsigned char *in, *out;
+	struct attnd_attend_params params;
+	size_t element;
+};
 
 /* Sends an APPEND or ATTEND with random payload. */
-static struct call send(uint32_t client, uint64_t session, struct attnd_attend_params params, struct attnd_request record)
+static struct call send(uint32_t client, uint64_t session, struct attnd_attend_params params,
+	struct attnd_request record)
 {
 	struct call call = { .params = params, .element = params.dtype == ATTND_F32 ? 4 : 2 };
 	size_t q_bytes = (size_t)params.q_rows * HEADS * DIM * call.element;
 	size_t k_bytes = (size_t)params.kv_rows * KV_HEADS * DIM * call.element;
-	size_t in_bytes = params.kv_rows ? 64 + round_up(q_bytes) + round_up(k_bytes) + k_bytes : 64 + q_bytes;
+	size_t in_bytes = params.kv_rows ? 64 + round_up(q_bytes) + round_up(k_bytes) + k_bytes
+					 : 64 + q_bytes;
 	static uint64_t seed;
 
 	if (record.op == 0)
@@ -52,7 +68,8 @@ static struct call send(uint32_t client, uint64_t session, struct attnd_attend_p
 		call.in[i] = (unsigned char)base_rand_next(&seed);
 	memcpy(call.in, &params, sizeof(params));
 	if (record.out_capacity == 0)
-		record.out_capacity = (uint32_t)(round_up(q_bytes) + (size_t)params.q_rows * HEADS * 4);
+		record.out_capacity =
+			(uint32_t)(round_up(q_bytes) + (size_t)params.q_rows * HEADS * 4);
 	call.out = rig_loan(&rig, client, record.out_capacity ? record.out_capacity : 1);
 	memset(call.out, 0x55, record.out_capacity);
 	call.id = rig_send(&rig, client, record, call.in, call.out);
@@ -69,7 +86,8 @@ static void extend(struct layer *layer, const struct call *call)
 		uint64_t before = layer->count ? layer->chains[layer->count - 1] : 0;
 
 		assert_true(layer->count < KEYS_MAX);
-		layer->chains[layer->count] = sim_key_chain(before, call->in + k_at + r * row, call->in + v_at + r * row, row, layer->count);
+		layer->chains[layer->count] = sim_key_chain(before, call->in + k_at + r * row,
+			call->in + v_at + r * row, row, layer->count);
 		layer->count++;
 	}
 }
@@ -91,22 +109,28 @@ static void check(struct layer *layer, const struct call *call, uint32_t window,
 	struct attnd_completion completion = rig_take(&rig, call->id);
 	const struct attnd_attend_params *params = &call->params;
 	size_t row = (size_t)HEADS * DIM;
-	const float *lse = (const void *)(call->out + round_up(row * call->element * params->q_rows));
-	struct kern_attend item = { .causal = params->flags & ATTND_ATTEND_CAUSAL, .window = window, .scale = scale };
+	const float *lse =
+		(const void *)(call->out + round_up(row * call->element * params->q_rows));
+	struct kern_attend item = {
+		.causal = params->flags & ATTND_ATTEND_CAUSAL, .window = window, .scale = scale
+	};
 	uint32_t first;
 
 	extend(layer, call);
 	assert_int_equal(completion.status, ATTND_OK);
 	assert_int_equal(completion.position, layer->count);
-	first = params->q_position == UINT32_MAX ? layer->count - params->q_rows : params->q_position;
+	first = params->q_position == UINT32_MAX ? layer->count - params->q_rows
+						 : params->q_position;
 	for (uint32_t r = 0; r < params->q_rows; r++) {
 		uint64_t seen = layer->chains[item.causal ? first + r : layer->count - 1];
 		const unsigned char *q = call->in + 64 + row * call->element * r;
 
 		for (uint32_t i = 0; i < row; i++)
-			assert_true(element_is(call, row * r + i, sim_attend_value(seen, q, row * call->element, &item, i)));
+			assert_true(element_is(call, row * r + i,
+				sim_attend_value(seen, q, row * call->element, &item, i)));
 		for (uint32_t h = 0; h < HEADS && (params->flags & ATTND_ATTEND_LSE); h++)
-			assert_true(lse[r * HEADS + h] == sim_attend_value(~seen, q, row * call->element, &item, h));
+			assert_true(lse[r * HEADS + h] ==
+				sim_attend_value(~seen, q, row * call->element, &item, h));
 	}
 }
 
@@ -128,7 +152,8 @@ static void appends_and_attends(void **state)
 	rig_start_plain(&rig);
 	session = open_raw(0, 3);
 	for (uint32_t i = 0; i < 60; i++) {
-		struct attnd_attend_params params = plain(i % 3, i % 4 ? 1 + i % 5 : 0, i % 4 != 1 ? 1 + i * 7 % 30 : 0);
+		struct attnd_attend_params params =
+			plain(i % 3, i % 4 ? 1 + i % 5 : 0, i % 4 != 1 ? 1 + i * 7 % 30 : 0);
 		struct call call;
 
 		if (params.q_rows > layers[i % 3].count + params.kv_rows)
@@ -146,10 +171,17 @@ static void appends_and_attends(void **state)
 		check(&layers[i % 3], &call, 0, 0.25f);
 	}
 	info = rig_loan(&rig, 0, sizeof(*info));
-	assert_int_equal(rig_call(&rig, 0, (struct attnd_request){ .op = ATTND_OP_DESCRIBE, .argument = ATTND_DESCRIBE_SESSION,
-		.session = session, .out_capacity = sizeof(*info) }, NULL, info).status, ATTND_OK);
+	assert_int_equal(rig_call(&rig, 0,
+				 (struct attnd_request){ .op = ATTND_OP_DESCRIBE,
+					 .argument = ATTND_DESCRIBE_SESSION,
+					 .session = session,
+					 .out_capacity = sizeof(*info) },
+				 NULL, info)
+				 .status,
+		ATTND_OK);
 	assert_int_equal(info->kind, ATTND_SESSION_ATTENTION);
-	assert_true(info->position >= layers[0].count && info->position >= layers[1].count && info->position >= layers[2].count);
+	assert_true(info->position >= layers[0].count && info->position >= layers[1].count &&
+		info->position >= layers[2].count);
 	rig_stop(&rig);
 }
 
@@ -179,7 +211,8 @@ static void settings_of_session_and_request(void **state)
 	rig_stop(&rig);
 }
 
-/* A request far longer than one work may be is cut by query rows; a short one of another session does not wait for it. */
+/* A request far longer than one work may be is cut by query rows; a short one of another session
+ * does not wait for it. */
 static void long_requests_are_cut(void **state)
 {
 	static struct layer layer, other;
@@ -206,7 +239,8 @@ static void long_requests_are_cut(void **state)
 	params.flags |= ATTND_ATTEND_LSE;
 	call = send(0, session, params, (struct attnd_request){ 0 });
 	rig_settle(&rig);
-	quick = send(1, second, plain(0, 1, 1), (struct attnd_request){ .priority_class = ATTND_CLASS_LATENCY });
+	quick = send(1, second, plain(0, 1, 1),
+		(struct attnd_request){ .priority_class = ATTND_CLASS_LATENCY });
 	rig_settle(&rig);
 	for (uint32_t i = 0; i < 3 && !rig_has(&rig, quick.id); i++) {
 		rig_land(&rig);
@@ -274,15 +308,20 @@ static void fork_and_truncate(void **state)
 			check(&a[l], &call, 0, 0.25f);
 		}
 	}
-	assert_int_equal(rig_call(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, session, 100), NULL, NULL).status, ATTND_OK);
+	assert_int_equal(
+		rig_call(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, session, 100), NULL, NULL)
+			.status,
+		ATTND_OK);
 	a[0].count = a[1].count = 100;
-	call = send(0, session, plain(1, 100, 1), (struct attnd_request){ .position = 100, .flags = ATTND_REQ_CHECK_POSITION });
+	call = send(0, session, plain(1, 100, 1),
+		(struct attnd_request){ .position = 100, .flags = ATTND_REQ_CHECK_POSITION });
 	rig_run(&rig);
 	check(&a[1], &call, 0, 0.25f);
 	rig_stop(&rig);
 }
 
-static void refused(uint64_t session, struct attnd_attend_params params, struct attnd_request record, enum attnd_status status)
+static void refused(uint64_t session, struct attnd_attend_params params,
+	struct attnd_request record, enum attnd_status status)
 {
 	struct call call;
 
@@ -321,12 +360,18 @@ static void refusals(void **state)
 	refused(session, params, none, ATTND_BAD_PARAMS);
 	params = plain(0, 1, 1), params.reserved[7] = 1;
 	refused(session, params, none, ATTND_BAD_PARAMS);
-	refused(session, plain(0, 0, 1), (struct attnd_request){ .op = ATTND_OP_ATTEND }, ATTND_BAD_SHAPE);
-	refused(session, plain(0, 1, 1), (struct attnd_request){ .op = ATTND_OP_APPEND }, ATTND_BAD_SHAPE);
-	refused(session, plain(0, 0, 0), (struct attnd_request){ .op = ATTND_OP_APPEND }, ATTND_BAD_SHAPE);
+	refused(session, plain(0, 0, 1), (struct attnd_request){ .op = ATTND_OP_ATTEND },
+		ATTND_BAD_SHAPE);
+	refused(session, plain(0, 1, 1), (struct attnd_request){ .op = ATTND_OP_APPEND },
+		ATTND_BAD_SHAPE);
+	refused(session, plain(0, 0, 0), (struct attnd_request){ .op = ATTND_OP_APPEND },
+		ATTND_BAD_SHAPE);
 	refused(session, plain(0, 1, 1), (struct attnd_request){ .in_bytes = 64 }, ATTND_BAD_SHAPE);
-	refused(session, plain(0, 1, 1), (struct attnd_request){ .in_bytes = UINT32_MAX - 1 }, ATTND_BAD_SHAPE);
-	refused(session, plain(0, 1, 1), (struct attnd_request){ .out_capacity = HEADS * DIM * 4 - 1 }, ATTND_NO_OUTPUT_ROOM);
+	refused(session, plain(0, 1, 1), (struct attnd_request){ .in_bytes = UINT32_MAX - 1 },
+		ATTND_BAD_SHAPE);
+	refused(session, plain(0, 1, 1),
+		(struct attnd_request){ .out_capacity = HEADS * DIM * 4 - 1 },
+		ATTND_NO_OUTPUT_ROOM);
 	refused(session, plain(0, 1, 101), none, ATTND_CONTEXT_FULL);
 	refused(session, plain(0, 1, 0), none, ATTND_BAD_POSITION); /* nothing to see */
 	refused(session, plain(0, 3, 2), none, ATTND_BAD_POSITION);
@@ -334,23 +379,37 @@ static void refusals(void **state)
 	refused(session, params, none, ATTND_BAD_POSITION);
 	params.q_position = UINT32_MAX - 1;
 	refused(session, params, none, ATTND_BAD_POSITION);
-	refused(session, plain(0, 1, 1), (struct attnd_request){ .flags = ATTND_REQ_CHECK_POSITION, .position = 1 }, ATTND_BAD_POSITION);
+	refused(session, plain(0, 1, 1),
+		(struct attnd_request){ .flags = ATTND_REQ_CHECK_POSITION, .position = 1 },
+		ATTND_BAD_POSITION);
 	refused(model, plain(0, 1, 1), none, ATTND_UNSUPPORTED);
-	refused(session, (struct attnd_attend_params){ 0 }, (struct attnd_request){ .op = ATTND_OP_STEP }, ATTND_UNSUPPORTED);
+	refused(session, (struct attnd_attend_params){ 0 },
+		(struct attnd_request){ .op = ATTND_OP_STEP }, ATTND_UNSUPPORTED);
 	/* 4097 rows: the head alone is sent, since nothing else is looked at. */
 	params = plain(0, ATTND_ATTEND_ROWS_MAX + 1, 0);
 	rig_rewind(&rig, 0);
 	call.in = memcpy(rig_loan(&rig, 0, 64), &params, sizeof(params));
-	assert_int_equal(rig_call(&rig, 0, (struct attnd_request){ .op = ATTND_OP_ATTEND, .session = session, .in_bytes = 64 }, call.in,
-		NULL).status, ATTND_TOO_LARGE);
-	assert_int_equal(rig_call(&rig, 0, (struct attnd_request){ .op = ATTND_OP_ATTEND, .session = session, .in_bytes = 63 }, call.in,
-		NULL).status, ATTND_BAD_PARAMS);
+	assert_int_equal(
+		rig_call(&rig, 0,
+			(struct attnd_request){
+				.op = ATTND_OP_ATTEND, .session = session, .in_bytes = 64 },
+			call.in, NULL)
+			.status,
+		ATTND_TOO_LARGE);
+	assert_int_equal(
+		rig_call(&rig, 0,
+			(struct attnd_request){
+				.op = ATTND_OP_ATTEND, .session = session, .in_bytes = 63 },
+			call.in, NULL)
+			.status,
+		ATTND_BAD_PARAMS);
 	/* After all that the session is as new. */
 	rig_rewind(&rig, 0);
 	call = send(0, session, plain(0, 1, 100), none);
 	rig_run(&rig);
 	check(&layer, &call, 0, 0.25f);
-	params = plain(0, 2, 0), params.flags = 0, params.q_position = UINT32_MAX - 1; /* no matter where */
+	params = plain(0, 2, 0), params.flags = 0,
+	params.q_position = UINT32_MAX - 1; /* no matter where */
 	call = send(0, session, params, none);
 	rig_run(&rig);
 	check(&layer, &call, 0, 0.25f);

@@ -1,5 +1,6 @@
 /*
- * The pool of KV blocks: sizes side by side, extents that come back, references, zeroing, exhaustion, and a random walk.
+ * The pool of KV blocks: sizes side by side, extents that come back, references, zeroing,
+ * exhaustion, and a random walk.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,7 +24,8 @@ static void start(uint64_t pool_bytes, uint64_t extent_bytes)
 
 	base_clock_init_fake(&clock, 1);
 	device = sim_device_create(&options);
-	assert_int_equal(sched_kv_create(&kv, sim_device_backend(device), pool_bytes, extent_bytes), 0);
+	assert_int_equal(
+		sched_kv_create(&kv, sim_device_backend(device), pool_bytes, extent_bytes), 0);
 }
 
 static void stop(void)
@@ -55,7 +57,8 @@ static void bad_sizes(void **state)
 	device = sim_device_create(&options);
 	assert_int_equal(sched_kv_create(&kv, sim_device_backend(device), 4096, 0), -EINVAL);
 	assert_int_equal(sched_kv_create(&kv, sim_device_backend(device), 4096, 8192), -EINVAL);
-	assert_int_equal(sched_kv_create(&kv, sim_device_backend(device), UINT64_C(1) << 40, 4096), -EINVAL);
+	assert_int_equal(
+		sched_kv_create(&kv, sim_device_backend(device), UINT64_C(1) << 40, 4096), -EINVAL);
 	assert_int_not_equal(base_error_message()[0], 0);
 	sim_device_destroy(device);
 }
@@ -122,7 +125,8 @@ static void references(void **state)
 	assert_int_equal(zero(64, SIZE_MAX), 0);
 	sched_kv_release(kv, block);
 	sched_kv_usage(kv, &usage);
-	assert_true(usage.used_bytes == 0 && usage.dirty_bytes == 4096 && usage.blocks_dirty == 1 && usage.free_bytes == 61440);
+	assert_true(usage.used_bytes == 0 && usage.dirty_bytes == 4096 && usage.blocks_dirty == 1 &&
+		usage.free_bytes == 61440);
 	assert_int_equal(zero(64, SIZE_MAX), 1);
 	stop();
 }
@@ -148,7 +152,11 @@ static void zeroing_is_bounded_and_may_fail(void **state)
 	stop();
 }
 
-struct held { unsigned char *block; size_t bytes; uint32_t references; };
+struct held {
+	unsigned char *block;
+	size_t bytes;
+	uint32_t references;
+};
 
 static void random_walk(void **state)
 {
@@ -160,7 +168,8 @@ static void random_walk(void **state)
 	(void)state;
 	start(32 * 65536, 65536);
 	for (uint32_t i = 0; i < 30000; i++) {
-		uint32_t what = (uint32_t)base_rand_below(&random, 10), h = count ? (uint32_t)base_rand_below(&random, count) : 0;
+		uint32_t what = (uint32_t)base_rand_below(&random, 10),
+			 h = count ? (uint32_t)base_rand_below(&random, count) : 0;
 
 		if (what < 5 && count < 256) {
 			size_t bytes = sizes[base_rand_below(&random, 5)];

@@ -1,6 +1,6 @@
 /*
- * How requests end before their time: cancel and the death of a client in every state that a request can be in, with every block, slot
- * and session back afterwards and nobody else the wiser.
+ * How requests end before their time: cancel and the death of a client in every state that a
+ * request can be in, with every block, slot and session back afterwards and nobody else the wiser.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,13 +19,15 @@ static const uint32_t zeros[1024];
 
 static struct attnd_completion cancel(uint64_t id)
 {
-	uint64_t cancel_id = rig_send(&rig, 0, (struct attnd_request){ .op = ATTND_OP_CANCEL, .args = id }, NULL, NULL);
+	uint64_t cancel_id = rig_send(
+		&rig, 0, (struct attnd_request){ .op = ATTND_OP_CANCEL, .args = id }, NULL, NULL);
 
 	rig_poll(&rig);
 	return rig_take(&rig, cancel_id);
 }
 
-/* A session of client 0 and a request in it that stands where it is wanted. Client 1 keeps the device busy where that helps. */
+/* A session of client 0 and a request in it that stands where it is wanted. Client 1 keeps the
+ * device busy where that helps. */
 static uint64_t bring(enum where where, uint64_t *session, uint64_t *busy)
 {
 	struct attnd_generate_params params = { .max_tokens = 50 };
@@ -50,7 +52,8 @@ static uint64_t bring(enum where where, uint64_t *session, uint64_t *busy)
 		id = rig_step(&rig, 0, *session, zeros, 10);
 		rig_settle(&rig);
 		break;
-	case BETWEEN_CHUNKS: /* client 1's other model takes the device when the first chunk has landed */
+	case BETWEEN_CHUNKS: /* client 1's other model takes the device when the first chunk has
+				landed */
 		id = rig_step(&rig, 0, *session, zeros, 200);
 		rig_settle(&rig);
 		*busy = rig_step(&rig, 1, rig_open_now(&rig, 1, 1), zeros, 10);
@@ -59,7 +62,8 @@ static uint64_t bring(enum where where, uint64_t *session, uint64_t *busy)
 		rig_settle(&rig);
 		break;
 	case STREAMING:
-		id = rig_generate(&rig, 0, *session, zeros, 10, params, NULL, (struct attnd_request){ 0 });
+		id = rig_generate(
+			&rig, 0, *session, zeros, 10, params, NULL, (struct attnd_request){ 0 });
 		rig_settle(&rig);
 		rig_land(&rig);
 		rig_settle(&rig);
@@ -68,7 +72,8 @@ static uint64_t bring(enum where where, uint64_t *session, uint64_t *busy)
 		break;
 	case PARKED:
 		params.max_tokens = 500; /* credits: 100 */
-		id = rig_generate(&rig, 0, *session, zeros, 10, params, NULL, (struct attnd_request){ 0 });
+		id = rig_generate(
+			&rig, 0, *session, zeros, 10, params, NULL, (struct attnd_request){ 0 });
 		rig_run(&rig);
 		break;
 	case BLOCKED: /* the pool is full of dirty blocks, and the device is busy */
@@ -85,8 +90,7 @@ static uint64_t bring(enum where where, uint64_t *session, uint64_t *busy)
 		id = rig_step(&rig, 0, *session, zeros, 10);
 		rig_settle(&rig);
 		break;
-	case WHERES:
-		break;
+	case WHERES: break;
 	}
 	return id;
 }
@@ -117,8 +121,9 @@ static void cancel_everywhere(void **state)
 		}
 		assert_int_equal(cancel(id).value, 1);
 		/* Only what is in the air is waited for. */
-		assert_int_equal(rig_has(&rig, id), where == QUEUED || where == READY || where == BETWEEN_CHUNKS || where == PARKED ||
-			where == BLOCKED);
+		assert_int_equal(rig_has(&rig, id),
+			where == QUEUED || where == READY || where == BETWEEN_CHUNKS ||
+				where == PARKED || where == BLOCKED);
 		if (!rig_has(&rig, id)) {
 			assert_int_equal(cancel(id).value, 0); /* it has ended already */
 			rig_land(&rig);
@@ -138,7 +143,8 @@ static void cancel_everywhere(void **state)
 		if (where != QUEUED) {
 			uint32_t history[512] = { 0 }, total = completion.position;
 
-			/* A stream's own tokens are in the cache: only its position is known here. */
+			/* A stream's own tokens are in the cache: only its position is known here.
+			 */
 			if (where != STREAMING && where != PARKED) {
 				history[total] = 3;
 				rig_step_check(&rig, 0, session, history, total + 1, 1);
@@ -179,7 +185,8 @@ static void death_everywhere(void **state)
 		bring(where, &session, &busy);
 		rig_message(&rig, SCHED_CLIENT_GONE, 0, 0, 0);
 		rig_poll(&rig);
-		in_the_air = where == QUEUED || where == RUNNING || where == STREAMING || where == COPYING;
+		in_the_air = where == QUEUED || where == RUNNING || where == STREAMING ||
+			where == COPYING;
 		assert_int_equal(rig.quiesced[0], in_the_air ? 0 : 1);
 		/* What it sends after its death has nobody to be answered. */
 		rig_send(&rig, 0, (struct attnd_request){ .op = ATTND_OP_NOP }, NULL, NULL);
@@ -217,7 +224,10 @@ static void close_ends_what_is_behind_it(void **state)
 	forked = rig_take(&rig, forked).value;
 	assert_int_equal(rig_take(&rig, closing).status, ATTND_OK);
 	assert_int_equal(rig_take(&rig, behind).status, ATTND_BAD_SESSION);
-	assert_int_equal(rig_call(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, forked, 50), NULL, NULL).status, ATTND_OK);
+	assert_int_equal(
+		rig_call(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, forked, 50), NULL, NULL)
+			.status,
+		ATTND_OK);
 	rig_step_check(&rig, 0, forked, zeros, 55, 5);
 	rig_stop(&rig);
 }
@@ -237,7 +247,8 @@ static void many_lives(void **state)
 			uint64_t session = rig_open_now(&rig, slot, s % 2);
 
 			rig_step(&rig, slot, session, zeros, 1 + (life * 7 + s) % 150);
-			rig_generate(&rig, slot, session, zeros, 3, (struct attnd_generate_params){ .max_tokens = 9 }, NULL,
+			rig_generate(&rig, slot, session, zeros, 3,
+				(struct attnd_generate_params){ .max_tokens = 9 }, NULL,
 				(struct attnd_request){ 0 });
 		}
 		for (uint32_t i = 0; i < life % 13; i++) {

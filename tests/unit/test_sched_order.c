@@ -1,6 +1,6 @@
 /*
- * Who runs when: batches, classes, deadlines first, fair turns between clients and sessions, nobody starving, two models, two steps in
- * the air, deadlines refused, missed and expired.
+ * Who runs when: batches, classes, deadlines first, fair turns between clients and sessions, nobody
+ * starving, two models, two steps in the air, deadlines refused, missed and expired.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,7 +16,8 @@ static struct rig rig;
 static const uint32_t zeros[1024];
 
 /* A STEP of `count` tokens, the first of which is `mark`, with a class and a deadline. */
-static uint64_t marked(uint32_t client, uint64_t session, uint32_t count, uint32_t mark, uint8_t class, int64_t deadline_ns)
+static uint64_t marked(uint32_t client, uint64_t session, uint32_t count, uint32_t mark,
+	uint8_t class, int64_t deadline_ns)
 {
 	struct attnd_request record = rig_step_record(session, count, ATTND_OUT_ARGMAX);
 	uint32_t *in = rig_loan(&rig, client, sizeof(*in) * count);
@@ -28,7 +29,8 @@ static uint64_t marked(uint32_t client, uint64_t session, uint32_t count, uint32
 	return rig_send(&rig, client, record, in, rig_loan(&rig, client, 64));
 }
 
-/* Keeps the device busy while a test lines up its requests; they are formed into a step when it lands. */
+/* Keeps the device busy while a test lines up its requests; they are formed into a step when it
+ * lands. */
 static void hold(void)
 {
 	marked(1, rig_open_now(&rig, 1, 1), 1, 0, ATTND_CLASS_LATENCY, 0);
@@ -102,7 +104,7 @@ static void more_urgent_classes_first(void **state)
 	hold();
 	for (uint32_t i = 0; i < 12; i++)
 		marked(0, rig_open_now(&rig, 0, 0), 1, i + 1, (uint8_t)(2 - i / 4), 0);
-	for (uint32_t class = 0; class < 3; class++) {
+	for (uint32_t class = 0; class < 3; class ++) {
 		next_step();
 		for (uint32_t i = 0; i < 12; i++)
 			assert_int_equal(in_step(i + 1), 2 - i / 4 == class);
@@ -125,15 +127,18 @@ static void earliest_deadlines_first(void **state)
 	marked(0, rig_open_now(&rig, 0, 0), 1, 9, ATTND_CLASS_BULK, 0);
 	marked(0, rig_open_now(&rig, 0, 0), 1, 8, ATTND_CLASS_BULK, 0);
 	for (uint32_t i = 0; i < 6; i++)
-		marked(0, rig_open_now(&rig, 0, 0), 1, 1 + (i * 5 + 2) % 6, ATTND_CLASS_BULK, far_ns + (i * 5 + 2) % 6);
+		marked(0, rig_open_now(&rig, 0, 0), 1, 1 + (i * 5 + 2) % 6, ATTND_CLASS_BULK,
+			far_ns + (i * 5 + 2) % 6);
 	for (uint32_t turn = 0; turn < 4; turn++) {
 		next_step();
-		assert_true(turn < 3 ? in_step(turn * 2 + 1) && in_step(turn * 2 + 2) : in_step(8) && in_step(9));
+		assert_true(turn < 3 ? in_step(turn * 2 + 1) && in_step(turn * 2 + 2)
+				     : in_step(8) && in_step(9));
 	}
 	rig_stop(&rig);
 }
 
-/* One client with 30 sessions, another with one: half of the steps' rows each, and the 30 in turn. */
+/* One client with 30 sessions, another with one: half of the steps' rows each, and the 30 in turn.
+ */
 static void clients_share_fairly(void **state)
 {
 	struct attnd_generate_params params = { .max_tokens = 200 };
@@ -148,7 +153,8 @@ static void clients_share_fairly(void **state)
 	rig_add(&rig, 0, 0, 100000);
 	rig_add(&rig, 1, 0, 100000);
 	for (uint32_t i = 0; i < 31; i++)
-		ids[i] = rig_generate(&rig, i == 30, rig_open_now(&rig, i == 30, 0), zeros, 1, params, NULL, (struct attnd_request){ 0 });
+		ids[i] = rig_generate(&rig, i == 30, rig_open_now(&rig, i == 30, 0), zeros, 1,
+			params, NULL, (struct attnd_request){ 0 });
 	for (uint32_t i = 0; i < 150; i++)
 		next_step();
 	for (uint32_t i = 0; i < 31; i++) {
@@ -180,11 +186,13 @@ static void absence_is_not_saved_up(void **state)
 	rig_add(&rig, 0, 0, 100000);
 	rig_add(&rig, 1, 0, 100000);
 	for (uint32_t i = 0; i < 4; i++)
-		rig_generate(&rig, 0, rig_open_now(&rig, 0, 0), zeros, 1, params, NULL, (struct attnd_request){ 0 });
+		rig_generate(&rig, 0, rig_open_now(&rig, 0, 0), zeros, 1, params, NULL,
+			(struct attnd_request){ 0 });
 	for (uint32_t i = 0; i < 100; i++)
 		next_step();
 	for (uint32_t i = 0; i < 4; i++)
-		rig_generate(&rig, 1, rig_open_now(&rig, 1, 0), zeros, 1, params, NULL, (struct attnd_request){ 0 });
+		rig_generate(&rig, 1, rig_open_now(&rig, 1, 0), zeros, 1, params, NULL,
+			(struct attnd_request){ 0 });
 	rig.reply_count = 0;
 	for (uint32_t i = 0; i < 20; i++)
 		next_step();
@@ -208,7 +216,8 @@ static void weights_count(void **state)
 	rig_add(&rig, 0, 0, 100000);
 	rig_add(&rig, 1, 1, 100000);
 	for (uint32_t i = 0; i < 20; i++)
-		rig_generate(&rig, i % 2, rig_open_now(&rig, i % 2, 0), zeros, 1, params, NULL, (struct attnd_request){ 0 });
+		rig_generate(&rig, i % 2, rig_open_now(&rig, i % 2, 0), zeros, 1, params, NULL,
+			(struct attnd_request){ 0 });
 	for (uint32_t i = 0; i < 200; i++)
 		next_step();
 	for (uint32_t i = 0; i < rig.reply_count; i++)
@@ -217,7 +226,8 @@ static void weights_count(void **state)
 	rig_stop(&rig);
 }
 
-/* A flood of the most urgent class with deadlines delays a bulk request of another client, but for no longer than SCHED_AGED_NS. */
+/* A flood of the most urgent class with deadlines delays a bulk request of another client, but for
+ * no longer than SCHED_AGED_NS. */
 static void nobody_starves(void **state)
 {
 	uint64_t sessions[8], ids[8], bulk;
@@ -232,7 +242,8 @@ static void nobody_starves(void **state)
 	rig_add(&rig, 1, 0, 10);
 	for (uint32_t i = 0; i < 8; i++) {
 		sessions[i] = rig_open_now(&rig, 0, 0);
-		ids[i] = marked(0, sessions[i], 1, 1, ATTND_CLASS_LATENCY, rig.clock.fake_ns + 10000000000);
+		ids[i] = marked(
+			0, sessions[i], 1, 1, ATTND_CLASS_LATENCY, rig.clock.fake_ns + 10000000000);
 	}
 	rig_settle(&rig);
 	began_ns = rig.clock.fake_ns;
@@ -245,7 +256,8 @@ static void nobody_starves(void **state)
 				continue;
 			assert_int_equal(rig_take(&rig, ids[i]).status, ATTND_OK);
 			rig_rewind(&rig, 0);
-			ids[i] = marked(0, sessions[i], 1, 1, ATTND_CLASS_LATENCY, rig.clock.fake_ns + 10000000000);
+			ids[i] = marked(0, sessions[i], 1, 1, ATTND_CLASS_LATENCY,
+				rig.clock.fake_ns + 10000000000);
 		}
 	}
 	assert_int_equal(rig_take(&rig, bulk).status, ATTND_OK);
@@ -264,7 +276,8 @@ static void two_steps_in_the_air(void **state)
 	rig_start(&rig);
 	rig_add(&rig, 0, 0, 10000);
 	for (uint32_t i = 0; i < 20; i++)
-		ids[i] = rig_generate(&rig, 0, rig_open_now(&rig, 0, i % 2), zeros, 1 + i, params, NULL, (struct attnd_request){ 0 });
+		ids[i] = rig_generate(&rig, 0, rig_open_now(&rig, 0, i % 2), zeros, 1 + i, params,
+			NULL, (struct attnd_request){ 0 });
 	rig_run(&rig);
 	assert_int_equal(sim_device_stats(rig.device)->most_flying, 2);
 	for (uint32_t i = 0; i < 20; i++) {
@@ -272,7 +285,8 @@ static void two_steps_in_the_air(void **state)
 
 		for (uint32_t t = 0; t < 50; t++) {
 			history[total] = (uint32_t)rig_take(&rig, ids[i]).value;
-			assert_int_equal(history[total], sim_argmax(sim_row_hash(history, total), RIG_VOCAB));
+			assert_int_equal(history[total],
+				sim_argmax(sim_row_hash(history, total), RIG_VOCAB));
 			total++;
 		}
 		assert_int_equal(rig_take(&rig, ids[i]).value, ATTND_STOP_LENGTH);
@@ -296,7 +310,7 @@ static void a_full_backend(void **state)
 	rig_stop(&rig);
 }
 
-/* ---- deadlines ------------------------------------------------------------------------------------------------- */
+/* ---- deadlines ------------------------------------------------------------------------ */
 
 static void refused_and_unchanged(void **state)
 {
@@ -364,7 +378,8 @@ static void late_or_expired(void **state)
 	completion = rig_take(&rig, id);
 	assert_int_equal(completion.status, ATTND_EXPIRED);
 	assert_int_equal(completion.position, 33);
-	/* In the queue, behind other work, while the device does not come back: no message is needed to say so. */
+	/* In the queue, behind other work, while the device does not come back: no message is
+	 * needed to say so. */
 	marked(0, second, 10, 1, ATTND_CLASS_LATENCY, 0);
 	rig_settle(&rig);
 	id = marked(0, first, 1, 1, ATTND_CLASS_BULK, rig.clock.fake_ns + 50000000);
@@ -391,7 +406,8 @@ static void the_next_event_is_the_deadline(void **state)
 	rig_add(&rig, 0, 0, 0);
 	assert_int_equal(sched_next_event_ns(rig.sched), INT64_MAX);
 	deadline_ns = rig.clock.fake_ns + 500000000;
-	id = rig_generate(&rig, 0, rig_open(&rig, 0, 0), zeros, 1, params, NULL, (struct attnd_request){ .deadline_ns = deadline_ns });
+	id = rig_generate(&rig, 0, rig_open(&rig, 0, 0), zeros, 1, params, NULL,
+		(struct attnd_request){ .deadline_ns = deadline_ns });
 	rig_settle(&rig); /* parked: no credit */
 	assert_int_equal(sched_next_event_ns(rig.sched), deadline_ns);
 	rig_run(&rig);
@@ -409,7 +425,8 @@ static void deadlines_between_tokens(void **state)
 
 	(void)state;
 	rig_start_plain(&rig);
-	id = rig_generate(&rig, 0, rig_open(&rig, 0, 0), zeros, 5, params, NULL, (struct attnd_request){ 0 });
+	id = rig_generate(
+		&rig, 0, rig_open(&rig, 0, 0), zeros, 5, params, NULL, (struct attnd_request){ 0 });
 	for (uint32_t i = 0; i < 10; i++)
 		rig_settle(&rig), rig_land(&rig);
 	for (uint32_t i = 0; i < 10; i++)
@@ -461,17 +478,20 @@ static void prefill_makes_room_for_a_deadline(void **state)
 
 static void cost_follows_what_is_measured(void **state)
 {
-	const struct kern_properties properties = { .bytes_per_second = 1e10, .products_per_second = 1e10 };
+	const struct kern_properties properties = { .bytes_per_second = 1e10,
+		.products_per_second = 1e10 };
 	const struct kern_kv_geometry kv = { .layers = 2, .heads = 4, .head_dim = 64 };
 	struct sched_cost cost;
-	struct sched_load one = { .rows = 1, .outs = 1, .visits = 100 }, many = { .rows = 256, .outs = 1, .visits = 30000 };
+	struct sched_load one = { .rows = 1, .outs = 1, .visits = 100 },
+			  many = { .rows = 256, .outs = 1, .visits = 30000 };
 	int64_t before_ns, others_ns;
 
 	(void)state;
 	sched_cost_init(&cost, &properties);
 	sched_cost_model(&cost, 0, 1000000, 1000000, 100000, &kv);
 	sched_cost_model(&cost, 1, 1000000, 1000000, 100000, &kv);
-	assert_in_range(sched_cost_predict(&cost, 0, &one), 100000, 150000); /* the weights are read once */
+	assert_in_range(
+		sched_cost_predict(&cost, 0, &one), 100000, 150000); /* the weights are read once */
 	assert_in_range(sched_cost_predict(&cost, 0, &many), 25600000, 30000000);
 	others_ns = sched_cost_predict(&cost, 1, &one);
 	for (int i = 0; i < 100; i++)

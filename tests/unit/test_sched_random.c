@@ -1,7 +1,8 @@
 /*
- * 200,000 random operations by clients that open, step, stream, fork, truncate, close, cancel, starve themselves of credits, miss
- * deadlines and die, on a small pool and a device that fails now and then. After every poll all invariants hold; every request is
- * completed exactly once; every result is what its session's history alone says.
+ * 200,000 random operations by clients that open, step, stream, fork, truncate, close, cancel,
+ * starve themselves of credits, miss deadlines and die, on a small pool and a device that fails now
+ * and then. After every poll all invariants hold; every request is completed exactly once; every
+ * result is what its session's history alone says.
  *
  * SEED=n in the environment replays one seed; OPS=n changes how long each runs. Time limit: 300 s.
  */
@@ -17,14 +18,22 @@
 #include "base/base_rand.h"
 #include "tests/unit/sched_rig.h"
 
-enum { SEEDS = 20, OPS_PER_SEED = 10000, CLIENTS = 8, SLOTS = 24, SLOT_BYTES = 40 << 10, SESSIONS = 64, TOKENS = 320,
-	REQUESTS_MAX = 1 << 20 };
+enum {
+	SEEDS = 20,
+	OPS_PER_SEED = 10000,
+	CLIENTS = 8,
+	SLOTS = 24,
+	SLOT_BYTES = 40 << 10,
+	SESSIONS = 64,
+	TOKENS = 320,
+	REQUESTS_MAX = 1 << 20
+};
 
 /* A session as its client knows it. */
 struct shadow {
 	uint64_t handle;
 	uint32_t client;
-	bool live, raw, closing; /* closing: a CLOSE is on its way */
+	bool live, raw, closing;  /* closing: a CLOSE is on its way */
 	uint32_t position, total; /* total: with a drawn token that was not fed */
 	uint32_t tokens[TOKENS + 1];
 };
@@ -35,9 +44,9 @@ struct slot {
 	uint64_t id;
 	struct attnd_request record;
 	struct shadow *session;
-	uint32_t count;                 /* tokens */
-	uint32_t drawn;                 /* GENERATE: delivered so far */
-	uint32_t tokens[TOKENS + 1];    /* what was sent, and then drawn */
+	uint32_t count;              /* tokens */
+	uint32_t drawn;              /* GENERATE: delivered so far */
+	uint32_t tokens[TOKENS + 1]; /* what was sent, and then drawn */
 	unsigned char *memory;
 };
 
@@ -53,7 +62,7 @@ static uint32_t below(uint32_t n)
 	return (uint32_t)base_rand_below(&random_state, n);
 }
 
-/* ---- replies ------------------------------------------------------------------------------------------------- */
+/* ---- replies -------------------------------------------------------------------------- */
 
 static struct slot *slot_of(uint32_t client, uint64_t id)
 {
@@ -79,7 +88,8 @@ static struct shadow *shadow_new(uint32_t client, uint64_t handle)
 }
 
 /* The tokens that a request fed, by what its completion says, go to the end of the history. */
-static void feed(struct shadow *shadow, const struct slot *slot, const struct attnd_completion *completion)
+static void feed(
+	struct shadow *shadow, const struct slot *slot, const struct attnd_completion *completion)
 {
 	uint32_t fed = completion->position - shadow->position;
 
@@ -88,7 +98,8 @@ static void feed(struct shadow *shadow, const struct slot *slot, const struct at
 	shadow->position += fed;
 }
 
-static void check_step(const struct shadow *shadow, const struct slot *slot, const struct attnd_completion *completion)
+static void check_step(const struct shadow *shadow, const struct slot *slot,
+	const struct attnd_completion *completion)
 {
 	struct attnd_step_args args;
 	uint64_t hash = sim_row_hash(shadow->tokens, shadow->position), first_hash;
@@ -103,9 +114,11 @@ static void check_step(const struct shadow *shadow, const struct slot *slot, con
 	else if (args.output == ATTND_OUT_HIDDEN)
 		assert_true(((const float *)(const void *)out)[3] == sim_hidden(first_hash, 3));
 	else if (args.output == ATTND_OUT_TOP)
-		assert_int_equal(((const struct attnd_top *)(const void *)out)->id, sim_argmax(first_hash, RIG_VOCAB));
+		assert_int_equal(((const struct attnd_top *)(const void *)out)->id,
+			sim_argmax(first_hash, RIG_VOCAB));
 	else if (args.output != ATTND_OUT_NONE)
-		assert_true(*(const uint32_t *)(const void *)out == sim_argmax(first_hash, RIG_VOCAB) &&
+		assert_true(
+			*(const uint32_t *)(const void *)out == sim_argmax(first_hash, RIG_VOCAB) &&
 			completion->value == sim_argmax(hash, RIG_VOCAB));
 }
 
@@ -116,7 +129,8 @@ static void stream(struct slot *slot, const struct attnd_completion *completion)
 	assert_int_equal(completion->sequence, slot->drawn);
 	assert_int_equal(completion->position, total);
 	memcpy(history, slot->session->tokens, sizeof(uint32_t) * slot->session->position);
-	memcpy(history + slot->session->position, slot->tokens, sizeof(uint32_t) * (slot->count + slot->drawn));
+	memcpy(history + slot->session->position, slot->tokens,
+		sizeof(uint32_t) * (slot->count + slot->drawn));
 	assert_int_equal(completion->value, sim_argmax(sim_row_hash(history, total), RIG_VOCAB));
 	slot->tokens[slot->count + slot->drawn++] = (uint32_t)completion->value;
 	tokens_checked++;
@@ -146,7 +160,8 @@ static void ended(struct slot *slot, uint32_t client, const struct attnd_complet
 			struct shadow *child = shadow_new(client, completion->value);
 
 			child->raw = shadow->raw;
-			child->position = slot->record.argument ? slot->record.argument : shadow->position;
+			child->position =
+				slot->record.argument ? slot->record.argument : shadow->position;
 			memcpy(child->tokens, shadow->tokens, sizeof(child->tokens));
 		}
 		break;
@@ -158,8 +173,7 @@ static void ended(struct slot *slot, uint32_t client, const struct attnd_complet
 		if (ok)
 			shadow->live = false;
 		break;
-	default:
-		break;
+	default: break;
 	}
 	slot->busy = false;
 }
@@ -186,7 +200,7 @@ static void read_replies(void)
 	rig.reply_count = 0;
 }
 
-/* ---- operations ------------------------------------------------------------------------------------------------ */
+/* ---- operations ----------------------------------------------------------------------- */
 
 static struct slot *slot_free(uint32_t client)
 {
@@ -207,13 +221,15 @@ static struct shadow *any_session(uint32_t client, bool raw)
 	for (uint32_t s = 0; s < SESSIONS; s++) {
 		struct shadow *shadow = &sessions[(from + s) % SESSIONS];
 
-		if (shadow->live && shadow->client == client && shadow->raw == raw && !shadow->closing)
+		if (shadow->live && shadow->client == client && shadow->raw == raw &&
+			!shadow->closing)
 			return shadow;
 	}
 	return NULL;
 }
 
-static void send(uint32_t client, struct slot *slot, struct attnd_request record, struct shadow *session)
+static void send(
+	uint32_t client, struct slot *slot, struct attnd_request record, struct shadow *session)
 {
 	record.priority_class = (uint8_t)below(ATTND_CLASS_END);
 	record.session = session ? session->handle : 0;
@@ -239,7 +255,9 @@ static void op_open(uint32_t client, struct slot *slot)
 
 static void op_step(uint32_t client, struct slot *slot, struct shadow *session)
 {
-	struct attnd_step_args args = { .output = (uint8_t)below(ATTND_OUT_END), .select = (uint8_t)below(2), .top_k = 4 };
+	struct attnd_step_args args = {
+		.output = (uint8_t)below(ATTND_OUT_END), .select = (uint8_t)below(2), .top_k = 4
+	};
 	struct attnd_request record = { .op = ATTND_OP_STEP, .out_capacity = SLOT_BYTES * 3 / 4 };
 
 	slot->count = below(3) ? 1 : 1 + below(100);
@@ -254,7 +272,8 @@ static void op_step(uint32_t client, struct slot *slot, struct shadow *session)
 
 static void op_generate(uint32_t client, struct slot *slot, struct shadow *session)
 {
-	struct attnd_generate_params params = { .struct_bytes = sizeof(params), .max_tokens = 1 + below(60),
+	struct attnd_generate_params params = { .struct_bytes = sizeof(params),
+		.max_tokens = 1 + below(60),
 		.between_ns = below(4) == 0 ? 50000 + below(500000) : 0 };
 	struct attnd_request record = { .op = ATTND_OP_GENERATE };
 
@@ -270,15 +289,18 @@ static void op_generate(uint32_t client, struct slot *slot, struct shadow *sessi
 
 static void op_attend(uint32_t client, struct slot *slot, struct shadow *session)
 {
-	struct attnd_attend_params params = { .struct_bytes = sizeof(params), .layer = (uint16_t)below(2), .q_position = UINT32_MAX,
-		.kv_rows = 1 + below(20), .flags = (uint8_t)below(4) };
+	struct attnd_attend_params params = { .struct_bytes = sizeof(params),
+		.layer = (uint16_t)below(2),
+		.q_position = UINT32_MAX,
+		.kv_rows = 1 + below(20),
+		.flags = (uint8_t)below(4) };
 	struct attnd_request record = { .out_capacity = SLOT_BYTES / 2 };
 	uint32_t dim = 16 + 8 * below(3); /* often not the session's: BAD_SHAPE */
 
 	params.q_rows = below(2) ? 1 + below(params.kv_rows) : 0;
 	record.op = params.q_rows ? ATTND_OP_ATTEND : ATTND_OP_APPEND;
-	record.in_bytes = 64 + (params.q_rows * 2 * dim * 4 + 63) / 64 * 64 + (params.kv_rows * dim * 4 + 63) / 64 * 64 +
-		params.kv_rows * dim * 4;
+	record.in_bytes = 64 + (params.q_rows * 2 * dim * 4 + 63) / 64 * 64 +
+		(params.kv_rows * dim * 4 + 63) / 64 * 64 + params.kv_rows * dim * 4;
 	memcpy(slot->memory, &params, sizeof(params));
 	send(client, slot, record, session);
 }
@@ -298,7 +320,8 @@ static void op_cancel(uint32_t client)
 {
 	const struct slot *slot = &slots[client][below(SLOTS)];
 
-	rig_send(&rig, client, (struct attnd_request){ .op = ATTND_OP_CANCEL, .args = slot->id }, NULL, NULL);
+	rig_send(&rig, client, (struct attnd_request){ .op = ATTND_OP_CANCEL, .args = slot->id },
+		NULL, NULL);
 }
 
 static void die(uint32_t client)
@@ -308,7 +331,9 @@ static void die(uint32_t client)
 		rig_poll(&rig);
 		read_replies();
 		if (sim_device_next_ns(rig.device) != INT64_MAX)
-			rig.clock.fake_ns = sim_device_next_ns(rig.device) > rig.clock.fake_ns ? sim_device_next_ns(rig.device) : rig.clock.fake_ns;
+			rig.clock.fake_ns = sim_device_next_ns(rig.device) > rig.clock.fake_ns
+				? sim_device_next_ns(rig.device)
+				: rig.clock.fake_ns;
 	}
 	for (uint32_t s = 0; s < SLOTS; s++)
 		slots[client][s].busy = false;
@@ -354,7 +379,7 @@ static void operate(void)
 		op_host(client, slot, session, ATTND_OP_CLOSE);
 }
 
-/* ---- runs ---------------------------------------------------------------------------------------------------------- */
+/* ---- runs ----------------------------------------------------------------------------- */
 
 static void start(uint64_t seed)
 {
@@ -406,7 +431,8 @@ static void run_seed(uint64_t seed, uint32_t ops)
 	for (uint32_t c = 0; c < CLIENTS; c++)
 		for (uint32_t s = 0; s < SLOTS; s++)
 			if (slots[c][s].busy)
-				fail_msg("request %llu of client %u was never completed", (unsigned long long)slots[c][s].id, c);
+				fail_msg("request %llu of client %u was never completed",
+					(unsigned long long)slots[c][s].id, c);
 	for (uint64_t id = 1; id <= rig.next_id; id++)
 		sent += finals[id];
 	assert_true(sent > rig.next_id * 9 / 10); /* the others' clients died */
@@ -428,16 +454,20 @@ static void random_operations(void **state)
 		run_seed(s, ops);
 	}
 	free(finals);
-	print_message("# %llu rows and %llu tokens checked\n", (unsigned long long)rows_checked, (unsigned long long)tokens_checked);
+	print_message("# %llu rows and %llu tokens checked\n", (unsigned long long)rows_checked,
+		(unsigned long long)tokens_checked);
 	if (seed || ops_text)
 		return;
 	assert_true(rows_checked > 10000 && tokens_checked > 10000);
 	for (enum attnd_status s = 0; s < ATTND_STATUS_END; s++)
 		if (statuses[s])
 			print_message("# status %2u: %llu\n", s, (unsigned long long)statuses[s]);
-	assert_true(statuses[ATTND_CANCELLED] && statuses[ATTND_EXPIRED] && statuses[ATTND_REFUSED_DEADLINE] && statuses[ATTND_NO_PAGES] &&
-		statuses[ATTND_OVER_QUOTA] && statuses[ATTND_QUEUE_FULL] && statuses[ATTND_CONTEXT_FULL] && statuses[ATTND_DEVICE_FAILED] &&
-		statuses[ATTND_BAD_SESSION] && statuses[ATTND_BAD_POSITION] && statuses[ATTND_NO_SESSIONS]);
+	assert_true(statuses[ATTND_CANCELLED] && statuses[ATTND_EXPIRED] &&
+		statuses[ATTND_REFUSED_DEADLINE] && statuses[ATTND_NO_PAGES] &&
+		statuses[ATTND_OVER_QUOTA] && statuses[ATTND_QUEUE_FULL] &&
+		statuses[ATTND_CONTEXT_FULL] && statuses[ATTND_DEVICE_FAILED] &&
+		statuses[ATTND_BAD_SESSION] && statuses[ATTND_BAD_POSITION] &&
+		statuses[ATTND_NO_SESSIONS]);
 }
 
 int main(void)

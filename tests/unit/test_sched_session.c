@@ -1,6 +1,6 @@
 /*
- * Sessions and steps of the scheduler: results against the history, outputs, chunk boundaries, fork, truncate, copy before write, and
- * that neighbours do not matter.
+ * Sessions and steps of the scheduler: results against the history, outputs, chunk boundaries,
+ * fork, truncate, copy before write, and that neighbours do not matter.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,7 +26,9 @@ static void nop_is_answered_in_the_poll_that_takes_it(void **state)
 	out = rig_loan(&rig, 0, 100);
 	memset(in, 7, 100);
 	memset(out, 0, 100);
-	id = rig_send(&rig, 0, (struct attnd_request){ .op = ATTND_OP_NOP, .in_bytes = 100, .out_capacity = 60 }, in, out);
+	id = rig_send(&rig, 0,
+		(struct attnd_request){ .op = ATTND_OP_NOP, .in_bytes = 100, .out_capacity = 60 },
+		in, out);
 	rig_poll(&rig);
 	completion = rig_take(&rig, id);
 	assert_int_equal(completion.status, ATTND_OK);
@@ -34,7 +36,8 @@ static void nop_is_answered_in_the_poll_that_takes_it(void **state)
 	assert_int_equal(completion.result_bytes, 60);
 	assert_int_equal(out[59], 7);
 	assert_int_equal(out[60], 0);
-	assert_true(completion.received_ns > 0 && completion.admitted_ns >= completion.received_ns &&
+	assert_true(completion.received_ns > 0 &&
+		completion.admitted_ns >= completion.received_ns &&
 		completion.done_ns >= completion.admitted_ns);
 	rig_stop(&rig);
 }
@@ -58,9 +61,10 @@ static void steps_continue_a_session(void **state)
 	rig_stop(&rig);
 }
 
-/* What a STEP of `total` tokens in one request answers, for one way of selecting and one kind of output. */
-static struct attnd_completion step_with(uint64_t session, const uint32_t *tokens, uint32_t total, struct attnd_step_args args,
-	const uint32_t *chosen, void *out, uint32_t capacity)
+/* What a STEP of `total` tokens in one request answers, for one way of selecting and one kind of
+ * output. */
+static struct attnd_completion step_with(uint64_t session, const uint32_t *tokens, uint32_t total,
+	struct attnd_step_args args, const uint32_t *chosen, void *out, uint32_t capacity)
 {
 	struct attnd_request record = rig_step_record(session, total, ATTND_OUT_NONE);
 	uint32_t *in = rig_loan(&rig, 0, sizeof(*in) * (total + args.select_count + 1));
@@ -84,7 +88,8 @@ static void outputs_of_all_rows(void **state)
 	rig_start_plain(&rig);
 	rig_tokens(tokens, TOTAL, 2);
 	for (uint32_t output = 0; output < ATTND_OUT_END; output++) {
-		struct attnd_step_args args = { .output = (uint8_t)output, .select = ATTND_SELECT_ALL,
+		struct attnd_step_args args = { .output = (uint8_t)output,
+			.select = ATTND_SELECT_ALL,
 			.top_k = output == ATTND_OUT_TOP ? 5 : 0 };
 		uint32_t capacity = bytes[output] * TOTAL;
 		unsigned char *out;
@@ -103,11 +108,15 @@ static void outputs_of_all_rows(void **state)
 			uint32_t best = sim_argmax(hash, RIG_VOCAB);
 
 			if (output == ATTND_OUT_LOGITS)
-				assert_true(((const float *)(const void *)row)[r % RIG_VOCAB] == sim_logit(hash, r % RIG_VOCAB));
+				assert_true(((const float *)(const void *)row)[r % RIG_VOCAB] ==
+					sim_logit(hash, r % RIG_VOCAB));
 			else if (output == ATTND_OUT_HIDDEN)
-				assert_true(((const float *)(const void *)row)[r % RIG_WIDTH] == sim_hidden(hash, r % RIG_WIDTH));
+				assert_true(((const float *)(const void *)row)[r % RIG_WIDTH] ==
+					sim_hidden(hash, r % RIG_WIDTH));
 			else if (output == ATTND_OUT_TOP)
-				assert_true(top[0].id == best && top[0].logit == sim_logit(hash, best) && top[1].logit < top[0].logit &&
+				assert_true(top[0].id == best &&
+					top[0].logit == sim_logit(hash, best) &&
+					top[1].logit < top[0].logit &&
 					top[0].log_probability < 0.0f);
 			else /* greedy sampling, as the session says nothing else */
 				assert_int_equal(*(const uint32_t *)(const void *)row, best);
@@ -123,7 +132,9 @@ static void outputs_of_chosen_rows(void **state)
 	enum { TOTAL = 150 };
 	const uint32_t chosen[] = { 0, 31, 32, 33, 64, 149 };
 	uint32_t tokens[TOTAL], *out;
-	struct attnd_step_args args = { .output = ATTND_OUT_ARGMAX, .select = ATTND_SELECT_CHOSEN, .select_count = 6 };
+	struct attnd_step_args args = {
+		.output = ATTND_OUT_ARGMAX, .select = ATTND_SELECT_CHOSEN, .select_count = 6
+	};
 	struct attnd_completion completion;
 
 	(void)state;
@@ -134,7 +145,8 @@ static void outputs_of_chosen_rows(void **state)
 	assert_int_equal(completion.status, ATTND_OK);
 	assert_int_equal(completion.result_bytes, 24);
 	for (uint32_t i = 0; i < 6; i++)
-		assert_int_equal(out[i], sim_argmax(sim_row_hash(tokens, chosen[i] + 1), RIG_VOCAB));
+		assert_int_equal(
+			out[i], sim_argmax(sim_row_hash(tokens, chosen[i] + 1), RIG_VOCAB));
 	assert_int_equal(completion.value, out[5]);
 	rig_stop(&rig);
 }
@@ -182,7 +194,8 @@ static void neighbours_do_not_matter(void **state)
 		rig_tokens(histories[s], TOTAL, 100 + s);
 		sessions[s] = rig_open(&rig, s % 2, s % 3 == 0);
 	}
-	for (uint32_t from = 0, count = 1; from < TOTAL; from += count, count = count * 5 % 37 + 1) {
+	for (uint32_t from = 0, count = 1; from < TOTAL;
+		from += count, count = count * 5 % 37 + 1) {
 		if (count > TOTAL - from)
 			count = TOTAL - from;
 		rig_rewind(&rig, 0);
@@ -194,7 +207,8 @@ static void neighbours_do_not_matter(void **state)
 			struct attnd_completion completion = rig_take(&rig, ids[s]);
 
 			assert_int_equal(completion.status, ATTND_OK);
-			assert_int_equal(completion.value, sim_argmax(sim_row_hash(histories[s], from + count), RIG_VOCAB));
+			assert_int_equal(completion.value,
+				sim_argmax(sim_row_hash(histories[s], from + count), RIG_VOCAB));
 		}
 	}
 	assert_true(sim_device_stats(rig.device)->most_seqs >= 10);
@@ -217,14 +231,16 @@ static void requests_of_a_session_run_in_order(void **state)
 		struct attnd_completion completion = rig_take(&rig, ids[i]);
 
 		assert_int_equal(completion.position, 10 * (i + 1));
-		assert_int_equal(completion.value, sim_argmax(sim_row_hash(history, 10 * (i + 1)), RIG_VOCAB));
+		assert_int_equal(completion.value,
+			sim_argmax(sim_row_hash(history, 10 * (i + 1)), RIG_VOCAB));
 	}
 	rig_stop(&rig);
 }
 
 static uint64_t fork_of(uint64_t session, uint32_t keep)
 {
-	struct attnd_completion completion = rig_call(&rig, 0, rig_session_record(ATTND_OP_FORK, session, keep), NULL, NULL);
+	struct attnd_completion completion =
+		rig_call(&rig, 0, rig_session_record(ATTND_OP_FORK, session, keep), NULL, NULL);
 
 	assert_int_equal(completion.status, ATTND_OK);
 	return completion.value;
@@ -251,7 +267,8 @@ static void forks_share_and_copy(void **state)
 	memcpy(c, a, sizeof(c));
 	rig_tokens(b + 100, 100, 6);
 	rig_tokens(c + 70, 130, 7);
-	/* All three write to the block that holds 64 .. 127: two copies, the last owner keeps it. */
+	/* All three write to the block that holds 64 .. 127: two copies, the last owner keeps it.
+	 */
 	rig_step_check(&rig, 0, second, b, 120, 20);
 	rig_step_check(&rig, 0, third, c, 90, 20);
 	rig_step_check(&rig, 0, first, a, 150, 50);
@@ -260,9 +277,14 @@ static void forks_share_and_copy(void **state)
 	rig_step_check(&rig, 0, third, c, 200, 110);
 	rig_step_check(&rig, 0, first, a, 200, 50);
 	/* A fork outlives its parent. */
-	assert_int_equal(rig_call(&rig, 0, rig_session_record(ATTND_OP_CLOSE, first, 0), NULL, NULL).status, ATTND_OK);
+	assert_int_equal(
+		rig_call(&rig, 0, rig_session_record(ATTND_OP_CLOSE, first, 0), NULL, NULL).status,
+		ATTND_OK);
 	rig_tokens(b + 100, 1, 8);
-	assert_int_equal(rig_call(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, second, 100), NULL, NULL).position, 100);
+	assert_int_equal(
+		rig_call(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, second, 100), NULL, NULL)
+			.position,
+		100);
 	rig_step_check(&rig, 0, second, b, 101, 1);
 	rig_stop(&rig);
 }
@@ -290,7 +312,8 @@ static void many_forks_write_at_once(void **state)
 		struct attnd_completion completion = rig_take(&rig, ids[f]);
 
 		assert_int_equal(completion.status, ATTND_OK);
-		assert_int_equal(completion.value, sim_argmax(sim_row_hash(history[f], 40), RIG_VOCAB));
+		assert_int_equal(
+			completion.value, sim_argmax(sim_row_hash(history[f], 40), RIG_VOCAB));
 	}
 	rig_stop(&rig);
 }
@@ -307,7 +330,8 @@ static void truncate_goes_back(void **state)
 	session = rig_open(&rig, 0, 0);
 	rig_step_check(&rig, 0, session, history, 300, 300);
 	for (uint32_t keep = 299; keep > 0; keep = keep * 2 / 3) {
-		struct attnd_completion completion = rig_call(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, session, keep), NULL, NULL);
+		struct attnd_completion completion = rig_call(
+			&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, session, keep), NULL, NULL);
 
 		assert_int_equal(completion.status, ATTND_OK);
 		assert_int_equal(completion.position, keep);
@@ -316,7 +340,10 @@ static void truncate_goes_back(void **state)
 		rig_tokens(history + keep, 1, keep);
 		rig_step_check(&rig, 0, session, history, keep + 1, 1);
 	}
-	assert_int_equal(rig_call(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, session, 0), NULL, NULL).status, ATTND_OK);
+	assert_int_equal(
+		rig_call(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, session, 0), NULL, NULL)
+			.status,
+		ATTND_OK);
 	rig_step_check(&rig, 0, session, history, 5, 5);
 	rig_stop(&rig);
 }
@@ -337,13 +364,14 @@ static void descriptions(void **state)
 	rig_step_check(&rig, 0, record.session, tokens, 70, 70);
 	daemon = rig_loan(&rig, 0, sizeof(*daemon));
 	assert_int_equal(rig_call(&rig, 0, record, NULL, daemon).result_bytes, sizeof(*daemon));
-	assert_true(daemon->models == RIG_MODELS && daemon->sessions == 1 && strcmp(daemon->build, "rig") == 0 &&
-		daemon->boot_id == rig.options.boot_id);
+	assert_true(daemon->models == RIG_MODELS && daemon->sessions == 1 &&
+		strcmp(daemon->build, "rig") == 0 && daemon->boot_id == rig.options.boot_id);
 	model = rig_loan(&rig, 0, sizeof(*model));
 	record.argument = ATTND_DESCRIBE_MODEL;
 	record.args = 1;
 	assert_int_equal(rig_call(&rig, 0, record, NULL, model).status, ATTND_OK);
-	assert_true(model->vocab == RIG_VOCAB && model->bos == UINT32_MAX && strcmp(model->name, "rig") == 0);
+	assert_true(model->vocab == RIG_VOCAB && model->bos == UINT32_MAX &&
+		strcmp(model->name, "rig") == 0);
 	record.args = 2;
 	assert_int_equal(rig_call(&rig, 0, record, NULL, model).status, ATTND_BAD_MODEL);
 	info = rig_loan(&rig, 0, sizeof(*info));
@@ -351,7 +379,8 @@ static void descriptions(void **state)
 	record.out_capacity = sizeof(*info);
 	completion = rig_call(&rig, 0, record, NULL, info);
 	assert_true(completion.status == ATTND_OK && completion.position == 70);
-	assert_true(info->position == 70 && info->pages == 2 && info->model == 1 && info->kv_k == ATTND_KV_F32);
+	assert_true(info->position == 70 && info->pages == 2 && info->model == 1 &&
+		info->kv_k == ATTND_KV_F32);
 	record.out_capacity--;
 	completion = rig_call(&rig, 0, record, NULL, info);
 	assert_true(completion.status == ATTND_NO_OUTPUT_ROOM && completion.value == sizeof(*info));

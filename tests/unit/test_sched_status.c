@@ -1,5 +1,6 @@
 /*
- * Every status that the scheduler can answer with, produced by a request that deserves it, and that a refused request changes nothing.
+ * Every status that the scheduler can answer with, produced by a request that deserves it, and that
+ * a refused request changes nothing.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -28,7 +29,8 @@ static void stop(void)
 	rig_stop(&rig);
 }
 
-/* The status of a request that is sent by client 0 with an input of 64 KiB that holds `bytes` first, and an output of 4 KiB. */
+/* The status of a request that is sent by client 0 with an input of 64 KiB that holds `bytes`
+ * first, and an output of 4 KiB. */
 static struct attnd_completion ask(struct attnd_request record, const void *bytes, size_t count)
 {
 	unsigned char *in, *out;
@@ -96,11 +98,15 @@ static void handles(void **state)
 	record.session = session ^ UINT64_C(1) << 63; /* boot */
 	assert_int_equal(ask(record, &token, 4).status, ATTND_SESSION_LOST);
 	record.session = session;
-	assert_int_equal(rig_call(&rig, 1, record, rig_loan(&rig, 1, 64), rig_loan(&rig, 1, 64)).status, ATTND_BAD_SESSION);
+	assert_int_equal(
+		rig_call(&rig, 1, record, rig_loan(&rig, 1, 64), rig_loan(&rig, 1, 64)).status,
+		ATTND_BAD_SESSION);
 	assert_int_equal(ask(record, &token, 4).status, ATTND_OK);
-	assert_int_equal(ask(rig_session_record(ATTND_OP_CLOSE, session, 0), NULL, 0).status, ATTND_OK);
+	assert_int_equal(
+		ask(rig_session_record(ATTND_OP_CLOSE, session, 0), NULL, 0).status, ATTND_OK);
 	assert_int_equal(ask(record, &token, 4).status, ATTND_BAD_SESSION);
-	assert_int_equal(ask(rig_session_record(ATTND_OP_CLOSE, session, 0), NULL, 0).status, ATTND_BAD_SESSION);
+	assert_int_equal(ask(rig_session_record(ATTND_OP_CLOSE, session, 0), NULL, 0).status,
+		ATTND_BAD_SESSION);
 	assert_int_not_equal(rig_open(&rig, 0, 0), session);
 	stop();
 }
@@ -147,7 +153,8 @@ static void opening(void **state)
 	assert_int_equal(rig_try_open(&rig, 0, &params).status, ATTND_BAD_PARAMS);
 	params = rig_attention_params(1, 4, 2, 64), params.scale = INFINITY;
 	assert_int_equal(rig_try_open(&rig, 0, &params).status, ATTND_BAD_PARAMS);
-	params = rig_attention_params(ATTND_LAYERS_MAX, 256, 256, 256); /* a block larger than an extent */
+	params = rig_attention_params(
+		ATTND_LAYERS_MAX, 256, 256, 256); /* a block larger than an extent */
 	assert_int_equal(rig_try_open(&rig, 0, &params).status, ATTND_TOO_LARGE);
 	assert_int_equal(rig_try_open(&rig, 1, &good).status, ATTND_DENIED);
 	params = rig_attention_params(1, 1, 1, 64);
@@ -162,7 +169,8 @@ static void opening(void **state)
 	stop();
 }
 
-static struct attnd_request step_record(uint64_t session, uint32_t count, struct attnd_step_args args)
+static struct attnd_request step_record(
+	uint64_t session, uint32_t count, struct attnd_step_args args)
 {
 	struct attnd_request record = rig_step_record(session, count, ATTND_OUT_NONE);
 
@@ -184,28 +192,59 @@ static void wrong_steps(void **state)
 	rig_start_plain(&rig);
 	params.max_tokens = 50;
 	session = rig_open_with(&rig, 0, &params);
-	assert_int_equal(ask(step_record(session, 1, (struct attnd_step_args){ .output = ATTND_OUT_END }), tokens, 240).status, ATTND_BAD_PARAMS);
-	assert_int_equal(ask(step_record(session, 1, (struct attnd_step_args){ .select = ATTND_SELECT_END }), tokens, 240).status, ATTND_BAD_PARAMS);
-	assert_int_equal(ask(step_record(session, 1, (struct attnd_step_args){ .output = ATTND_OUT_TOP }), tokens, 240).status, ATTND_BAD_PARAMS);
-	assert_int_equal(ask(step_record(session, 1, (struct attnd_step_args){ .output = ATTND_OUT_TOP, .top_k = RIG_VOCAB + 1 }), tokens,
-		240).status, ATTND_BAD_PARAMS);
-	assert_int_equal(ask(step_record(session, 0, (struct attnd_step_args){ 0 }), tokens, 240).status, ATTND_BAD_SHAPE);
-	assert_int_equal(ask(step_record(session, 2, (struct attnd_step_args){ .output = 1, .select = ATTND_SELECT_CHOSEN, .select_count = 3 }),
-		tokens, 240).status, ATTND_BAD_SHAPE);
+	assert_int_equal(
+		ask(step_record(session, 1, (struct attnd_step_args){ .output = ATTND_OUT_END }),
+			tokens, 240)
+			.status,
+		ATTND_BAD_PARAMS);
+	assert_int_equal(
+		ask(step_record(session, 1, (struct attnd_step_args){ .select = ATTND_SELECT_END }),
+			tokens, 240)
+			.status,
+		ATTND_BAD_PARAMS);
+	assert_int_equal(
+		ask(step_record(session, 1, (struct attnd_step_args){ .output = ATTND_OUT_TOP }),
+			tokens, 240)
+			.status,
+		ATTND_BAD_PARAMS);
+	assert_int_equal(ask(step_record(session, 1,
+				     (struct attnd_step_args){
+					     .output = ATTND_OUT_TOP, .top_k = RIG_VOCAB + 1 }),
+				 tokens, 240)
+				 .status,
+		ATTND_BAD_PARAMS);
+	assert_int_equal(
+		ask(step_record(session, 0, (struct attnd_step_args){ 0 }), tokens, 240).status,
+		ATTND_BAD_SHAPE);
+	assert_int_equal(ask(step_record(session, 2,
+				     (struct attnd_step_args){ .output = 1,
+					     .select = ATTND_SELECT_CHOSEN,
+					     .select_count = 3 }),
+				 tokens, 240)
+				 .status,
+		ATTND_BAD_SHAPE);
 	/* 2 is not below 2; then 1, 1 does not ascend */
-	completion = ask(step_record(session, 2, (struct attnd_step_args){ .output = 3, .select = 2, .select_count = 1 }), tokens + 0, 240);
+	completion = ask(
+		step_record(session, 2,
+			(struct attnd_step_args){ .output = 3, .select = 2, .select_count = 1 }),
+		tokens + 0, 240);
 	assert_int_equal(completion.status, ATTND_BAD_PARAMS);
-	completion = ask(step_record(session, 2, (struct attnd_step_args){ .output = 3, .select = 2, .select_count = 2 }),
+	completion = ask(
+		step_record(session, 2,
+			(struct attnd_step_args){ .output = 3, .select = 2, .select_count = 2 }),
 		(const uint32_t[]){ 5, 5, 1, 1 }, 16);
 	assert_int_equal(completion.status, ATTND_BAD_PARAMS);
 	assert_int_equal(completion.value, 1);
 	record = step_record(session, 3, (struct attnd_step_args){ .output = ATTND_OUT_ARGMAX });
 	record.in_bytes++;
 	assert_int_equal(ask(record, tokens, 240).status, ATTND_BAD_SHAPE);
-	completion = ask(step_record(session, 5, (struct attnd_step_args){ .output = ATTND_OUT_ARGMAX }), tokens, 240);
+	completion =
+		ask(step_record(session, 5, (struct attnd_step_args){ .output = ATTND_OUT_ARGMAX }),
+			tokens, 240);
 	assert_int_equal(completion.status, ATTND_BAD_TOKEN);
 	assert_int_equal(completion.value, 3);
-	record = step_record(session, 3, (struct attnd_step_args){ .output = ATTND_OUT_LOGITS, .select = ATTND_SELECT_ALL });
+	record = step_record(session, 3,
+		(struct attnd_step_args){ .output = ATTND_OUT_LOGITS, .select = ATTND_SELECT_ALL });
 	record.out_capacity = 3 * RIG_VOCAB * 4 - 1;
 	completion = ask(record, tokens, 240);
 	assert_int_equal(completion.status, ATTND_NO_OUTPUT_ROOM);
@@ -225,7 +264,8 @@ static void wrong_steps(void **state)
 	rig_step_check(&rig, 0, session, tokens, 3, 3);
 	record = rig_session_record(ATTND_OP_APPEND, session, 0);
 	assert_int_equal(ask(record, NULL, 0).status, ATTND_UNSUPPORTED);
-	assert_int_equal(ask(rig_session_record(ATTND_OP_FORK, session, 4), NULL, 0).status, ATTND_BAD_POSITION);
+	assert_int_equal(ask(rig_session_record(ATTND_OP_FORK, session, 4), NULL, 0).status,
+		ATTND_BAD_POSITION);
 	completion = ask(rig_session_record(ATTND_OP_TRUNCATE, session, 4), NULL, 0);
 	assert_true(completion.status == ATTND_BAD_POSITION && completion.position == 3);
 	stop();
@@ -238,8 +278,9 @@ static void wrong_generates(void **state)
 	struct attnd_generate_params params;
 	struct attnd_request record = { 0 };
 	uint64_t session, ids[8];
-	const uint8_t expected[8] = { ATTND_BAD_PARAMS, ATTND_BAD_PARAMS, ATTND_BAD_PARAMS, ATTND_BAD_PARAMS, ATTND_BAD_SHAPE,
-		ATTND_BAD_TOKEN, ATTND_UNSUPPORTED, ATTND_BAD_PARAMS };
+	const uint8_t expected[8] = { ATTND_BAD_PARAMS, ATTND_BAD_PARAMS, ATTND_BAD_PARAMS,
+		ATTND_BAD_PARAMS, ATTND_BAD_SHAPE, ATTND_BAD_TOKEN, ATTND_UNSUPPORTED,
+		ATTND_BAD_PARAMS };
 
 	(void)state;
 	rig_start_plain(&rig);
@@ -256,13 +297,16 @@ static void wrong_generates(void **state)
 	ids[5] = rig_generate(&rig, 0, session, prompt, 2, good, NULL, record);
 	record.flags = ATTND_REQ_ROWS;
 	ids[6] = rig_generate(&rig, 0, session, prompt, 1, good, NULL, record);
-	ids[7] = rig_send(&rig, 0, (struct attnd_request){ .op = ATTND_OP_GENERATE, .session = session, .in_bytes = 63 },
+	ids[7] = rig_send(&rig, 0,
+		(struct attnd_request){
+			.op = ATTND_OP_GENERATE, .session = session, .in_bytes = 63 },
 		rig_loan(&rig, 0, 64), NULL);
 	rig_run(&rig);
 	for (int i = 0; i < 8; i++)
 		assert_int_equal(rig_take(&rig, ids[i]).status, expected[i]);
 	params = good, params.stop_count = ATTND_STOP_IDS_MAX + 1;
-	ids[0] = rig_generate(&rig, 0, session, prompt, 1, params, (const uint32_t[ATTND_STOP_IDS_MAX + 1]){ 0 }, (struct attnd_request){ 0 });
+	ids[0] = rig_generate(&rig, 0, session, prompt, 1, params,
+		(const uint32_t[ATTND_STOP_IDS_MAX + 1]){ 0 }, (struct attnd_request){ 0 });
 	rig_run(&rig);
 	assert_int_equal(rig_take(&rig, ids[0]).status, ATTND_BAD_PARAMS);
 	stop();
@@ -299,7 +343,8 @@ static void full_queues(void **state)
 	record = rig_step_record(session, 1, ATTND_OUT_NONE);
 	/* The session's queue holds 256 and its head is in the air. */
 	for (uint32_t i = 0; i < 260; i++)
-		ids[i] = rig_send(&rig, 0, record, memcpy(rig_loan(&rig, 0, 64), &token, 4), rig_loan(&rig, 0, 64));
+		ids[i] = rig_send(&rig, 0, record, memcpy(rig_loan(&rig, 0, 64), &token, 4),
+			rig_loan(&rig, 0, 64));
 	rig_settle(&rig);
 	assert_int_equal(count_full(ids, 260), 4);
 	/* The pool of all clients has 34 left. */
@@ -386,7 +431,9 @@ static void quota_of_kv(void **state)
 	id = rig_step(&rig, 0, first, tokens, 500);
 	rig_run(&rig);
 	assert_int_equal(rig_take(&rig, id).status, ATTND_OVER_QUOTA);
-	assert_int_equal(rig_call(&rig, 0, rig_session_record(ATTND_OP_FORK, first, 0), NULL, NULL).status, ATTND_OVER_QUOTA);
+	assert_int_equal(
+		rig_call(&rig, 0, rig_session_record(ATTND_OP_FORK, first, 0), NULL, NULL).status,
+		ATTND_OVER_QUOTA);
 	rig_rewind(&rig, 0);
 	rig_step_check(&rig, 0, first, tokens, 510, 10); /* within the last block */
 	second = rig_open(&rig, 1, 0);
@@ -410,11 +457,19 @@ static void draining(void **state)
 	assert_int_equal(rig_take(&rig, before).status, ATTND_OK);
 	assert_int_equal(rig_take(&rig, after).status, ATTND_DRAINING);
 	assert_int_equal(rig_try_open(&rig, 0, &params).status, ATTND_DRAINING);
-	assert_int_equal(rig_call(&rig, 0, rig_session_record(ATTND_OP_FORK, session, 0), NULL, NULL).status, ATTND_DRAINING);
-	assert_int_equal(ask((struct attnd_request){ .op = ATTND_OP_NOP }, NULL, 0).status, ATTND_OK);
-	assert_int_equal(ask((struct attnd_request){ .op = ATTND_OP_CANCEL }, NULL, 0).status, ATTND_OK);
-	assert_int_equal(ask((struct attnd_request){ .op = ATTND_OP_DESCRIBE, .out_capacity = 256 }, NULL, 0).status, ATTND_OK);
-	assert_int_equal(ask(rig_session_record(ATTND_OP_CLOSE, session, 0), NULL, 0).status, ATTND_OK);
+	assert_int_equal(
+		rig_call(&rig, 0, rig_session_record(ATTND_OP_FORK, session, 0), NULL, NULL).status,
+		ATTND_DRAINING);
+	assert_int_equal(
+		ask((struct attnd_request){ .op = ATTND_OP_NOP }, NULL, 0).status, ATTND_OK);
+	assert_int_equal(
+		ask((struct attnd_request){ .op = ATTND_OP_CANCEL }, NULL, 0).status, ATTND_OK);
+	assert_int_equal(
+		ask((struct attnd_request){ .op = ATTND_OP_DESCRIBE, .out_capacity = 256 }, NULL, 0)
+			.status,
+		ATTND_OK);
+	assert_int_equal(
+		ask(rig_session_record(ATTND_OP_CLOSE, session, 0), NULL, 0).status, ATTND_OK);
 	stop();
 }
 
@@ -448,7 +503,8 @@ static void device_errors(void **state)
 	rig_run(&rig);
 	assert_int_equal(rig_take(&rig, ids[0]).status, ATTND_DEVICE_FAILED);
 	sim_device_fail(rig.device, KERN_WORK_ZERO, 5);
-	assert_int_equal(ask(rig_session_record(ATTND_OP_CLOSE, healthy, 0), NULL, 0).status, ATTND_OK);
+	assert_int_equal(
+		ask(rig_session_record(ATTND_OP_CLOSE, healthy, 0), NULL, 0).status, ATTND_OK);
 	rig_run(&rig);
 	assert_true(sched_idle(rig.sched));
 	stop();
@@ -459,9 +515,11 @@ static void every_status_was_seen(void **state)
 	(void)state;
 	for (uint32_t s = 0; s < ATTND_STATUS_END; s++) {
 		bool elsewhere = s == ATTND_BAD_TEXT || /* the text role's */
-			s == ATTND_REFUSED_DEADLINE || s == ATTND_EXPIRED || s == ATTND_CANCELLED || s == ATTND_CLIENT_GONE; /* other tests */
+			s == ATTND_REFUSED_DEADLINE || s == ATTND_EXPIRED || s == ATTND_CANCELLED ||
+			s == ATTND_CLIENT_GONE; /* other tests */
 		bool exists = s <= ATTND_DRAINING || (s >= ATTND_BAD_RECORD && s <= ATTND_DENIED) ||
-			(s >= ATTND_NO_OUTPUT_ROOM && s <= ATTND_QUEUE_FULL) || s == ATTND_DEVICE_FAILED;
+			(s >= ATTND_NO_OUTPUT_ROOM && s <= ATTND_QUEUE_FULL) ||
+			s == ATTND_DEVICE_FAILED;
 
 		if (exists && !elsewhere && seen[s] == 0)
 			fail_msg("status %u was never answered", s);

@@ -13,15 +13,22 @@
 
 static struct rig rig;
 
-static const struct attnd_sampling WARM = { .seed = 42, .temperature = 1.5f, .top_p = 1.0f, .repeat_penalty = 1.3f, .repeat_window = 20 };
+static const struct attnd_sampling WARM = {
+	.seed = 42, .temperature = 1.5f, .top_p = 1.0f, .repeat_penalty = 1.3f, .repeat_window = 20
+};
 
 /* What should be drawn after this history. */
-static uint32_t drawn(const struct attnd_sampling *sampling, const uint32_t *history, uint32_t count)
+static uint32_t drawn(
+	const struct attnd_sampling *sampling, const uint32_t *history, uint32_t count)
 {
 	static unsigned char scratch[1 << 16];
 	uint64_t hash = sim_row_hash(history, count);
-	struct model_sampling to = { .seed = sampling->seed, .temperature = sampling->temperature, .top_p = sampling->top_p,
-		.min_p = sampling->min_p, .repeat_penalty = sampling->repeat_penalty, .top_k = sampling->top_k,
+	struct model_sampling to = { .seed = sampling->seed,
+		.temperature = sampling->temperature,
+		.top_p = sampling->top_p,
+		.min_p = sampling->min_p,
+		.repeat_penalty = sampling->repeat_penalty,
+		.top_k = sampling->top_k,
 		.repeat_window = sampling->repeat_window };
 	uint32_t window = to.repeat_window < count ? to.repeat_window : count;
 	float logits[RIG_VOCAB];
@@ -31,11 +38,14 @@ static uint32_t drawn(const struct attnd_sampling *sampling, const uint32_t *his
 	assert_true(model_sample_scratch_bytes(RIG_VOCAB) <= sizeof(scratch));
 	for (uint32_t i = 0; i < RIG_VOCAB; i++)
 		logits[i] = sim_logit(hash, i);
-	return model_sample(&to, logits, RIG_VOCAB, history + count - window, window, count, scratch);
+	return model_sample(
+		&to, logits, RIG_VOCAB, history + count - window, window, count, scratch);
 }
 
-/* Takes `count` stream completions that continue the history, appends them to it, and returns its new length. */
-static uint32_t take_tokens(uint64_t id, const struct attnd_sampling *sampling, uint32_t *history, uint32_t total, uint32_t first, uint32_t count)
+/* Takes `count` stream completions that continue the history, appends them to it, and returns its
+ * new length. */
+static uint32_t take_tokens(uint64_t id, const struct attnd_sampling *sampling, uint32_t *history,
+	uint32_t total, uint32_t first, uint32_t count)
 {
 	for (uint32_t i = 0; i < count; i++) {
 		struct attnd_completion completion = rig_take(&rig, id);
@@ -50,7 +60,8 @@ static uint32_t take_tokens(uint64_t id, const struct attnd_sampling *sampling, 
 	return total;
 }
 
-static void take_final(uint64_t id, enum attnd_status status, uint32_t sequence, uint32_t position, uint64_t value)
+static void take_final(
+	uint64_t id, enum attnd_status status, uint32_t sequence, uint32_t position, uint64_t value)
 {
 	struct attnd_completion completion = rig_take(&rig, id);
 
@@ -72,15 +83,18 @@ static void tokens_and_continuation(void **state)
 	rig_start_plain(&rig);
 	rig_tokens(history, total, 1);
 	session = rig_open(&rig, 0, 0);
-	out = (uint32_t *)(void *)(rig.arenas[0] + rig.used[0] + 64 + 64 * 5); /* where the rig will place it */
-	id = rig_generate(&rig, 0, session, history, total, params, NULL, (struct attnd_request){ .out_capacity = 4 * 80 + 3 });
+	out = (uint32_t *)(void *)(rig.arenas[0] + rig.used[0] + 64 +
+		64 * 5); /* where the rig will place it */
+	id = rig_generate(&rig, 0, session, history, total, params, NULL,
+		(struct attnd_request){ .out_capacity = 4 * 80 + 3 });
 	rig_run(&rig);
 	total = take_tokens(id, &params.sampling, history, total, 0, 90);
 	take_final(id, ATTND_OK, 90, 70 + 90 - 1, ATTND_STOP_LENGTH);
 	assert_memory_equal(out, history + 70, 4 * 80); /* as far as there was room */
 	/* The last token was not fed yet: it comes first now. */
 	params.max_tokens = 5;
-	id = rig_generate(&rig, 0, session, history + total - 1, 1, params, NULL, (struct attnd_request){ 0 });
+	id = rig_generate(&rig, 0, session, history + total - 1, 1, params, NULL,
+		(struct attnd_request){ 0 });
 	rig_run(&rig);
 	total = take_tokens(id, &params.sampling, history, total, 0, 5);
 	take_final(id, ATTND_OK, 5, total - 1, ATTND_STOP_LENGTH);
@@ -106,7 +120,8 @@ static void stop_ids(void **state)
 		;
 	session = rig_open(&rig, 0, 0);
 	params.stop_count = 2;
-	id = rig_generate(&rig, 0, session, history, total, params, stops, (struct attnd_request){ 0 });
+	id = rig_generate(
+		&rig, 0, session, history, total, params, stops, (struct attnd_request){ 0 });
 	rig_run(&rig);
 	take_tokens(id, &params.sampling, history, total, 0, expected + 1);
 	take_final(id, ATTND_OK, expected + 1, total + expected, ATTND_STOP_TOKEN);
@@ -125,7 +140,8 @@ static void context_ends_a_stream(void **state)
 	rig_tokens(history, total, 3);
 	open.max_tokens = 20;
 	session = rig_open_with(&rig, 0, &open);
-	id = rig_generate(&rig, 0, session, history, total, params, NULL, (struct attnd_request){ 0 });
+	id = rig_generate(
+		&rig, 0, session, history, total, params, NULL, (struct attnd_request){ 0 });
 	rig_run(&rig);
 	take_tokens(id, &params.sampling, history, total, 0, 11);
 	take_final(id, ATTND_OK, 11, 20, ATTND_STOP_CONTEXT);
@@ -150,7 +166,8 @@ static void pool_ends_a_stream(void **state)
 	rig_add(&rig, 0, 0, 2000);
 	rig_tokens(history, total, 4);
 	session = rig_open(&rig, 0, 0);
-	id = rig_generate(&rig, 0, session, history, total, params, NULL, (struct attnd_request){ 0 });
+	id = rig_generate(
+		&rig, 0, session, history, total, params, NULL, (struct attnd_request){ 0 });
 	rig_run(&rig);
 	for (;;) {
 		completion = rig_take(&rig, id);
@@ -165,7 +182,8 @@ static void pool_ends_a_stream(void **state)
 	rig_stop(&rig);
 }
 
-/* Sampled streams, alone and among others that do other things, with other chunks: the same tokens. */
+/* Sampled streams, alone and among others that do other things, with other chunks: the same tokens.
+ */
 static void sampling_depends_on_seed_and_position(void **state)
 {
 	struct attnd_generate_params params = { .max_tokens = 60, .sampling = WARM };
@@ -182,9 +200,11 @@ static void sampling_depends_on_seed_and_position(void **state)
 		rig_tokens(history, 100, 5);
 		rig_tokens(noise, 512, 6);
 		for (uint32_t i = 0; i < 10 && round == 2; i++)
-			rig_generate(&rig, 1, rig_open_now(&rig, 1, i % 2), noise + i, 40 + i, params, NULL, (struct attnd_request){ 0 });
+			rig_generate(&rig, 1, rig_open_now(&rig, 1, i % 2), noise + i, 40 + i,
+				params, NULL, (struct attnd_request){ 0 });
 		session = rig_open_now(&rig, 0, 0);
-		id = rig_generate(&rig, 0, session, history, 100, params, NULL, (struct attnd_request){ 0 });
+		id = rig_generate(
+			&rig, 0, session, history, 100, params, NULL, (struct attnd_request){ 0 });
 		rig_run(&rig);
 		total = take_tokens(id, &WARM, history, 100, 0, 60);
 		take_final(id, ATTND_OK, 60, total - 1, ATTND_STOP_LENGTH);
@@ -209,7 +229,9 @@ static void sampled_steps(void **state)
 	memcpy(&record.args, &args, sizeof(args));
 	record.out_capacity = 256;
 	out = rig_loan(&rig, 0, 256);
-	assert_int_equal(rig_call(&rig, 0, record, memcpy(rig_loan(&rig, 0, 256), history, 256), out).status, ATTND_OK);
+	assert_int_equal(
+		rig_call(&rig, 0, record, memcpy(rig_loan(&rig, 0, 256), history, 256), out).status,
+		ATTND_OK);
 	for (uint32_t i = 0; i < 64; i++)
 		assert_int_equal(out[i], drawn(&WARM, history, i + 1));
 	rig_stop(&rig);
@@ -229,8 +251,10 @@ static void streams_park_without_credit(void **state)
 	rig_add(&rig, 1, 0, 100);
 	rig_tokens(a, total_a, 8);
 	rig_tokens(b, total_b, 9);
-	id_a = rig_generate(&rig, 0, rig_open(&rig, 0, 0), a, total_a, params, NULL, (struct attnd_request){ 0 });
-	id_b = rig_generate(&rig, 1, rig_open(&rig, 1, 0), b, total_b, params, NULL, (struct attnd_request){ 0 });
+	id_a = rig_generate(&rig, 0, rig_open(&rig, 0, 0), a, total_a, params, NULL,
+		(struct attnd_request){ 0 });
+	id_b = rig_generate(&rig, 1, rig_open(&rig, 1, 0), b, total_b, params, NULL,
+		(struct attnd_request){ 0 });
 	rig_run(&rig);
 	/* The other client's stream ran to its end. */
 	take_tokens(id_b, &params.sampling, b, total_b, 0, 10);
@@ -246,7 +270,8 @@ static void streams_park_without_credit(void **state)
 	rig_message(&rig, SCHED_CREDIT, 0, 0, 5);
 	rig_run(&rig);
 	total_a = take_tokens(id_a, &params.sampling, a, total_a, 5, 5);
-	take_final(id_a, ATTND_OK, 10, total_a - 1, ATTND_STOP_LENGTH); /* the final one needs none */
+	take_final(
+		id_a, ATTND_OK, 10, total_a - 1, ATTND_STOP_LENGTH); /* the final one needs none */
 	rig_stop(&rig);
 }
 
@@ -263,7 +288,8 @@ static void credits_are_shared(void **state)
 	rig_add(&rig, 0, 0, 0);
 	rig_tokens(history, 20, 10);
 	for (uint32_t i = 0; i < STREAMS; i++)
-		rig_generate(&rig, 0, rig_open_now(&rig, 0, i % 2), history, 1 + i % 5, params, NULL, (struct attnd_request){ 0 });
+		rig_generate(&rig, 0, rig_open_now(&rig, 0, i % 2), history, 1 + i % 5, params,
+			NULL, (struct attnd_request){ 0 });
 	rig_run(&rig);
 	assert_int_equal(rig.reply_count, 0);
 	for (uint32_t round = 1; round <= STREAMS * TOKENS; round++) {
@@ -278,7 +304,8 @@ static void credits_are_shared(void **state)
 	rig_stop(&rig);
 }
 
-/* A stream that was given the only credit and is cancelled before it could use it leaves it to the next. */
+/* A stream that was given the only credit and is cancelled before it could use it leaves it to the
+ * next. */
 static void a_cancelled_stream_leaves_its_credit(void **state)
 {
 	struct attnd_generate_params params = { .max_tokens = 6 };
@@ -291,18 +318,21 @@ static void a_cancelled_stream_leaves_its_credit(void **state)
 	rig_add(&rig, 0, 0, 0);
 	rig_tokens(history, 3, 11);
 	for (uint32_t i = 0; i < 2; i++) {
-		ids[i] = rig_generate(&rig, 0, rig_open(&rig, 0, 0), history, 3, params, NULL, (struct attnd_request){ 0 });
+		ids[i] = rig_generate(&rig, 0, rig_open(&rig, 0, 0), history, 3, params, NULL,
+			(struct attnd_request){ 0 });
 		rig_run(&rig);
 	}
 	rig_message(&rig, SCHED_CREDIT, 0, 0, 1);
-	rig_send(&rig, 0, (struct attnd_request){ .op = ATTND_OP_CANCEL, .args = ids[0] }, NULL, NULL);
+	rig_send(&rig, 0, (struct attnd_request){ .op = ATTND_OP_CANCEL, .args = ids[0] }, NULL,
+		NULL);
 	rig_run(&rig);
 	take_final(ids[0], ATTND_CANCELLED, 0, 0, 0);
 	take_tokens(ids[1], &params.sampling, history, 3, 0, 1);
 	rig_stop(&rig);
 }
 
-/* A front that does not drain: nothing is dropped, streams wait, and all arrives once it drains again. */
+/* A front that does not drain: nothing is dropped, streams wait, and all arrives once it drains
+ * again. */
 static void undrained_replies(void **state)
 {
 	struct attnd_generate_params params = { .max_tokens = 200 };
@@ -316,11 +346,13 @@ static void undrained_replies(void **state)
 	rig_add(&rig, 0, 0, 100000);
 	for (uint32_t i = 0; i < 4; i++) {
 		rig_tokens(histories[i], total, 20 + i);
-		ids[i] = rig_generate(&rig, 0, rig_open_now(&rig, 0, 0), histories[i], total, params, NULL, (struct attnd_request){ 0 });
+		ids[i] = rig_generate(&rig, 0, rig_open_now(&rig, 0, 0), histories[i], total,
+			params, NULL, (struct attnd_request){ 0 });
 	}
 	rig.stop_draining = true;
 	for (uint32_t i = 0; i < 600; i++)
-		nops[i] = rig_send(&rig, 0, (struct attnd_request){ .op = ATTND_OP_NOP }, NULL, NULL);
+		nops[i] =
+			rig_send(&rig, 0, (struct attnd_request){ .op = ATTND_OP_NOP }, NULL, NULL);
 	for (uint32_t i = 0; i < 1000; i++) {
 		rig_poll(&rig);
 		rig.clock.fake_ns += 20000;

@@ -44,7 +44,8 @@ static void test_defaults(void **state)
 	assert_int_equal(svc_config_check(&defaults), 0);
 	svc_config_print_defaults(file);
 	fclose(file);
-	/* The printed file says what the defaults are: with its settings uncommented it changes nothing. */
+	/* The printed file says what the defaults are: with its settings uncommented it changes
+	 * nothing. */
 	uncommented = calloc(1, length + 1);
 	for (char *at = text, *end; (end = strchr(at, '\n')); at = end + 1) {
 		snprintf(line, sizeof(line), "%.*s\n", (int)(end - at), at);
@@ -73,7 +74,8 @@ static void test_example_is_current(void **state)
 	have = fread(example, 1, length + 1, file);
 	fclose(file);
 	assert_int_equal(have, length);
-	assert_string_equal(example, text); /* make it anew: build/attnd --print-config > service/attnd.conf */
+	assert_string_equal(
+		example, text); /* make it anew: build/attnd --print-config > service/attnd.conf */
 	free(example);
 	free(text);
 }
@@ -81,8 +83,11 @@ static void test_example_is_current(void **state)
 static void test_values(void **state)
 {
 	(void)state;
-	assert_int_equal(from_text("[kv]\npool = 3g\ndefault=int8\n[placement]\nworkers=auto\nworker_cpus=1,2, 3\nidle = spin\n"
-		"[model small]\npath=/dev/null\n[tenant a]\nuid=7\nmodels=small\nkv=1M\n[tenant b]\n\ngid = 9\nattention=no\n"), 0);
+	assert_int_equal(
+		from_text(
+			"[kv]\npool = 3g\ndefault=int8\n[placement]\nworkers=auto\nworker_cpus=1,2, 3\nidle = spin\n"
+			"[model small]\npath=/dev/null\n[tenant a]\nuid=7\nmodels=small\nkv=1M\n[tenant b]\n\ngid = 9\nattention=no\n"),
+		0);
 	assert_int_equal(config.kv_pool_bytes, INT64_C(3) << 30);
 	assert_int_equal(config.kv_default, KERN_KV_INT8);
 	assert_int_equal(config.workers, SVC_AUTO);

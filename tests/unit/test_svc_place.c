@@ -1,5 +1,6 @@
 /*
- * Placement on machines that are not this one: synthetic ones, and recorded ones where the data is there.
+ * Placement on machines that are not this one: synthetic ones, and recorded ones where the data is
+ * there.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -42,7 +43,8 @@ static uint32_t node_of(uint32_t cpu)
 	return UINT32_MAX;
 }
 
-/* What must hold on every machine: everybody on the device's own node, the data agent's core its own, one worker a core. */
+/* What must hold on every machine: everybody on the device's own node, the data agent's core its
+ * own, one worker a core. */
 static void check_place(void)
 {
 	for (uint32_t d = 0; d < place.device_count; d++) {
@@ -53,7 +55,8 @@ static void check_place(void)
 			assert_int_equal(node_of(device->worker_cpus[w]), device->node);
 			assert_int_not_equal(device->worker_cpus[w], device->data_cpu);
 			for (uint32_t v = 0; v < w; v++)
-				assert_int_not_equal(device->worker_cpus[w], device->worker_cpus[v]);
+				assert_int_not_equal(
+					device->worker_cpus[w], device->worker_cpus[v]);
 		}
 	}
 }
