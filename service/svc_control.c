@@ -31,7 +31,7 @@ enum {
 	DRAIN_MS = 10000, /* accepted requests have so long to finish on SIGTERM */
 };
 
-/* What an epoll event is about: a kind, and an index in the low half. */
+/* What an epoll event is about: a kind, an index in the low half, a generation between them. */
 enum watch {
 	WATCH_LISTEN,
 	WATCH_VISIT,
@@ -53,6 +53,7 @@ enum client_state { CLIENT_FREE, CLIENT_LIVE, CLIENT_LEAVING };
 
 struct client {
 	enum client_state state;
+	uint32_t generation; /* of this place */
 	int socket, bell_fd;
 	struct shm_peer peer;
 	uint32_t tenant;
@@ -85,10 +86,13 @@ struct svc_control {
 
 /* ---- small helpers -------------------------------------------------------------------- */
 
+/* generation: of the place that index names, so that an event of its last tenant, fetched in the same
+ * batch as the news that the place is free, is not taken for the next one's. */
 static int watch_fd(struct svc_control *control, int op, int fd, uint32_t events, enum watch kind,
-	uint32_t index)
+	uint32_t index, uint32_t generation)
 {
-	struct epoll_event event = { .events = events, .data.u64 = (uint64_t)kind << 32 | index };
+	struct epoll_event event = { .events = events,
+		.data.u64 = (uint64_t)kind << 56 | (uint64_t)(generation & 0xffffff) << 32 | index };
 
 	return epoll_ctl(control->epoll_fd, op, fd, &event);
 }
@@ -213,10 +217,10 @@ static int client_watch(struct svc_control *control, uint32_t index)
 	 * the welcome shuts our reading side, which would raise it at once. */
 	if (epoll_ctl(control->daemon->devices[0].agent.epoll_fd, EPOLL_CTL_ADD, client->bell_fd,
 		    &edge) ||
-		watch_fd(control, EPOLL_CTL_ADD, client->socket, 0, WATCH_CLIENT, index) ||
+		watch_fd(control, EPOLL_CTL_ADD, client->socket, 0, WATCH_CLIENT, index, client->generation) ||
 		(client->peer.pidfd >= 0 &&
 			watch_fd(control, EPOLL_CTL_ADD, client->peer.pidfd, EPOLLIN, WATCH_PIDFD,
-				index)))
+				index, client->generation)))
 		return base_fail(errno, "epoll_ctl: %s", strerror(errno));
 	return 0;
 }
@@ -263,6 +267,7 @@ static int client_create(
 	if (rc)
 		return rc;
 	*client = (struct client){ .state = CLIENT_LIVE,
+		.generation = client->generation + 1,
 		.socket = guest->socket,
 		.bell_fd = shm_bell_create(),
 		.peer = guest->peer,
@@ -366,7 +371,7 @@ static void listen_on(struct svc_control *control, bool on)
 	if (control->listening == on)
 		return;
 	control->listening = on;
-	watch_fd(control, EPOLL_CTL_MOD, control->listen_fd, on ? EPOLLIN : 0, WATCH_LISTEN, 0);
+	watch_fd(control, EPOLL_CTL_MOD, control->listen_fd, on ? EPOLLIN : 0, WATCH_LISTEN, 0, 0);
 }
 
 static void attach_refill(struct svc_control *control, int64_t now_ns)
@@ -403,7 +408,7 @@ static void accept_guests(struct svc_control *control)
 		guest->socket = socket;
 		guest->deadline_ns = base_monotonic_ns() + HELLO_MS * INT64_C(1000000);
 		if (watch_fd(control, EPOLL_CTL_ADD, socket, EPOLLIN | EPOLLRDHUP, WATCH_GUEST,
-			    (uint32_t)(guest - control->guests)))
+			    (uint32_t)(guest - control->guests), 0))
 			guest_close(guest);
 	}
 }
@@ -458,7 +463,7 @@ static void visitor_read(struct svc_control *control, uint32_t index)
 	/* At once, because after `drain` there may be no next turn. */
 	visitor_send(control, index);
 	if (visitor->answer)
-		watch_fd(control, EPOLL_CTL_MOD, visitor->socket, EPOLLOUT, WATCH_VISITOR, index);
+		watch_fd(control, EPOLL_CTL_MOD, visitor->socket, EPOLLOUT, WATCH_VISITOR, index, 0);
 }
 
 static void accept_visitor(struct svc_control *control)
@@ -474,7 +479,7 @@ static void accept_visitor(struct svc_control *control)
 			continue;
 		visitor->socket = socket;
 		visitor->deadline_ns = base_monotonic_ns() + VISITOR_MS * INT64_C(1000000);
-		if (watch_fd(control, EPOLL_CTL_ADD, socket, EPOLLIN, WATCH_VISITOR, i))
+		if (watch_fd(control, EPOLL_CTL_ADD, socket, EPOLLIN, WATCH_VISITOR, i, 0))
 			visitor_close(visitor);
 		return;
 	}
@@ -568,18 +573,28 @@ static void tick(struct svc_control *control)
 		listen_on(control, true);
 }
 
+static bool of_this_client(const struct svc_control *control, const struct epoll_event *event)
+{
+	uint32_t generation = control->clients[(uint32_t)event->data.u64].generation;
+
+	return (event->data.u64 >> 32 & 0xffffff) == (generation & 0xffffff);
+}
+
 static void handle(struct svc_control *control, const struct epoll_event *event)
 {
 	uint32_t index = (uint32_t)event->data.u64;
 
-	switch ((enum watch)(event->data.u64 >> 32)) {
+	switch ((enum watch)(event->data.u64 >> 56)) {
 	case WATCH_LISTEN: accept_guests(control); break;
 	case WATCH_VISIT: accept_visitor(control); break;
 	case WATCH_SIGNAL: take_signal(control); break;
 	case WATCH_EVENTS: take_events(control); break;
 	case WATCH_GUEST: guest_hello(control, index); break;
-	case WATCH_CLIENT: client_leave(control, index, "its socket closed"); break;
-	case WATCH_PIDFD: client_leave(control, index, "its process ended"); break;
+	case WATCH_CLIENT:
+	case WATCH_PIDFD:
+		if (of_this_client(control, event))
+			client_leave(control, index, "its process ended or let go of its socket");
+		break;
 	case WATCH_VISITOR:
 		if (control->visitors[index].socket < 0)
 			break;
@@ -697,11 +712,11 @@ static int watch_all(struct svc_control *control)
 	control->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 	control->listening = true;
 	if (control->epoll_fd < 0 || control->signal_fd < 0 ||
-		watch_fd(control, EPOLL_CTL_ADD, control->listen_fd, EPOLLIN, WATCH_LISTEN, 0) ||
-		watch_fd(control, EPOLL_CTL_ADD, control->visit_fd, EPOLLIN, WATCH_VISIT, 0) ||
-		watch_fd(control, EPOLL_CTL_ADD, control->signal_fd, EPOLLIN, WATCH_SIGNAL, 0) ||
+		watch_fd(control, EPOLL_CTL_ADD, control->listen_fd, EPOLLIN, WATCH_LISTEN, 0, 0) ||
+		watch_fd(control, EPOLL_CTL_ADD, control->visit_fd, EPOLLIN, WATCH_VISIT, 0, 0) ||
+		watch_fd(control, EPOLL_CTL_ADD, control->signal_fd, EPOLLIN, WATCH_SIGNAL, 0, 0) ||
 		watch_fd(control, EPOLL_CTL_ADD, control->daemon->events_fd, EPOLLIN, WATCH_EVENTS,
-			0))
+			0, 0))
 		return base_fail(errno, "control: %s", strerror(errno));
 	return 0;
 }

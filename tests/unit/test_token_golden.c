@@ -70,7 +70,7 @@ static char *read_file(const char *path, size_t *size)
 
 static struct model_tokenizer *load(const char *path)
 {
-	struct model_tokenizer *tokenizer;
+	struct model_tokenizer *tokenizer = NULL;
 	struct model_gguf *gguf;
 
 	if (model_gguf_open(&gguf, path) < 0 || model_tokenizer_create(&tokenizer, gguf) < 0)
