@@ -81,11 +81,12 @@ TEST_LIBS := $(shell pkg-config --libs cmocka 2>/dev/null)
 
 # Instruction sets belong to single files, named after them; everything else runs on any x86-64.
 AVX2    := -mavx2 -mfma -mf16c
-AVX512  := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mavx512vnni
+AVX512  := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd
 $(O)/obj/kernels/%.o: OPTIMIZE := $(if $(SAN),$(OPTIMIZE),-O3)
 $(O)/obj/kernels/cpu/%_avx2.o: ISA := $(AVX2)
 $(O)/obj/kernels/cpu/%_avx512.o: ISA := $(AVX512)
-$(O)/obj/kernels/cpu/%_avx512bf16.o: ISA := $(AVX512) -mavx512bf16
+# Attention asks the processor for VNNI itself; nothing else may use it.
+$(O)/obj/kernels/cpu/cpu_attention_avx512.o: ISA := $(AVX512) -mavx512vnni
 
 # ---- Sources ---------------------------------------------------------------------------------------------
 

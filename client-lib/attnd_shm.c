@@ -93,8 +93,13 @@ static void link_sleep(void *state, int64_t timeout_ns)
 
 static int link_said_closed(void *state)
 {
-	const struct shm_link *link = state;
+	struct shm_link *link = state;
 
+	/* Who only polls and never sleeps must not sit on room that a stream waits for. */
+	if (link->end.completions_unpublished) {
+		shm_client_publish(&link->end);
+		shm_bell_notify(&link->end);
+	}
 	/* Acquire: completions that were put before it are seen by the poll that follows; pairs with
 	 * the release in shm_daemon_end_state. */
 	return atomic_load_explicit(&link->end.daemon_line->state, memory_order_acquire) == SHM_CLOSED ?

@@ -279,14 +279,15 @@ struct generation {
 	struct attnd_client *client;
 	attnd_token_fn *on_token;
 	void *context;
-	uint64_t request_id, cancel_id; /* cancel_id 0: not cancelled */
+	uint64_t session, request_id, cancel_id; /* cancel_id 0: not cancelled */
 	int64_t tokens;
 };
 
 static int on_stream(void *context, const struct attnd_completion *completion)
 {
 	struct generation *generation = context;
-	struct attnd_request cancel = { .op = ATTND_OP_CANCEL, .args = generation->request_id };
+	struct attnd_request cancel = { .op = ATTND_OP_CANCEL, .session = generation->session,
+		.args = generation->request_id };
 
 	generation->tokens++;
 	if (generation->cancel_id || !generation->on_token ||
@@ -326,7 +327,7 @@ int64_t attnd_generate(struct attnd_client *client, uint64_t session, const stru
 		{ stops, stops ? (uint64_t)params->stop_count * sizeof(uint32_t) : 0, 1 },
 	};
 	struct generation generation = { .client = client, .on_token = on_token, .context = context,
-		.request_id = request.request_id };
+		.session = session, .request_id = request.request_id };
 	void *loan;
 	int error = input_loan(client, &request, in, 3, &loan);
 

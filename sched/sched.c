@@ -109,9 +109,15 @@ static int take_messages(struct sched *sched)
 		 * answered. */
 		if (!message || !base_spsc_room(sched->out, sched->promised + 1))
 			break;
+		bool large = message->kind == SCHED_REQUEST &&
+			message->record.op == ATTND_OP_NOP &&
+			message->record.in_bytes > SCHED_NOP_BYTES_SMALL;
+
 		take(sched, message);
 		base_spsc_release(sched->in);
 		taken++;
+		if (large) /* its copy was this poll's share */
+			break;
 	}
 	return taken;
 }

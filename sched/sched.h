@@ -137,6 +137,9 @@ bool sched_idle(const struct sched *sched);
 /* When sched_poll has to be called next although no message arrives (a deadline): ns, INT64_MAX if
  * never. */
 int64_t sched_next_event_ns(const struct sched *sched);
+/* After the polling thread has ended: waits until nothing of this scheduler runs on the device, so
+ * that clients' memory may go. Only sched_destroy may follow. */
+void sched_flights_wait(struct sched *sched);
 void sched_destroy(struct sched *sched);
 
 /* ---- what can be read of it (owner's thread; the control role gets copies by way of svc)  */

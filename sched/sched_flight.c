@@ -193,6 +193,19 @@ int sched_flights_poll(struct sched *sched)
 	return 1;
 }
 
+void sched_flights_wait(struct sched *sched)
+{
+	for (uint32_t i = 0; i < sched->flight_count; i++) {
+		struct sched_flight *flight = flight_at(sched, i);
+
+		while (flight->state == FLIGHT_FLYING &&
+			sched->backend->ops->poll(sched->backend, flight->ticket) == 0)
+			;
+		if (flight->state == FLIGHT_FLYING)
+			flight->state = FLIGHT_LANDED; /* a second call finds nothing to do */
+	}
+}
+
 int sched_zero_form(struct sched *sched)
 {
 	struct sched_flight *flight;

@@ -87,10 +87,16 @@ static void add_queue(
 
 		if (request->state >= REQUEST_ACTIVE) {
 			add_request(sched, ahead, request, own->model);
-			if (request->record.op == ATTND_OP_GENERATE)
-				ahead->other_ns += (request->generate.params.max_tokens -
-							   request->generate.generated) *
+			if (request->record.op == ATTND_OP_GENERATE) {
+				uint32_t left = request->generate.params.max_tokens -
+					request->generate.generated;
+
+				/* The context ends it, if nothing else does. */
+				if (left > own->max_tokens - own->position)
+					left = own->max_tokens - own->position;
+				ahead->other_ns += (int64_t)left *
 					sched_cost_predict(&sched->cost, own->model, &token);
+			}
 		} else if (request->record.op == ATTND_OP_STEP ||
 			request->record.op == ATTND_OP_GENERATE) {
 			uint32_t rows = request->record.argument < own->max_tokens

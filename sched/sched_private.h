@@ -46,6 +46,7 @@ enum {
 	SCHED_ATTENDS = 64,         /* items of one ATTEND */
 	SCHED_ZERO_BYTES = 1 << 20, /* of one ZERO, so that an urgent step waits little for it */
 	SCHED_NOP_BYTES_MAX = 1 << 20,
+	SCHED_NOP_BYTES_SMALL = 1 << 16, /* a larger one ends the poll that answers it */
 	SCHED_FINISH_LOGITS =
 		1 << 16,           /* logits looked at in one poll, so that others wait little */
 	SCHED_ATTEND_NS = 2000000, /* raw attention is cut into works of about this length */

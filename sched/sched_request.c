@@ -286,6 +286,8 @@ int sched_requests_expire(struct sched *sched)
 
 	if (sched->now_ns < sched->next_expiry_ns)
 		return 0;
+	/* What a completion below sets anew lowers it again. */
+	sched->next_expiry_ns = INT64_MAX;
 	for (link = sched->timed.next; link != &sched->timed; link = next) {
 		struct sched_request *request = sched_request_of_timed(link);
 
@@ -301,7 +303,8 @@ int sched_requests_expire(struct sched *sched)
 	}
 	if (next_ns != INT64_MAX && next_ns < sched->now_ns + SCHED_EXPIRY_NS)
 		next_ns = sched->now_ns + SCHED_EXPIRY_NS;
-	sched->next_expiry_ns = next_ns;
+	if (next_ns < sched->next_expiry_ns)
+		sched->next_expiry_ns = next_ns;
 	return expired;
 }
 

@@ -192,6 +192,9 @@ static bool stream_promise(struct sched *sched, struct sched_request *request)
 	struct sched_client *client = request->client;
 
 	if (client->credits == 0) {
+		/* The clock between tokens stands still; sched_client_unpark starts it anew. */
+		if (request->generate.generated > 0)
+			sched_request_deadline(sched, request, INT64_MAX);
 		sched_session_enter_place(sched, request->session, PLACE_PARKED);
 		return false;
 	}
@@ -354,9 +357,11 @@ static void form_model(
 		.until_ns = INT64_MAX,
 	};
 	uint32_t kept = prefills ? sched->options.step_rows_max / 4 : 0, decode_rows;
+	/* Of the outputs too: a prefill whose every row is wanted would never find room. */
+	uint32_t kept_outs = prefills ? sched->options.out_rows_max / 4 : 0;
 
 	heap_make(sched->decodes, decodes);
-	while (decodes > 0 && f.rows_left > kept && f.outs_left > 0) {
+	while (decodes > 0 && f.rows_left > kept && f.outs_left > kept_outs) {
 		struct sched_candidate candidate = heap_pop(sched->decodes, &decodes);
 
 		try_member(sched, &f, &candidate);

@@ -53,6 +53,8 @@ static const struct setting settings[] = {
 		"Clients attached at a time." },
 	{ "shm", "arena_max", SETTING_SIZE, AT(arena_max_bytes), 0, 64 * K, 64 * K *K *K, NULL,
 		"256M", "Largest arena of one client; a client that asks for more gets this." },
+	{ "shm", "clients_memory", SETTING_SIZE, AT(clients_bytes_max), 0, 1024 * K,
+		64 * K * K * K * K, NULL, "4G", "Memory of all clients' segments together." },
 	{ "shm", "submission_slots", SETTING_COUNT, AT(submission_slots), 0, 16, 65536, NULL,
 		"4096", "Largest submission ring." },
 	{ "shm", "completion_slots", SETTING_COUNT, AT(completion_slots), 0, 16, 65536, NULL,

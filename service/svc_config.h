@@ -46,6 +46,7 @@ struct svc_config {
 
 	char socket_mode[8];
 	int64_t huge_pages; /* enum svc_huge */
+	int64_t clients_bytes_max;
 	int64_t max_clients, arena_max_bytes, submission_slots, completion_slots, attach_per_second;
 
 	int64_t workers, front_cpu; /* SVC_AUTO */

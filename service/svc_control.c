@@ -9,29 +9,25 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/base_error.h"
 #include "base/base_log.h"
 #include "service/svc_notify.h"
-#include "service/svc_status.h"
+#include "service/svc_visit.h"
 #include "shm-ipc/shm_attach.h"
 #include "shm-ipc/shm_bell.h"
 
 enum {
 	GUESTS_MAX = 64,  /* sockets that have not said hello */
-	VISITORS_MAX = 8, /* connections of attnctl */
-	VISITOR_LINE_BYTES = 128,
+	GUESTS_PER_USER = 32, /* so that one user's silence does not keep the others out */
 	HELLO_MS = 1000, /* a guest has so long to say hello */
-	VISITOR_MS = 5000,
 	TICK_MS = 50,     /* how often deadlines and faults are looked at */
 	DRAIN_MS = 10000, /* accepted requests have so long to finish on SIGTERM */
 };
 
-/* What an epoll event is about: a kind, an index in the low half, a generation between them. */
+/* What an epoll event is about: a kind, and an index in the low half. */
 enum watch {
 	WATCH_LISTEN,
 	WATCH_VISIT,
@@ -40,7 +36,6 @@ enum watch {
 	WATCH_GUEST,
 	WATCH_CLIENT,
 	WATCH_PIDFD,
-	WATCH_VISITOR
 };
 
 struct guest {
@@ -53,19 +48,10 @@ enum client_state { CLIENT_FREE, CLIENT_LIVE, CLIENT_LEAVING };
 
 struct client {
 	enum client_state state;
-	uint32_t generation; /* of this place */
 	int socket, bell_fd;
 	struct shm_peer peer;
 	uint32_t tenant;
 	struct svc_rings *rings;
-};
-
-struct visitor {
-	int socket; /* -1: free */
-	int64_t deadline_ns;
-	size_t line_bytes, answer_bytes, sent_bytes;
-	char line[VISITOR_LINE_BYTES];
-	char *answer;
 };
 
 struct svc_control {
@@ -73,26 +59,23 @@ struct svc_control {
 	const char *config_path;
 	const char *const *overrides;
 	uint32_t override_count;
-	int epoll_fd, listen_fd, visit_fd, signal_fd;
-	char listen_path[SVC_PATH_BYTES + 16], visit_path[SVC_PATH_BYTES + 16];
+	int epoll_fd, listen_fd, signal_fd;
+	char listen_path[SVC_PATH_BYTES + 16];
 	bool stopping, draining, listening;
 	double attach_tokens;
 	int64_t attach_refill_ns, tick_ns;
 	uint32_t clients_max, client_count;
 	struct client *clients; /* [clients_max] */
 	struct guest guests[GUESTS_MAX];
-	struct visitor visitors[VISITORS_MAX];
+	struct svc_visit *visit;
 };
 
 /* ---- small helpers -------------------------------------------------------------------- */
 
-/* generation: of the place that index names, so that an event of its last tenant, fetched in the same
- * batch as the news that the place is free, is not taken for the next one's. */
 static int watch_fd(struct svc_control *control, int op, int fd, uint32_t events, enum watch kind,
-	uint32_t index, uint32_t generation)
+	uint32_t index)
 {
-	struct epoll_event event = { .events = events,
-		.data.u64 = (uint64_t)kind << 56 | (uint64_t)(generation & 0xffffff) << 32 | index };
+	struct epoll_event event = { .events = events, .data.u64 = (uint64_t)kind << 32 | index };
 
 	return epoll_ctl(control->epoll_fd, op, fd, &event);
 }
@@ -132,6 +115,17 @@ static uint32_t at_most(uint32_t wanted, int64_t limit)
 	return wanted < limit ? wanted : (uint32_t)limit;
 }
 
+static uint64_t clients_bytes(const struct svc_control *control)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < control->clients_max; i++)
+		if (control->clients[i].rings)
+			bytes += control->clients[i].rings->segment.head.write_bytes +
+				control->clients[i].rings->segment.head.read_bytes;
+	return bytes;
+}
+
 static int rings_create(struct svc_control *control, struct svc_rings **rings_out,
 	const struct shm_hello *hello, uint32_t index)
 {
@@ -151,6 +145,8 @@ static int rings_create(struct svc_control *control, struct svc_rings **rings_ou
 			: -1,
 		.huge = config->huge_pages != SVC_HUGE_NO,
 	};
+	if (clients_bytes(control) + shm_segment_cost(&options) > (uint64_t)config->clients_bytes_max)
+		return base_fail(ENOMEM, "all memory for clients ([shm] clients_memory) is taken");
 	struct svc_rings *rings = calloc(1, sizeof(*rings));
 
 	if (!rings)
@@ -168,6 +164,11 @@ static int rings_create(struct svc_control *control, struct svc_rings **rings_ou
 		rc = base_fail(ENOMEM, "out of memory");
 	if (!rc)
 		rc = shm_daemon_end_create(&rings->end, &rings->segment, 0, 0);
+	if (!rc && rings->end.streams_max < daemon->device_count) {
+		shm_daemon_end_destroy(&rings->end);
+		rc = base_fail(EINVAL, "a completion ring of %u slots is too small for %u devices",
+			options.completion_slots, daemon->device_count);
+	}
 	if (rc) {
 		free(rings->stream_device);
 		shm_segment_destroy(&rings->segment);
@@ -217,10 +218,10 @@ static int client_watch(struct svc_control *control, uint32_t index)
 	 * the welcome shuts our reading side, which would raise it at once. */
 	if (epoll_ctl(control->daemon->devices[0].agent.epoll_fd, EPOLL_CTL_ADD, client->bell_fd,
 		    &edge) ||
-		watch_fd(control, EPOLL_CTL_ADD, client->socket, 0, WATCH_CLIENT, index, client->generation) ||
+		watch_fd(control, EPOLL_CTL_ADD, client->socket, 0, WATCH_CLIENT, index) ||
 		(client->peer.pidfd >= 0 &&
 			watch_fd(control, EPOLL_CTL_ADD, client->peer.pidfd, EPOLLIN, WATCH_PIDFD,
-				index, client->generation)))
+				index)))
 		return base_fail(errno, "epoll_ctl: %s", strerror(errno));
 	return 0;
 }
@@ -249,6 +250,22 @@ static void client_free(struct svc_control *control, uint32_t index)
 	control->client_count--;
 }
 
+static void client_leave(struct svc_control *control, uint32_t index, const char *why)
+{
+	struct client *client = &control->clients[index];
+
+	if (client->state != CLIENT_LIVE)
+		return;
+	base_log(BASE_LOG_DEBUG, "control", "leaving", "client=%u pid=%d why=\"%s\"", index,
+		(int)client->peer.pid, why);
+	client->state = CLIENT_LEAVING;
+	bell_unwatch(control, client);
+	shm_daemon_end_state(&client->rings->end, SHM_CLOSED);
+	close_fd(&client->socket); /* a client that still lives learns that it is out */
+	close_fd(&client->peer.pidfd);
+	command(control, SVC_CLIENT_REMOVE, index, 0, NULL);
+}
+
 /* From a guest with a good hello to a client. The guest's descriptors become the client's. */
 static int client_create(
 	struct svc_control *control, struct guest *guest, const struct shm_hello *hello)
@@ -267,13 +284,12 @@ static int client_create(
 	if (rc)
 		return rc;
 	*client = (struct client){ .state = CLIENT_LIVE,
-		.generation = client->generation + 1,
 		.socket = guest->socket,
 		.bell_fd = shm_bell_create(),
 		.peer = guest->peer,
 		.tenant = (uint32_t)tenant,
 		.rings = rings };
-	guest->socket = -1;
+	guest->socket = guest->peer.pidfd = -1;
 	control->client_count++;
 	rc = client->bell_fd < 0 ? client->bell_fd : 0;
 	if (!rc)
@@ -286,10 +302,7 @@ static int client_create(
 	/* The front looks at the ring from now on; the client learns of it only by the welcome. */
 	command(control, SVC_CLIENT_ADD, index, (uint32_t)tenant, rings);
 	if (shm_attach_welcome(client->socket, &rings->segment, client->bell_fd)) {
-		base_log(BASE_LOG_DEBUG, "control", "attach-lost", "client=%u reason=\"%s\"", index,
-			base_error_message());
-		client->state = CLIENT_LEAVING;
-		command(control, SVC_CLIENT_REMOVE, index, 0, NULL);
+		client_leave(control, index, base_error_message());
 	}
 	shm_segment_close_fds(&rings->segment);
 	base_log(BASE_LOG_DEBUG, "control", "attached",
@@ -297,22 +310,6 @@ static int client_create(
 		(int)client->peer.pid, (unsigned)client->peer.uid, tenant,
 		(unsigned long long)rings->segment.head.arena_bytes, rings->segment.huge);
 	return 0;
-}
-
-static void client_leave(struct svc_control *control, uint32_t index, const char *why)
-{
-	struct client *client = &control->clients[index];
-
-	if (client->state != CLIENT_LIVE)
-		return;
-	base_log(BASE_LOG_DEBUG, "control", "leaving", "client=%u pid=%d why=\"%s\"", index,
-		(int)client->peer.pid, why);
-	client->state = CLIENT_LEAVING;
-	bell_unwatch(control, client);
-	shm_daemon_end_state(&client->rings->end, SHM_CLOSED);
-	close_fd(&client->socket); /* a client that still lives learns that it is out */
-	close_fd(&client->peer.pidfd);
-	command(control, SVC_CLIENT_REMOVE, index, 0, NULL);
 }
 
 static void take_events(struct svc_control *control)
@@ -371,7 +368,7 @@ static void listen_on(struct svc_control *control, bool on)
 	if (control->listening == on)
 		return;
 	control->listening = on;
-	watch_fd(control, EPOLL_CTL_MOD, control->listen_fd, on ? EPOLLIN : 0, WATCH_LISTEN, 0, 0);
+	watch_fd(control, EPOLL_CTL_MOD, control->listen_fd, on ? EPOLLIN : 0, WATCH_LISTEN, 0);
 }
 
 static void attach_refill(struct svc_control *control, int64_t now_ns)
@@ -382,6 +379,15 @@ static void attach_refill(struct svc_control *control, int64_t now_ns)
 	if (control->attach_tokens > rate / 10 + 1)
 		control->attach_tokens = rate / 10 + 1; /* a tenth of a second's worth at once */
 	control->attach_refill_ns = now_ns;
+}
+
+static uint32_t guests_of(const struct svc_control *control, uid_t uid)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < GUESTS_MAX; i++)
+		count += control->guests[i].socket >= 0 && control->guests[i].peer.uid == uid;
+	return count;
 }
 
 static void accept_guests(struct svc_control *control)
@@ -405,85 +411,18 @@ static void accept_guests(struct svc_control *control)
 			return;
 		}
 		control->attach_tokens -= 1;
+		if (guests_of(control, guest->peer.uid) >= GUESTS_PER_USER) {
+			shm_attach_refuse(socket, EAGAIN, "this user has too many half-made connections");
+			close(socket);
+			close_fd(&guest->peer.pidfd);
+			continue;
+		}
 		guest->socket = socket;
 		guest->deadline_ns = base_monotonic_ns() + HELLO_MS * INT64_C(1000000);
 		if (watch_fd(control, EPOLL_CTL_ADD, socket, EPOLLIN | EPOLLRDHUP, WATCH_GUEST,
-			    (uint32_t)(guest - control->guests), 0))
+			    (uint32_t)(guest - control->guests)))
 			guest_close(guest);
 	}
-}
-
-/* ---- visitors: attnctl ---------------------------------------------------------------- */
-
-static void visitor_close(struct visitor *visitor)
-{
-	close_fd(&visitor->socket);
-	free(visitor->answer);
-	memset(visitor, 0, sizeof(*visitor));
-	visitor->socket = -1;
-}
-
-static void visitor_send(struct svc_control *control, uint32_t index)
-{
-	struct visitor *visitor = &control->visitors[index];
-	ssize_t sent = send(visitor->socket, visitor->answer + visitor->sent_bytes,
-		visitor->answer_bytes - visitor->sent_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
-
-	if (sent > 0)
-		visitor->sent_bytes += (size_t)sent;
-	if ((sent < 0 && errno != EAGAIN) || visitor->sent_bytes == visitor->answer_bytes)
-		visitor_close(visitor);
-}
-
-static void visitor_read(struct svc_control *control, uint32_t index)
-{
-	struct visitor *visitor = &control->visitors[index];
-	ssize_t got = recv(visitor->socket, visitor->line + visitor->line_bytes,
-		VISITOR_LINE_BYTES - 1 - visitor->line_bytes, MSG_DONTWAIT);
-
-	if (got < 0 && errno == EAGAIN)
-		return;
-	if (got > 0)
-		visitor->line_bytes += (size_t)got;
-	char *end = memchr(visitor->line, '\n', visitor->line_bytes);
-
-	if (!end && got > 0 && visitor->line_bytes < VISITOR_LINE_BYTES - 1)
-		return;
-	if (!end) {
-		visitor_close(visitor);
-		return;
-	}
-	*end = 0;
-	visitor->answer = svc_status_answer(control, visitor->line);
-	if (!visitor->answer) {
-		visitor_close(visitor);
-		return;
-	}
-	visitor->answer_bytes = strlen(visitor->answer);
-	/* At once, because after `drain` there may be no next turn. */
-	visitor_send(control, index);
-	if (visitor->answer)
-		watch_fd(control, EPOLL_CTL_MOD, visitor->socket, EPOLLOUT, WATCH_VISITOR, index, 0);
-}
-
-static void accept_visitor(struct svc_control *control)
-{
-	int socket = accept4(control->visit_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-	if (socket < 0)
-		return;
-	for (uint32_t i = 0; i < VISITORS_MAX; i++) {
-		struct visitor *visitor = &control->visitors[i];
-
-		if (visitor->socket >= 0)
-			continue;
-		visitor->socket = socket;
-		visitor->deadline_ns = base_monotonic_ns() + VISITOR_MS * INT64_C(1000000);
-		if (watch_fd(control, EPOLL_CTL_ADD, socket, EPOLLIN, WATCH_VISITOR, i, 0))
-			visitor_close(visitor);
-		return;
-	}
-	close(socket);
 }
 
 /* ---- signals, ticks ------------------------------------------------------------------- */
@@ -551,11 +490,11 @@ static void tick(struct svc_control *control)
 		return;
 	control->tick_ns = now_ns;
 	for (uint32_t i = 0; i < GUESTS_MAX; i++)
-		if (control->guests[i].socket >= 0 && now_ns > control->guests[i].deadline_ns)
+		if (control->guests[i].socket >= 0 && now_ns > control->guests[i].deadline_ns) {
+			guest_hello(control, i); /* it may have spoken while we were busy */
 			guest_close(&control->guests[i]);
-	for (uint32_t i = 0; i < VISITORS_MAX; i++)
-		if (control->visitors[i].socket >= 0 && now_ns > control->visitors[i].deadline_ns)
-			visitor_close(&control->visitors[i]);
+		}
+	svc_visit_expire(control->visit, now_ns);
 	for (uint32_t i = 0; i < control->clients_max; i++) {
 		struct client *client = &control->clients[i];
 
@@ -573,35 +512,19 @@ static void tick(struct svc_control *control)
 		listen_on(control, true);
 }
 
-static bool of_this_client(const struct svc_control *control, const struct epoll_event *event)
-{
-	uint32_t generation = control->clients[(uint32_t)event->data.u64].generation;
-
-	return (event->data.u64 >> 32 & 0xffffff) == (generation & 0xffffff);
-}
-
 static void handle(struct svc_control *control, const struct epoll_event *event)
 {
 	uint32_t index = (uint32_t)event->data.u64;
 
-	switch ((enum watch)(event->data.u64 >> 56)) {
+	switch ((enum watch)(event->data.u64 >> 32)) {
 	case WATCH_LISTEN: accept_guests(control); break;
-	case WATCH_VISIT: accept_visitor(control); break;
+	case WATCH_VISIT: svc_visit_poll(control->visit); break;
 	case WATCH_SIGNAL: take_signal(control); break;
-	case WATCH_EVENTS: take_events(control); break;
+	case WATCH_EVENTS: break; /* after the batch, in turn() */
 	case WATCH_GUEST: guest_hello(control, index); break;
 	case WATCH_CLIENT:
 	case WATCH_PIDFD:
-		if (of_this_client(control, event))
-			client_leave(control, index, "its process ended or let go of its socket");
-		break;
-	case WATCH_VISITOR:
-		if (control->visitors[index].socket < 0)
-			break;
-		if (control->visitors[index].answer)
-			visitor_send(control, index);
-		else
-			visitor_read(control, index);
+		client_leave(control, index, "its process ended or let go of its socket");
 		break;
 	}
 }
@@ -613,6 +536,9 @@ static void turn(struct svc_control *control)
 
 	for (int i = 0; i < count; i++)
 		handle(control, &events[i]);
+	/* Only now may a place become free: a later event of the batch (a client has two, of its
+	 * socket and of its pidfd) would name whoever took it meanwhile. */
+	take_events(control);
 	tick(control);
 }
 
@@ -624,6 +550,16 @@ static bool all_idle(struct svc_control *control)
 		struct svc_probe *probe = control->daemon->devices[i].probe;
 
 		if (svc_probe_ask(probe) || !probe->idle)
+			return false;
+	}
+	/* The text role's requests, and replies that the front has yet to put. */
+	for (uint32_t i = 0; i < control->clients_max; i++) {
+		struct svc_front_view view;
+
+		if (control->clients[i].state != CLIENT_LIVE)
+			continue;
+		svc_front_view(control->daemon->front, i, &view);
+		if (view.in_flight)
 			return false;
 	}
 	return true;
@@ -662,42 +598,22 @@ int svc_control_run(struct svc_control *control)
 
 /* ---- making and unmaking -------------------------------------------------------------- */
 
-/* attnctl's socket, for the daemon's own user and root. The path is ours: whoever may write the
- * runtime folder is trusted. */
-static int visit_listen(struct svc_control *control)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-
-	if (strlen(control->visit_path) >= sizeof(address.sun_path))
-		return base_fail(ENAMETOOLONG,
-			"%s: longer than a socket's path may be; choose a shorter runtime_dir",
-			control->visit_path);
-	memcpy(address.sun_path, control->visit_path, strlen(control->visit_path));
-	control->visit_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	unlink(control->visit_path);
-	if (control->visit_fd < 0 ||
-		bind(control->visit_fd, (struct sockaddr *)&address, sizeof(address)) ||
-		chmod(control->visit_path, 0600) || listen(control->visit_fd, VISITORS_MAX))
-		return base_fail(errno, "%s: %s", control->visit_path, strerror(errno));
-	return 0;
-}
-
 static int listen_all(struct svc_control *control)
 {
 	const struct svc_config *config = &control->daemon->config;
+	char visit_path[SVC_PATH_BYTES + 16];
 
 	if (mkdir(config->runtime_dir, 0755) && errno != EEXIST)
 		return base_fail(errno, "[daemon] runtime_dir %s: %s; create it, or choose another",
 			config->runtime_dir, strerror(errno));
 	snprintf(control->listen_path, sizeof(control->listen_path), "%s/attnd.sock",
 		config->runtime_dir);
-	snprintf(control->visit_path, sizeof(control->visit_path), "%s/attnd.ctl",
-		config->runtime_dir);
+	snprintf(visit_path, sizeof(visit_path), "%s/attnd.ctl", config->runtime_dir);
 	control->listen_fd =
 		shm_attach_listen(control->listen_path, (mode_t)svc_config_socket_mode(config));
 	if (control->listen_fd < 0)
 		return control->listen_fd;
-	return visit_listen(control);
+	return svc_visit_create(&control->visit, control, visit_path);
 }
 
 static int watch_all(struct svc_control *control)
@@ -712,11 +628,11 @@ static int watch_all(struct svc_control *control)
 	control->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 	control->listening = true;
 	if (control->epoll_fd < 0 || control->signal_fd < 0 ||
-		watch_fd(control, EPOLL_CTL_ADD, control->listen_fd, EPOLLIN, WATCH_LISTEN, 0, 0) ||
-		watch_fd(control, EPOLL_CTL_ADD, control->visit_fd, EPOLLIN, WATCH_VISIT, 0, 0) ||
-		watch_fd(control, EPOLL_CTL_ADD, control->signal_fd, EPOLLIN, WATCH_SIGNAL, 0, 0) ||
+		watch_fd(control, EPOLL_CTL_ADD, control->listen_fd, EPOLLIN, WATCH_LISTEN, 0) ||
+		watch_fd(control, EPOLL_CTL_ADD, svc_visit_fd(control->visit), EPOLLIN, WATCH_VISIT, 0) ||
+		watch_fd(control, EPOLL_CTL_ADD, control->signal_fd, EPOLLIN, WATCH_SIGNAL, 0) ||
 		watch_fd(control, EPOLL_CTL_ADD, control->daemon->events_fd, EPOLLIN, WATCH_EVENTS,
-			0, 0))
+			0))
 		return base_fail(errno, "control: %s", strerror(errno));
 	return 0;
 }
@@ -733,12 +649,10 @@ int svc_control_create(struct svc_control **control_out, struct svc_daemon *daem
 	control->overrides = overrides;
 	control->override_count = override_count;
 	control->clients_max = (uint32_t)daemon->config.max_clients;
-	control->epoll_fd = control->listen_fd = control->visit_fd = control->signal_fd = -1;
+	control->epoll_fd = control->listen_fd = control->signal_fd = -1;
 	control->attach_refill_ns = control->tick_ns = base_monotonic_ns();
 	for (uint32_t i = 0; i < GUESTS_MAX; i++)
 		control->guests[i].socket = control->guests[i].peer.pidfd = -1;
-	for (uint32_t i = 0; i < VISITORS_MAX; i++)
-		control->visitors[i].socket = -1;
 	control->clients = calloc(control->clients_max, sizeof(*control->clients));
 	int rc = control->clients ? listen_all(control)
 				  : base_fail(ENOMEM, "control: out of memory");
@@ -763,14 +677,10 @@ void svc_control_destroy(struct svc_control *control)
 			client_free(control, i);
 	for (uint32_t i = 0; i < GUESTS_MAX; i++)
 		guest_close(&control->guests[i]);
-	for (uint32_t i = 0; i < VISITORS_MAX; i++)
-		visitor_close(&control->visitors[i]);
+	svc_visit_destroy(control->visit);
 	if (control->listen_fd >= 0)
 		unlink(control->listen_path);
-	if (control->visit_fd >= 0)
-		unlink(control->visit_path);
 	close_fd(&control->listen_fd);
-	close_fd(&control->visit_fd);
 	close_fd(&control->signal_fd);
 	close_fd(&control->epoll_fd);
 	free(control->clients);

@@ -320,12 +320,18 @@ static int64_t role_sched_next(void *self)
 {
 	struct svc_device *device = self;
 
-	return sched_idle(device->sched) ? sched_next_event_ns(device->sched) : 0;
+	return base_spsc_count(&device->in) ? 0 : sched_next_event_ns(device->sched);
 }
 
 static bool role_sched_sleep(void *self)
 {
 	return base_spsc_peek(&((struct svc_device *)self)->in) != NULL;
+}
+
+static bool role_probe_sleep(void *self)
+{
+	return atomic_load_explicit(&((struct svc_probe *)self)->state, memory_order_relaxed) ==
+		SVC_PROBE_ASKED;
 }
 
 static int role_text_poll(void *self)
@@ -364,7 +370,8 @@ static void add_roles(struct svc_daemon *daemon)
 				.sleep_begin = role_sched_sleep });
 		svc_agent_add(&device->agent,
 			(struct svc_role){
-				.name = "probe", .self = device->probe, .poll = svc_probe_poll });
+				.name = "probe", .self = device->probe, .poll = svc_probe_poll,
+				.sleep_begin = role_probe_sleep });
 	}
 	svc_agent_add(&daemon->text_agent,
 		(struct svc_role){ .name = "text",
@@ -473,6 +480,10 @@ void svc_daemon_stop(struct svc_daemon *daemon)
 	for (uint32_t i = 0; i < daemon->device_count; i++)
 		svc_agent_destroy(&daemon->devices[i].agent);
 	svc_agent_destroy(&daemon->text_agent);
+	/* Workers read and write clients' arenas until their ticket is done. */
+	for (uint32_t i = 0; i < daemon->device_count; i++)
+		if (daemon->devices[i].sched)
+			sched_flights_wait(daemon->devices[i].sched);
 }
 
 void svc_daemon_destroy(struct svc_daemon *daemon)

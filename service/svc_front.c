@@ -21,8 +21,12 @@
 enum {
 	RECORDS_PER_TURN = 32, /* taken from one client before the next one's turn */
 	REPLIES_PER_POLL = 512,
+	TEXT_OPEN_MAX = 8, /* of one client: the text role takes requests in order */
 	COUNTERS_EVERY = 256, /* polls between publishing one client's counters */
 };
+
+/* In a device's place: the text role, which makes no streams. */
+#define FROM_TEXT UINT32_MAX
 
 enum front_state { FRONT_FREE, FRONT_LIVE, FRONT_LEAVING };
 
@@ -32,6 +36,7 @@ struct front_client {
 	bool touched;       /* in front.touched */
 	uint32_t quiet_due; /* devices and text role that have not let go yet */
 	uint64_t streams_put, streams_credited;
+	uint32_t text_open;   /* text requests under way */
 	/* below here is for other threads to look at */
 	_Atomic uint64_t requests, completions;
 	_Atomic uint32_t in_flight;
@@ -99,12 +104,17 @@ static void put_completion(struct svc_front *front, struct front_client *client,
 /* ---- a client comes and goes ---------------------------------------------------------- */
 
 /* Room for one more message in each queue? Commands wait until there is. */
-static bool queues_have_room(struct svc_front *front)
+static bool devices_have_room(struct svc_front *front)
 {
 	for (uint32_t i = 0; i < front->options.device_count; i++)
 		if (!base_spsc_claim(front->options.to_device[i]))
 			return false;
-	return base_spsc_claim(front->options.to_text) != NULL;
+	return true;
+}
+
+static bool queues_have_room(struct svc_front *front)
+{
+	return devices_have_room(front) && base_spsc_claim(front->options.to_text) != NULL;
 }
 
 static void tell(struct base_spsc *queue, const struct svc_waker *waker, uint32_t kind,
@@ -202,10 +212,12 @@ static int take_replies(struct svc_front *front, struct base_spsc *queue, uint32
 
 		if (reply->kind == SCHED_CLIENT_QUIESCED)
 			client_quiet(front, reply->client);
-		else if (client->state == FRONT_LIVE)
-			put_completion(front, client, &reply->completion, device);
-		else
+		else if (client->state != FRONT_LIVE)
 			count(&front->counters.dropped);
+		else {
+			client->text_open -= device == FROM_TEXT;
+			put_completion(front, client, &reply->completion, device);
+		}
 		base_spsc_release(queue);
 		taken++;
 	}
@@ -276,7 +288,10 @@ static void dispatch(
 	}
 	uint32_t device = text ? 0 : device_of(front, record);
 	struct base_spsc *queue = text ? front->options.to_text : front->options.to_device[device];
-	struct sched_message *message = base_spsc_claim(queue);
+	/* The last places are for clients that come and go: requests must not shut them out. */
+	bool room = base_spsc_room(queue, 2 * (uint64_t)front->options.clients_max + 1) &&
+		!(text && client->text_open >= TEXT_OPEN_MAX);
+	struct sched_message *message = room ? base_spsc_claim(queue) : NULL;
 
 	if (!message) {
 		count(&front->counters.queue_full);
@@ -291,6 +306,7 @@ static void dispatch(
 	message->in = in;
 	message->out = out;
 	base_spsc_publish(queue);
+	client->text_open += text;
 	wake(text ? &front->options.text_waker : &front->options.device_waker[device]);
 }
 
@@ -300,7 +316,7 @@ static void return_credits(struct svc_front *front, uint32_t index)
 	struct front_client *client = &front->clients[index];
 	struct svc_rings *rings = client->rings;
 
-	if (!queues_have_room(front))
+	if (!devices_have_room(front))
 		return;
 	uint32_t credits = shm_cpl_credits(&rings->end);
 
@@ -329,7 +345,8 @@ static int take_records(struct svc_front *front, uint32_t index)
 	struct attnd_request record;
 	int taken = 0;
 
-	if (end->streams_unread)
+	/* Also what shm_sub_room or the second look before a sleep has reclaimed already. */
+	if (end->streams_unread || end->credits_due)
 		return_credits(front, index);
 	if (!shm_sub_take(end, &record))
 		return 0;
@@ -380,7 +397,7 @@ int svc_front_poll(void *self)
 
 	for (uint32_t i = 0; i < front->options.device_count; i++)
 		work += take_replies(front, front->options.from_device[i], i);
-	work += take_replies(front, front->options.from_text, 0);
+	work += take_replies(front, front->options.from_text, FROM_TEXT);
 	/* Who is looked at first moves on, so that no client is always last. */
 	uint32_t live = front->live_count, at = live ? front->first++ % live : 0;
 

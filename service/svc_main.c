@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/base_cpu.h"
@@ -120,6 +121,17 @@ static void block_signals(void)
 	signal(SIGPIPE, SIG_IGN);
 }
 
+/* A client costs three descriptors: take as many as the hard limit allows. */
+static void raise_file_limit(void)
+{
+	struct rlimit files;
+
+	if (!getrlimit(RLIMIT_NOFILE, &files) && files.rlim_cur < files.rlim_max) {
+		files.rlim_cur = files.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &files);
+	}
+}
+
 static void log_ready(const struct svc_daemon *daemon)
 {
 	char *text = NULL;
@@ -194,6 +206,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	block_signals();
+	raise_file_limit();
 	if (open_log(&config) || serve(&config, &arguments)) {
 		base_log(
 			BASE_LOG_ERROR, "control", "failed", "reason=\"%s\"", base_error_message());

@@ -338,8 +338,12 @@ void shm_segment_destroy(struct shm_segment *segment)
 		munmap(segment->read_memory, segment->head.read_bytes);
 	if (segment->fault_handle >= 0)
 		base_fault_remove(segment->fault_handle);
-	if (segment->write_memory)
+	if (segment->write_memory) {
+		/* A client that keeps its mapping or its descriptor must not keep our memory: what it
+		 * touches from here on is its own. Fails harmlessly where SIGBUS was contained. */
+		(void)madvise(segment->write_memory, segment->head.write_bytes, MADV_REMOVE);
 		munmap(segment->write_memory, segment->head.write_bytes);
+	}
 	segment->read_memory = segment->write_memory = segment->arena = NULL;
 	segment->fault_handle = -1;
 }

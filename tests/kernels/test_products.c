@@ -289,11 +289,13 @@ static void order_of(const struct cpu_products *products)
 		assert_true(emulate_all(products, all_types[t], &matrix, x, M, expected[0]) > M * N / 3 / 2);
 		for (uint32_t rows = 1; rows <= M; rows++) {
 			run_all(products, &product, rows, scratch);
+			const float *got = &y[0][0], *wanted = &expected[0][0];
+
 			for (uint32_t i = 0; i < rows * N; i++)
-				if (i % N % 3 == 0 && memcmp(&y[0][i], &expected[0][i], sizeof(float)) != 0)
+				if (i % N % 3 == 0 && memcmp(&got[i], &wanted[i], sizeof(float)) != 0)
 					fail_msg("%s %s m %u: [%u][%u] is %a, in the documented order %a",
 						base_isa_name(products->isa), kern_type_info(all_types[t])->name, rows, i / N,
-						i % N, (double)y[0][i], (double)expected[0][i]);
+						i % N, (double)got[i], (double)wanted[i]);
 		}
 		matrix_close(&matrix);
 		guarded_free(x, (size_t)M * k * sizeof(float));
