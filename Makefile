@@ -131,7 +131,7 @@ bench: ## build and run the benchmarks
 	@$(MAKE) all benchmarks
 	@O=$(O) TESTS='$(TESTS)' tests/run.sh --show 'bench:$(O):bench'
 
-all-tests: $(TEST_PROGRAMS) $(if $(filter checks abi fault system,$(KINDS)),all) ## build the tests, without running them
+all-tests: $(TEST_PROGRAMS) $(if $(filter checks abi kernels sim fault system,$(KINDS)),all) ## build the tests, without running them
 benchmarks: $(BENCH_PROGRAMS)
 
 $(foreach s,$(SUITES),$(eval O_$(s) := $(O)$(if $(filter plain,$(s)),,/$(s))))
