@@ -37,6 +37,8 @@
 #define RECORDS UINT64_C(10000000)
 #define RECORDS_SANITIZED UINT64_C(500000)
 
+enum { WILD_CLIENTS = 40 };
+
 static const char *const options[] = { "kv.pool=128M", "limits.tokens=512", "placement.workers=0",
 	"placement.spin_us=50", "daemon.log_level=warn", NULL };
 
@@ -77,52 +79,69 @@ static void plausible(struct attnd_request *request, uint64_t *seed)
 		request->deadline_ns = 0;
 }
 
-static void *scribble_arena(void *context)
-{
-	struct shm_connection *connection = context;
-	_Atomic uint64_t *words = (_Atomic uint64_t *)(void *)connection->write_memory;
-	uint64_t count = connection->head.write_bytes / 8, seed = 99;
+struct scribble {
+	_Atomic uint64_t *words;
+	uint64_t count;
+};
 
-	for (;;) { /* cancelled with the process */
+static void *scribble_words(void *context)
+{
+	const struct scribble *scribble = context;
+	uint64_t seed = 99;
+
+	for (;;) { /* ends with the process */
 		uint64_t value = base_rand_below(&seed, 3) ? base_rand_below(&seed, 4096)
 							   : base_rand_next(&seed);
 
-		atomic_store_explicit(
-			&words[base_rand_below(&seed, count)], value, memory_order_relaxed);
+		atomic_store_explicit(&scribble->words[base_rand_below(&seed, scribble->count)], value,
+			memory_order_relaxed);
 	}
 	return NULL;
 }
 
-/* Records as fast as the daemon takes them, while a second thread writes random words everywhere.
- * Reports how many by its pipe. */
-static void scribbler(const struct sys_daemon *daemon, uint64_t records, int report_fd)
+/* Takes what came, and says how far it is; now and then a wild lie about that. */
+static void consume(struct shm_client_end *end, uint64_t *seed)
+{
+	struct attnd_completion completion;
+
+	while (shm_cpl_take(end, &completion))
+		;
+	if (base_rand_below(seed, 4) == 0)
+		atomic_store_explicit(&end->line->completions_taken, base_rand_next(seed),
+			memory_order_release);
+	shm_client_publish(end);
+}
+
+/* Half random records as fast as the daemon takes them, while a second thread writes random words:
+ * over the arena alone, so that the rings go on and many records come through; or over all of W,
+ * rings and indices too, which soon wrecks them. Reports how many records went out. */
+static void scribbler(const struct sys_daemon *daemon, uint64_t records, bool everywhere, int report_fd)
 {
 	struct shm_connection connection;
 	struct shm_client_end end;
 	struct attnd_request request;
+	struct scribble scribble;
 	pthread_t thread;
-	uint64_t seed = 7, put = 0, stalled = 0;
+	uint64_t seed = records, put = 0, stalled = 0;
 
 	hostile_connect(daemon, &connection);
 	shm_client_end_init(&end, &connection);
-	pthread_create(&thread, NULL, scribble_arena, &connection);
-	while (put < records) {
+	scribble.words = (_Atomic uint64_t *)(void *)(connection.write_memory +
+		(everywhere ? 0 : connection.head.arena_offset));
+	scribble.count = (everywhere ? connection.head.write_bytes : connection.head.arena_bytes) / 8;
+	pthread_create(&thread, NULL, scribble_words, &scribble);
+	while (put < records && stalled < (everywhere ? 100000 : 100000000)) {
 		plausible(&request, &seed);
-		/* The ring's own memory is scribbled on as well, so its state may be lost for good:
-		 * then begin again with a new one. */
 		if (shm_sub_put(&end, &request)) {
 			put++;
 			stalled = 0;
-		} else if (++stalled > 200000) {
-			break;
+		} else {
+			stalled++;
 		}
-		/* Consume blindly: what is in the completion ring does not matter, how far we claim
-		 * to be does. */
-		atomic_store_explicit(&end.line->completions_taken,
-			base_rand_below(&seed, 4) ? put : base_rand_next(&seed),
-			memory_order_release);
-		if (put % 64 == 0)
+		if (put % 16 == 0 || stalled) {
+			consume(&end, &seed);
 			shm_bell_notify(&end);
+		}
 	}
 	(void)!write(report_fd, &put, sizeof(put));
 	_exit(0);
@@ -159,35 +178,47 @@ static uint64_t serve_meanwhile(const struct sys_daemon *daemon, pid_t until_dea
 	return rounds;
 }
 
+static uint64_t scribble_beside(
+	const struct sys_daemon *daemon, uint64_t records, bool everywhere, uint64_t *rounds)
+{
+	int report[2];
+	uint64_t put = 0;
+
+	assert_int_equal(pipe(report), 0);
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		scribbler(daemon, records, everywhere, report[1]);
+	}
+	*rounds += serve_meanwhile(daemon, pid);
+	assert_int_equal(read(report[0], &put, sizeof(put)), sizeof(put));
+	close(report[0]);
+	close(report[1]);
+	assert_true(sys_daemon_alive(daemon));
+	return put;
+}
+
 static void test_scribble(void **state)
 {
-	uint64_t wanted = sys_sanitized() ? RECORDS_SANITIZED : RECORDS, total = 0, put, rounds = 0;
+	uint64_t wanted = sys_sanitized() ? RECORDS_SANITIZED : RECORDS, put, rounds = 0, wild = 0;
 	struct sys_daemon daemon;
-	int report[2];
 
 	(void)state;
 	sys_daemon_start(&daemon, true, options);
-	assert_int_equal(pipe(report), 0);
-	while (total < wanted) {
-		pid_t pid = fork();
-
-		if (pid == 0) {
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			scribbler(&daemon, wanted - total, report[1]);
-		}
-		rounds += serve_meanwhile(&daemon, pid);
-		assert_int_equal(read(report[0], &put, sizeof(put)), sizeof(put));
-		total += put;
-		assert_true(sys_daemon_alive(&daemon));
-	}
-	printf("# %llu hostile records, %llu honest rounds beside them, %.0f refused by the front\n",
-		(unsigned long long)total, (unsigned long long)rounds,
-		sys_daemon_number(&daemon, "front.bad_record") +
-			sys_daemon_number(&daemon, "front.bad_op") +
+	put = scribble_beside(&daemon, wanted, false, &rounds);
+	for (int i = 0; i < WILD_CLIENTS; i++)
+		wild += scribble_beside(&daemon, 100000 + (uint64_t)i, true, &rounds);
+	printf("# %llu records from a client that scribbles in its arena, %llu from %d that scribble everywhere, "
+	       "%llu honest rounds beside them; %.0f refused by the front\n",
+		(unsigned long long)put, (unsigned long long)wild, WILD_CLIENTS, (unsigned long long)rounds,
+		sys_daemon_number(&daemon, "front.bad_record") + sys_daemon_number(&daemon, "front.bad_op") +
 			sys_daemon_number(&daemon, "front.bad_range"));
-	assert_true(rounds > 0);
+	assert_true(put == wanted);
+	assert_true(rounds > WILD_CLIENTS);
 	assert_true(sys_daemon_wait_number(&daemon, "counters.clients", 0, 10000));
 	assert_int_equal((int)sys_daemon_number(&daemon, "kv.used"), 0);
+	assert_int_equal((int)sys_daemon_number(&daemon, "front.unowed"), 0);
 	sys_daemon_stop(&daemon);
 }
 
