@@ -227,8 +227,7 @@ static int stream_tokens(struct text_run *run)
 /* After the text: a new line for a person, and the reason where it ended early. */
 static int conclude(struct text_run *run)
 {
-	if (isatty(STDOUT_FILENO))
-		putchar('\n');
+	putchar('\n'); /* a text ends with its line, also in a file */
 	fflush(stdout);
 	if (run->options->stats)
 		attnrun_stats_print(&run->stats, run->prompt_count, stderr);
