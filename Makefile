@@ -74,7 +74,7 @@ INCLUDES := -I. -Iclient-lib/include -I$(O)/gen
 CFLAGS_ALL := -std=c17 -D_GNU_SOURCE -pthread -g $(WARNINGS) -fPIC -fvisibility=hidden -ffp-contract=off \
 	$(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all) \
 	$(if $(FUZZ),-fsanitize=fuzzer-no-link) \
-	$(INCLUDES) $(shell pkg-config --cflags $(PACKAGES) cmocka 2>/dev/null) $(CFLAGS)
+	$(INCLUDES) $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null) $(shell pkg-config --cflags cmocka 2>/dev/null) $(CFLAGS)
 LDFLAGS_ALL := -pthread -Wl,--as-needed -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
 LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm
 TEST_LIBS := $(shell pkg-config --libs cmocka 2>/dev/null)

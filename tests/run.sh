@@ -82,7 +82,7 @@ for suite in "$@"; do
 	IFS=: read -r name folder kinds <<<"$suite"
 	rm -rf "$folder/tests/log" && mkdir -p "$folder/tests/log"
 	for kind in $kinds; do
-		pattern="tests/$kind/test_*.c tests/$kind/fuzz_*.c tests/$kind/bench_*.c tests/$kind/test_*.sh
+		pattern="tests/$kind/test_*.c tests/$kind/fuzz_*.c tests/$kind/bench_*.c tests/$kind/bench_*.sh tests/$kind/test_*.sh
 			tests/$kind/test_*.py"
 		[ "$kind" != checks ] || pattern="tools/check-*"
 		for file in $pattern; do
