@@ -171,7 +171,7 @@ static void show_threads(const cJSON *threads)
 
 		tool_table_row(table);
 		cell_string(table, one, "role");
-		tool_table_cell(table, "%.0f", tool_json_number(one, "thread"));
+		cell_string(table, one, "thread");
 		/* A thread that is not bound has no processor. */
 		if (cJSON_IsNumber(cpu) && cpu->valuedouble >= 0)
 			tool_table_cell(table, "%.0f", cpu->valuedouble);
