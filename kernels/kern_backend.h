@@ -156,6 +156,10 @@ struct kern_backend_ops {
 	/* Device memory on the backend's node, zeroed. NULL with a message. Start and load only. */
 	void *(*alloc)(struct kern_backend *, size_t bytes, const char *what);
 	void (*free)(struct kern_backend *, void *memory);
+	/* Shows every region that alloc has taken from the system (weights, caches, workspaces), to verify on which
+	 * node it lies. Constant while nothing is allocated; any thread then. NULL where memory is not the host's. */
+	void (*memory_visit)(struct kern_backend *, void (*visit)(void *context, const void *memory, size_t bytes, bool huge),
+		void *context);
 	/* Makes client memory reachable for the device's copy engines. 0 where nothing is needed. */
 	int (*register_memory)(struct kern_backend *, void *memory, size_t bytes);
 	void (*unregister_memory)(struct kern_backend *, void *memory);

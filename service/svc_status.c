@@ -275,35 +275,69 @@ static void add_threads(cJSON *root, const struct svc_daemon *daemon)
 	add_thread(array, "control", "attnd", -1, 0);
 }
 
-/* Where a range of memory really lies, by move_pages(2). */
-static void add_memory(cJSON *array, const struct svc_daemon *daemon, const char *what,
-	const void *memory, size_t bytes)
+/* Where memory really lies, by move_pages(2): a sum over regions. */
+struct memory_sum {
+	uint64_t bytes, huge_bytes, pages[BASE_TOPO_NODES];
+	bool failed;
+};
+
+static void sum_region(void *context, const void *memory, size_t bytes, bool huge)
 {
-	uint32_t pages[BASE_TOPO_NODES];
+	struct memory_sum *sum = context;
+	uint32_t pages[BASE_TOPO_NODES] = { 0 };
+
+	sum->bytes += bytes;
+	sum->huge_bytes += huge ? bytes : 0;
+	if (base_topo_pages(memory, bytes, pages) < 0)
+		sum->failed = true;
+	for (uint32_t i = 0; i < BASE_TOPO_NODES; i++)
+		sum->pages[i] += pages[i];
+}
+
+static void add_memory(cJSON *array, const struct svc_daemon *daemon, const char *what,
+	const struct memory_sum *sum)
+{
 	cJSON *item = cJSON_CreateObject(), *nodes;
 
 	cJSON_AddStringToObject(item, "what", what);
-	add_number(item, "bytes", (double)bytes);
+	add_number(item, "bytes", (double)sum->bytes);
+	cJSON_AddBoolToObject(item, "huge", sum->bytes > 0 && sum->huge_bytes == sum->bytes);
 	nodes = cJSON_AddArrayToObject(item, "nodes");
 	cJSON_AddItemToArray(array, item);
-	if (base_topo_pages(memory, bytes, pages) < 0) {
+	if (sum->failed)
 		cJSON_AddStringToObject(item, "error", base_error_message());
-		return;
-	}
 	for (uint32_t i = 0; i < daemon->topo->node_count; i++) {
 		cJSON *node = cJSON_CreateObject();
 
 		add_number(node, "node", daemon->topo->nodes[i].os_index);
-		add_number(node, "pages", pages[i]);
+		add_number(node, "pages", (double)sum->pages[i]);
 		cJSON_AddItemToArray(nodes, node);
 	}
+}
+
+static void add_device_memory(cJSON *array, const struct svc_daemon *daemon, uint32_t index)
+{
+	const struct svc_device *device = &daemon->devices[index];
+	struct memory_sum pool = { 0 }, all = { 0 };
+	char what[48];
+	size_t bytes;
+	const void *memory = sched_pool(device->sched, &bytes);
+
+	sum_region(&pool, memory, bytes, false);
+	snprintf(what, sizeof(what), "KV pool of device %u", index);
+	add_memory(array, daemon, what, &pool);
+	if (!device->backend->ops->memory_visit)
+		return;
+	device->backend->ops->memory_visit(device->backend, sum_region, &all);
+	snprintf(what, sizeof(what), "device %u in all, weights too", index);
+	add_memory(array, daemon, what, &all);
 }
 
 static void answer_topology(struct svc_control *control, cJSON *root)
 {
 	struct svc_daemon *daemon = svc_control_daemon(control);
 	cJSON *memory;
-	char *text = NULL, what[32];
+	char *text = NULL;
 	size_t length;
 	FILE *file = open_memstream(&text, &length);
 
@@ -316,13 +350,8 @@ static void answer_topology(struct svc_control *control, cJSON *root)
 	}
 	add_threads(root, daemon);
 	memory = cJSON_AddArrayToObject(root, "memory");
-	for (uint32_t i = 0; i < daemon->device_count; i++) {
-		size_t bytes;
-		const void *pool = sched_pool(daemon->devices[i].sched, &bytes);
-
-		snprintf(what, sizeof(what), "KV pool of device %u", i);
-		add_memory(memory, daemon, what, pool, bytes);
-	}
+	for (uint32_t i = 0; i < daemon->device_count; i++)
+		add_device_memory(memory, daemon, i);
 }
 
 static void answer_models(struct svc_control *control, cJSON *root)

@@ -48,6 +48,7 @@ static void cpu_destroy(struct kern_backend *backend)
 static const struct kern_backend_ops cpu_ops = {
 	.alloc = cpu_alloc,
 	.free = cpu_free,
+	.memory_visit = cpu_memory_visit,
 	.register_memory = register_nothing,
 	.unregister_memory = unregister_nothing,
 	.weight_create = cpu_weight_create,

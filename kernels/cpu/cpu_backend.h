@@ -119,6 +119,7 @@ struct kern_cpu {
 	struct cpu_attention_job *attend_jobs; /* [KERN_ATTEND_MAX] */
 	uint32_t *attend_first_unit;
 	struct cpu_chunk *chunk; /* where small allocations come from */
+	struct cpu_chunk *chunks; /* all */
 	int node;
 	size_t region_bytes; /* of the region that holds this struct */
 	bool region_huge;
@@ -138,6 +139,8 @@ static inline struct kern_work *cpu_work_at_hand(struct kern_cpu *cpu)
 
 /* cpu_memory.c: memory and weights. */
 void *cpu_alloc(struct kern_backend *backend, size_t bytes, const char *what);
+void cpu_memory_visit(struct kern_backend *backend,
+	void (*visit)(void *context, const void *memory, size_t bytes, bool huge), void *context);
 void cpu_free(struct kern_backend *backend, void *memory);
 int cpu_weight_create(struct kern_backend *backend, enum kern_type type, uint32_t n, uint32_t k, const void *source,
 	struct kern_weight **weight);

@@ -17,6 +17,7 @@ struct cpu_chunk {
 	struct base_region region;
 	size_t used_bytes;
 	uint32_t live;
+	struct cpu_chunk *next, *previous; /* of all */
 };
 
 /* Before every allocation, one line long. */
@@ -40,7 +41,10 @@ static struct cpu_chunk *chunk_create(struct kern_cpu *cpu, size_t bytes)
 	if (base_region_create(&region, bytes, cpu->node, true) != 0)
 		return NULL;
 	chunk = region.memory;
-	*chunk = (struct cpu_chunk){.region = region, .used_bytes = CPU_LINE};
+	*chunk = (struct cpu_chunk){.region = region, .used_bytes = CPU_LINE, .next = cpu->chunks};
+	if (cpu->chunks)
+		cpu->chunks->previous = chunk;
+	cpu->chunks = chunk;
 	return chunk;
 }
 
@@ -52,6 +56,12 @@ static void chunk_drop(struct kern_cpu *cpu, struct cpu_chunk *chunk)
 		return;
 	if (chunk == cpu->chunk)
 		cpu->chunk = NULL;
+	if (chunk->next)
+		chunk->next->previous = chunk->previous;
+	if (chunk->previous)
+		chunk->previous->next = chunk->next;
+	else
+		cpu->chunks = chunk->next;
 	region = chunk->region;
 	base_region_destroy(&region);
 }
@@ -91,6 +101,13 @@ void cpu_free(struct kern_backend *backend, void *memory)
 {
 	if (memory)
 		chunk_drop(cpu_of(backend), ((struct allocation *)memory - 1)->chunk);
+}
+
+void cpu_memory_visit(struct kern_backend *backend,
+	void (*visit)(void *context, const void *memory, size_t bytes, bool huge), void *context)
+{
+	for (const struct cpu_chunk *chunk = cpu_of(backend)->chunks; chunk; chunk = chunk->next)
+		visit(context, chunk->region.memory, chunk->region.size_bytes, chunk->region.huge);
 }
 
 int cpu_weight_create(struct kern_backend *backend, enum kern_type type, uint32_t n, uint32_t k, const void *source,
