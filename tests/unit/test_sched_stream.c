@@ -275,6 +275,32 @@ static void streams_park_without_credit(void **state)
 	rig_stop(&rig);
 }
 
+/* The deadline between tokens is the daemon's: a client that is slow to consume does not let it pass. */
+static void waiting_for_credit_is_no_delay(void **state)
+{
+	struct attnd_generate_params params = { .max_tokens = 10, .between_ns = 100000 };
+	uint32_t history[512], total = 50;
+	uint64_t id;
+
+	(void)state;
+	rig_init(&rig);
+	rig_start(&rig);
+	rig_add(&rig, 0, 0, 4);
+	rig_tokens(history, total, 8);
+	id = rig_generate(&rig, 0, rig_open(&rig, 0, 0), history, total, params, NULL,
+		(struct attnd_request){ 0 });
+	rig_run(&rig);
+	total = take_tokens(id, &params.sampling, history, total, 0, 4);
+	rig.clock.fake_ns += 10000000;
+	rig_run(&rig);
+	assert_false(rig_has(&rig, id)); /* it waits, and has not expired */
+	rig_message(&rig, SCHED_CREDIT, 0, 0, 6);
+	rig_run(&rig);
+	total = take_tokens(id, &params.sampling, history, total, 4, 6);
+	take_final(id, ATTND_OK, 10, total - 1, ATTND_STOP_LENGTH);
+	rig_stop(&rig);
+}
+
 /* Many streams of one client share few credits: each token spends one. */
 static void credits_are_shared(void **state)
 {
@@ -380,6 +406,7 @@ int main(void)
 		cmocka_unit_test(sampling_depends_on_seed_and_position),
 		cmocka_unit_test(sampled_steps),
 		cmocka_unit_test(streams_park_without_credit),
+		cmocka_unit_test(waiting_for_credit_is_no_delay),
 		cmocka_unit_test(credits_are_shared),
 		cmocka_unit_test(a_cancelled_stream_leaves_its_credit),
 		cmocka_unit_test(undrained_replies),
