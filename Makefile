@@ -114,7 +114,7 @@ BENCH_PROGRAMS := $(call wanted,$(filter tests/bench/%,$(TEST_SOURCES)))
 
 # ---- What people ask for ---------------------------------------------------------------------------------
 
-all: $(PROGRAMS) $(LIBRARY) $(ARCHIVES) ## build the programs and the client library (the default)
+all: $(PROGRAMS) $(LIBRARY) $(ARCHIVES) $(O)/attnd.service ## build the programs and the client library (the default)
 
 run: ## build, then show the daemon at work on a real model (MODEL=file.gguf picks another)
 	@tools/setup.sh run
@@ -141,7 +141,7 @@ suite-%:
 # What is installed, as mode:file:place below $(PREFIX).
 INSTALLED := $(foreach t,$(TOOLS),755:$(O)/$(t):bin/$(t)) 755:$(O)/attnd:sbin/attnd \
 	755:$(O)/libattnd.so:lib/libattnd.so.$(VERSION) 644:$(O)/libattnd.a:lib/libattnd.a \
-	644:$(O)/attnd.pc:lib/pkgconfig/attnd.pc 644:service/attnd.service:lib/systemd/system/attnd.service \
+	644:$(O)/attnd.pc:lib/pkgconfig/attnd.pc 644:$(O)/attnd.service:lib/systemd/system/attnd.service \
 	$(foreach h,$(wildcard client-lib/include/attnd/*.h),644:$(h):$(h:client-lib/%=%)) \
 	$(foreach p,$(wildcard docs/man/*.[1-8]),644:$(p):share/man/man$(subst .,,$(suffix $(p)))/$(notdir $(p)))
 TO  = $(DESTDIR)$(PREFIX)
@@ -216,6 +216,9 @@ $(O)/libattnd.a: $(ARCHIVES)
 
 $(O)/attnd.pc: client-lib/attnd.pc.in FORCE
 	@sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $< >$@.new && $(keep_if_same)
+
+$(O)/attnd.service: service/attnd.service.in FORCE
+	@sed 's|@PREFIX@|$(PREFIX)|' $< >$@.new && $(keep_if_same)
 
 # ---- Stamps: rebuild when the flags, the features or the list of sources change --------------------------
 
