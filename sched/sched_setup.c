@@ -122,7 +122,13 @@ static int pool_create(struct sched *sched)
 
 static void *table(size_t count, size_t element_bytes)
 {
-	return calloc(count ? count : 1, element_bytes);
+	size_t size_bytes = (count ? count : 1) * element_bytes;
+	volatile unsigned char *bytes = calloc(count ? count : 1, element_bytes);
+
+	/* Touched now, so that no request pays for a page fault. */
+	for (size_t at = 0; bytes && at < size_bytes; at += 4096)
+		bytes[at] = 0;
+	return (void *)(uintptr_t)bytes;
 }
 
 static bool flight_create(struct sched *sched, struct sched_flight *flight, uint32_t vocab_max)

@@ -230,7 +230,7 @@ static void test_killed_clients(void **state)
 	assert_true(after.fds <= before.fds + 2);
 	assert_true(after.maps <= before.maps + 8);
 	if (!sys_sanitized())
-		assert_true(after.rss_bytes <= before.rss_bytes + (2u << 20));
+		assert_true(after.rss_bytes <= before.rss_bytes + (1u << 20));
 	sys_daemon_stop(&daemon);
 }
 
