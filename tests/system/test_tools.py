@@ -402,6 +402,15 @@ def case_cancel(world):
     raise Broken("no request was cancelled in eight tries")
 
 
+def socket_of(daemon):
+    """the attach socket of a daemon, from its command line"""
+    with open(f"/proc/{daemon}/cmdline", "rb") as file:
+        for word in file.read().decode().split("\0"):
+            if word.startswith("daemon.runtime_dir="):
+                return word.partition("=")[2] + "/attnd.sock"
+    return ""
+
+
 def case_daemon_dies(world):
     """the daemon's death is an error within a bound, and says so"""
     tool = world.start("attnbench", "echo", "--spawn", "--seconds", "60")
@@ -410,6 +419,9 @@ def case_daemon_dies(world):
         daemons = []
         while time.monotonic() < until and not daemons:
             daemons = [child for keeper in children_of(tool.pid) for child in children_of(keeper)]
+            time.sleep(0.02)
+        # Not before it serves, which takes a while under a sanitizer: its socket is there then.
+        while time.monotonic() < until and not os.path.exists(socket_of(daemons[0])):
             time.sleep(0.02)
         time.sleep(1.5)
         os.kill(daemons[0], signal.SIGKILL)
