@@ -132,20 +132,37 @@ static void raise_file_limit(void)
 	}
 }
 
-static void log_ready(const struct svc_daemon *daemon)
+/* One line of the log for each line that `print` writes. */
+static void log_lines(const char *event, void (*print)(const struct svc_daemon *daemon, FILE *file),
+	const struct svc_daemon *daemon)
 {
 	char *text = NULL;
 	size_t length;
 	FILE *file = open_memstream(&text, &length);
 
-	if (file) {
-		svc_place_print(&daemon->place, daemon->topo, file);
-		fclose(file);
-		for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1)
-			base_log(BASE_LOG_INFO, "control", "placed", "what=\"%.*s\"",
-				(int)(end - line), line);
-		free(text);
-	}
+	if (!file)
+		return;
+	print(daemon, file);
+	fclose(file);
+	for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1)
+		base_log(BASE_LOG_INFO, "control", event, "what=\"%.*s\"", (int)(end - line), line);
+	free(text);
+}
+
+static void print_machine(const struct svc_daemon *daemon, FILE *file)
+{
+	base_topo_print(daemon->topo, file);
+}
+
+static void print_placement(const struct svc_daemon *daemon, FILE *file)
+{
+	svc_place_print(&daemon->place, daemon->topo, file);
+}
+
+static void log_ready(const struct svc_daemon *daemon)
+{
+	log_lines("machine", print_machine, daemon);
+	log_lines("placed", print_placement, daemon);
 	base_log(BASE_LOG_INFO, "control", "ready",
 		"socket=%s/attnd.sock backend=\"%s\" models=%u milliseconds=%lld",
 		daemon->config.runtime_dir, daemon->devices[0].backend->properties.name,
