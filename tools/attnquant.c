@@ -1,7 +1,7 @@
 /*
  * attnquant: makes GGUF files. It converts llama2.c checkpoints and Hugging Face folders,
- * quantizes, shows what a file holds, makes a tiny model for demonstrations and tests, and measures what
- * formats cost in quality.
+ * quantizes, shows what a file holds, makes models of random numbers (a tiny one for demonstrations
+ * and tests, any shape to measure speed with), and measures what formats cost in quality.
  *
  * One thread, one command per run.
  */
@@ -24,6 +24,7 @@ static const struct command commands[] = {
 	{ "quantize", attnquant_quantize_command },
 	{ "info", attnquant_info_command },
 	{ "make-tiny", attnquant_tiny_command },
+	{ "make-random", attnquant_random_command },
 	{ "measure", attnquant_measure_command },
 };
 
@@ -36,6 +37,7 @@ static const char what[] =
 	"  quantize IN.gguf OUT.gguf TYPE  the same with weights of TYPE (Q8_0, Q4_1, ...)\n"
 	"  info FILE.gguf                  what a file holds\n"
 	"  make-tiny -o OUT.gguf           a tiny model of random numbers, for tests\n"
+	"  make-random -o OUT.gguf         random weights in a known shape, to measure speed\n"
 	"  measure attention               what KV formats cost in quality\n"
 	"\n"
 	"Each command explains itself: attnquant COMMAND --help";

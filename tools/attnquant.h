@@ -152,6 +152,7 @@ int attnquant_convert_command(int argc, char **argv);
 int attnquant_quantize_command(int argc, char **argv);
 int attnquant_info_command(int argc, char **argv);
 int attnquant_tiny_command(int argc, char **argv);
+int attnquant_random_command(int argc, char **argv);
 int attnquant_measure_command(int argc, char **argv);
 
 #endif

@@ -439,6 +439,53 @@ def case_same_seed(place):
     assert data[0] == data[1] and data[0] != data[2]
 
 
+def case_random(place):
+    """make-random: the shape asked for, every matrix in its format, weights of a sensible size, the same for a seed"""
+    out = place.path("random.gguf")
+    shape = ("--layers", "2", "--width", "128", "--heads", "4", "--kv-heads", "2", "--ff", "320", "--vocab", "300",
+             "--context", "512")
+    for kind, code, block, block_bytes in (("F32", 0, 1, 4), ("F16", 1, 1, 2), ("Q8_0", 8, 32, 34), ("Q4_0", 2, 32, 18),
+                                           ("Q5_1", 7, 32, 24)):
+        run("make-random", "-o", out, "--type", kind, *shape)
+        made = Gguf(out)
+        keys = made.keys
+        assert (keys["general.architecture"], keys["llama.block_count"], keys["llama.embedding_length"],
+                keys["llama.attention.head_count"], keys["llama.attention.head_count_kv"],
+                keys["llama.feed_forward_length"], keys["llama.context_length"]) == (b"llama", 2, 128, 4, 2, 320, 512)
+        for name in ("tokens", "scores", "token_type"):
+            assert len(keys["tokenizer.ggml." + name]) == 300, name
+        assert len(set(keys["tokenizer.ggml.tokens"])) == 300
+        assert len(made.tensors) == 2 * 9 + 3
+        for name, (dims, tensor_type, data) in made.tensors.items():
+            if len(dims) == 1:
+                assert tensor_type == 0, name
+            elif name != "output.weight":
+                assert tensor_type == code, (name, tensor_type)
+                assert len(data) >= dims[0] * dims[1] // block * block_bytes, name
+        # 128 columns are no blocks of Q6_K, which the output matrix would be with four or five bits.
+        assert made.tensors["output.weight"][1] == (code if kind in ("F32", "F16", "Q8_0") else 8)
+    run("make-random", "-o", out, "--type", "F32", *shape)
+    made = Gguf(out)
+    (columns, rows), data = made.floats("blk.1.ffn_down.weight")
+    values = struct.unpack(f"<{columns * rows}f", data)
+    assert (columns, rows) == (320, 128) and 0.9 < columns * sum(v * v for v in values) / len(values) < 1.1
+    assert values[:320] != values[320:640]
+    run("make-random", "-o", place.path("tied.gguf"), "--type", "Q4_0", "--tied", *shape)
+    assert "output.weight" not in Gguf(place.path("tied.gguf")).tensors
+    data = []
+    for seed in ("7", "7", "8"):
+        run("make-random", "-o", out, "--shape", "stories-260k", "--seed", seed)
+        with open(out, "rb") as file:
+            data.append(file.read())
+    assert data[0] == data[1] and data[0] != data[2]
+    assert Gguf(out).tensors["blk.4.ffn_down.weight"][:2] == ((172, 64), 1), "rows that no block divides"
+    for wrong in (("--shape", "gpt-9"), ("--type", "Q9"), ("--heads", "5"), ("--heads", "32", "--width", "100"),
+                  ("--layers", "0"), ("--vocab", "10"), ("--head-dim", "12"), ("--kv-heads", "-1")):
+        run("make-random", "-o", out, *wrong, status=USAGE)
+    run("make-random", status=USAGE, says="-o OUT.gguf")
+    run("make-random", "-o", place.path("none", "x.gguf"), "--shape", "stories-260k", status=FAILED)
+
+
 def main():
     cases = [value for name, value in globals().items() if name.startswith("case_")]
     failed = 0
