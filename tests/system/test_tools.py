@@ -22,7 +22,7 @@ import time
 
 BUILD = os.path.realpath(os.environ.get("ATTND_BUILD") or os.environ.get("O") or "build")
 TOOLS = ("attnrun", "attnctl", "attnbench", "attnquant")
-COMMANDS = ("echo", "step", "generate", "attend")
+COMMANDS = ("echo", "step", "generate", "attend", "model")
 BOUND_S = 100
 USAGE, FAILED, NO_DAEMON, INTERRUPTED = 2, 1, 3, 130
 
@@ -104,7 +104,13 @@ def case_usage(world):
                            ("attnrun", "--daemon-option", "kv.pool=1G"), ("attnctl",), ("attnctl", "dance"),
                            ("attnctl", "status", "models"), ("attnbench",), ("attnbench", "dance"),
                            ("attnbench", "echo", "--size", "-1"), ("attnbench", "echo", "--transport", "pigeon"),
-                           ("attnbench", "step", "--spawn"), ("attnbench", "attend", "--heads", "7")):
+                           ("attnbench", "step", "--spawn"), ("attnbench", "attend", "--heads", "7"),
+                           ("attnbench", "model"), ("attnbench", "model", "-m", "x", "-p", "0", "-n", "0"),
+                           ("attnbench", "model", "-m", "x", "-t", "0"), ("attnbench", "model", "-m", "x", "-r", "0"),
+                           ("attnbench", "model", "-m", "x", "-d", ","), ("attnbench", "model", "-m", "x", "-d", "1,b"),
+                           ("attnbench", "model", "-m", "x", "--kv", "int8,int3"),
+                           ("attnbench", "model", "-m", "x", "--decode", "guess"),
+                           ("attnbench", "model", "--address", "shm:/x", "-t", "2")):
         _, err = world.run(tool, *options, status=USAGE)
         expect(err.strip(), f"{tool} {' '.join(options)} says nothing")
 
@@ -284,6 +290,8 @@ def case_daemon(world):
         expect(out == world.text("--prompt", "Hello", "-n", "9"), "another text than a private daemon's", out)
         _, err = world.run("attnrun", *address, "--model", "large", "--prompt", "x", status=FAILED)
         expect("large" in err, "the model is not named", err)
+        bench = world.json("attnbench", "model", *address, "--json", "-p", "5", "-n", "3", "-d", "7", "-r", "1")
+        check_rates(bench, ["pp5 @ d7", "tg3 @ d7"], 1)
         bench = world.json("attnbench", "step", *address, "--json", "--seconds", "0.05", "--rounds", "1")
         expect(bench["closed"]["answered"] > 0, "no step was measured", bench)
         world.run("attnctl", *address, "reload")
@@ -344,6 +352,57 @@ def case_loads(world):
         expect(attend["closed"]["answered"] > 0 and not attend["closed"]["failed"], "attend", attend)
     _, err = world.run("attnbench", "step", "--spawn", *model, "--context", "100000", status=FAILED)
     expect("context" in err, "a context that is too long is not called so", err)
+
+
+def check_rates(object, tests, repeats):
+    """The results are of these tests, and each sample is its tokens over its time."""
+    expect([result["test"] for result in object["results"]] == tests, "other tests", object)
+    for result in object["results"]:
+        tokens, rates = result["n_prompt"] + result["n_gen"], result["samples_tokens_per_s"]
+        expect(len(rates) == len(result["samples_ns"]) == repeats, "not a sample per repeat", result)
+        for rate, ns in zip(rates, result["samples_ns"]):
+            expect(abs(rate - tokens * 1e9 / ns) < 0.01, "a rate that is not its time's", result)
+        expect(result["min"] <= result["tokens_per_s"] <= result["max"] and result["min"] > 0, "the median", result)
+        expect(sorted(rates)[len(rates) // 2] == result["tokens_per_s"], "the median of an odd number", result)
+
+
+def case_model(world):
+    """model measures prefill and decode at each depth, in a table and as JSON"""
+    random = world.path("random.gguf")
+    world.run("attnquant", "make-random", "--shape", "stories-260k", "--type", "Q8_0", "-o", random)
+    got = world.json("attnbench", "model", "--model", random, "-p", "70", "-n", "9", "-d", "300,0", "-r", "3",
+                     "--kv", "int8", "-t", "1", "-b", "32", "--json")
+    check_rates(got, ["pp70", "tg9", "pp70 @ d300", "tg9 @ d300"], 3)
+    expect((got["command"], got["kv_k"], got["kv_v"], got["threads"], got["parameters"]) ==
+           ("model", "int8", "int8", 1, 260032), "what was measured", got)
+    got = world.json("attnbench", "model", "--model", world.model, "-p", "0", "-n", "40", "-r", "1", "--json",
+                     "--kv", "f32,int8")
+    check_rates(got, ["tg40"], 1)
+    expect((got["kv_k"], got["kv_v"], got["decode"]) == ("f32", "int8", "stream"), "formats", got)
+    got = world.json("attnbench", "model", "--model", world.model, "-n", "5", "-p", "3", "-r", "1", "--json",
+                     "--decode", "step", "--daemon-option", "kv.default=f32")
+    check_rates(got, ["pp3", "tg5"], 1)
+    expect((got["kv_k"], got["decode"]) == ("f32", "step"), "decode by steps", got)
+    out, err = world.run("attnbench", "model", "--model", random, "-p", "16", "-n", "4", "-r", "2", "-d", "64")
+    expect(not err and "pp16 @ d64" in out and "tg4 @ d64" in out and "±" in out, "the table", out, err)
+    _, err = world.run("attnbench", "model", "--model", random, "-d", "2000", status=FAILED)
+    expect("at most 2048" in err, "a context that is too long is not called so", err)
+    _, err = world.run("attnbench", "model", "--model", world.path("missing.gguf"), status=FAILED)
+    expect("missing.gguf" in err, "a missing model is not named", err)
+    where = f"shm:{world.path('none')}/attnd.sock"
+    world.run("attnbench", "model", "--address", where, status=NO_DAEMON)
+
+
+def case_model_pool(world):
+    """model starts its daemon with a larger pool where the daemon's own choice cannot hold the test"""
+    wide = world.path("wide.gguf")
+    world.run("attnquant", "make-random", "--layers", "32", "--width", "64", "--heads", "16", "--kv-heads", "16",
+              "--head-dim", "256", "--ff", "64", "--vocab", "300", "--type", "Q8_0", "-o", wide)
+    # A megabyte of f32 cache for a token: what the test may need is more than the gigabyte of kv.pool = auto.
+    out, err = world.run("attnbench", "model", "--model", wide, "-p", "8", "-n", "2", "-r", "1", "--kv", "f32",
+                         "--json", "--verbose")
+    check_rates(json.loads(out), ["pp8", "tg2"], 1)
+    expect(err.count("loaded") == 2, "it did not start again with a larger pool", err)
 
 
 # ---- ends -----------------------------------------------------------------------------------------------------
