@@ -17,8 +17,9 @@
  *
  * Page layouts (T = 64 tokens, D = head_dim):
  *   f32, bf16: K [T][D], V [T][D]; block 0 then float32 mean[D], float32 width[D].
- *   int8: K interleaved for the dot product unit: [D/4][T][4]; V [T][D]; float32 k_scale[T], v_scale[T];
- *         int32 k_sum[T] (sum of the token's quantized K: lets an unsigned-by-signed dot product take Q offset by 128).
+ *   int8: K and V interleaved for the dot product unit, four channels of a token, and four tokens of a channel, side by
+ *         side: K [D/4][T][4], V [T/4][D][4]; float32 k_scale[T], v_scale[T]; int32 k_sum[T] (sum of the token's quantized
+ *         K: lets an unsigned-by-signed dot product take Q offset by 128).
  * Every array starts at a multiple of 64 bytes. K and V may have different formats: the K part comes first.
  */
 #ifndef KERN_KV_H

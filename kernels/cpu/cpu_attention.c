@@ -9,9 +9,11 @@
 
 #include "kernels/cpu/cpu_attention_unit.h"
 
-/* Channels of query vectors in a tile: more share the conversion of a page, fewer keep a unit short. Where K is not int8
- * a page is transposed for every tile, which is worth more vectors. */
-enum { TILE_CHANNELS_INT8 = 1024, TILE_CHANNELS = 2048, TILE_VECTORS_MIN = 8 };
+/* Channels of query vectors in a tile: more share the loading of a page, fewer keep a unit short. */
+enum { TILE_CHANNELS = 2048, TILE_VECTORS_MIN = 8 };
+
+/* Where tiles alone keep every thread busy, partial results are worth their writing only while a cache holds them. */
+enum { PARTIAL_BYTES_CHEAP = 1 << 20, TILES_ENOUGH = 4 };
 
 const struct cpu_attention_kernels *cpu_attention_kernels(enum base_isa isa)
 {
@@ -38,7 +40,7 @@ static uint32_t divide_up(uint32_t a, uint32_t b)
 
 static uint32_t tile_vectors(const struct kern_kv_geometry *kv)
 {
-	uint32_t vectors = (kv->k == KERN_KV_INT8 ? TILE_CHANNELS_INT8 : TILE_CHANNELS) / kv->head_dim;
+	uint32_t vectors = TILE_CHANNELS / kv->head_dim;
 
 	vectors = vectors > TILE_VECTORS_MIN ? vectors : TILE_VECTORS_MIN;
 	return vectors < CPU_ATTENTION_VECTORS ? vectors : CPU_ATTENTION_VECTORS;
@@ -100,7 +102,8 @@ size_t cpu_attention_plan(struct cpu_attention_job *job, uint32_t participants, 
 	job->units[CPU_ATTENTION_ATTEND] = tiles;
 	needed = (size_t)job->q_rows * job->kv->heads * job->splits * cpu_attention_part_floats(job->kv->head_dim) *
 		sizeof(float);
-	if (job->splits == 1 || partial == NULL || partial_bytes < needed)
+	if (job->splits == 1 || partial == NULL || partial_bytes < needed ||
+		(needed > PARTIAL_BYTES_CHEAP && tiles / participants >= TILES_ENOUGH))
 		return 0;
 	job->partial = partial;
 	job->units[CPU_ATTENTION_ATTEND] = tiles * job->splits;

@@ -39,8 +39,7 @@ static void store_k_int8(const struct cpu_attention_kernels *kernels, const stru
 	int8_t *k = (int8_t *)(page->at + page->layout.k) + (size_t)token * 4;
 	int32_t sum;
 
-	for (uint32_t d = 0; d < dim; d++)
-		x[d] = (x[d] - mean[d]) / width[d];
+	kernels->smooth(x, mean, width, dim);
 	((float *)(page->at + page->layout.k_scale))[token] = kernels->quantize(row, x, dim, &sum);
 	((int32_t *)(page->at + page->layout.k_sum))[token] = sum;
 	for (uint32_t d = 0; d < dim; d += 4)
@@ -68,11 +67,14 @@ static void append_v(const struct cpu_attention_kernels *kernels, const struct p
 {
 	unsigned char *v = page->at + page->layout.v;
 
-	if (page->layout.v_format == KERN_KV_INT8)
-		((float *)(page->at + page->layout.v_scale))[token] =
-			kernels->quantize((int8_t *)v + (size_t)token * dim, x, dim, NULL);
-	else
+	if (page->layout.v_format == KERN_KV_INT8) {
+		int8_t row[CPU_ATTENTION_DIM_MAX];
+
+		((float *)(page->at + page->layout.v_scale))[token] = kernels->quantize(row, x, dim, NULL);
+		kernels->interleave(v + (size_t)(token / 4) * dim * 4, row, dim, token % 4);
+	} else {
 		store_float(kernels, v, page->layout.v_format, token, x, dim);
+	}
 }
 
 void cpu_attention_append(const struct cpu_attention_job *job, uint32_t kv_head, uint32_t begin, uint32_t end,

@@ -8,6 +8,9 @@
 #include <math.h>
 #include <string.h>
 
+#define LOG2_E 1.44269504f
+#define LOG_2 0.693147181f
+
 enum { SPLIT_PAGES = CPU_ATTENTION_SPLIT_TOKENS / KERN_PAGE_TOKENS };
 
 /* From so many query vectors on, a page's V is converted once and not by each block of vectors. */
@@ -57,7 +60,8 @@ static void quantize_queries(const struct cpu_attention_tile *tile, struct cpu_a
 
 /* Products of `count` vectors from `first` with a page, of whose tokens the first `tokens` matter. */
 static void multiply_page(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
-	const unsigned char *page, const struct kern_kv_layout *layout, uint32_t first, uint32_t count, uint32_t tokens)
+	const unsigned char *page, const struct kern_kv_layout *layout, uint32_t first, uint32_t count, uint32_t tokens,
+	const void *ahead)
 {
 	const uint32_t dim = tile->job->kv->head_dim;
 	float *products = scratch->weights + (size_t)first * KERN_PAGE_TOKENS;
@@ -74,7 +78,7 @@ static void multiply_page(const struct cpu_attention_tile *tile, struct cpu_atte
 			.mean_product = scratch->mean_product + first,
 		};
 
-		tile->kernels->product_int8(products, &k, &q, count, dim);
+		tile->kernels->product_int8(products, &k, &q, count, dim, ahead);
 		return;
 	}
 	tile->kernels->transpose(scratch->k, page + layout->k, layout->k_format, tokens, dim);
@@ -90,109 +94,153 @@ static struct cpu_attention_range clip(struct cpu_attention_range range, uint32_
 	return (struct cpu_attention_range){ begin < end ? begin : end, end };
 }
 
-/* V of a page as the weighted sum reads it. */
-struct values {
-	const void *at;
-	enum kern_kv format;
-	const float *scale; /* NULL: none */
+/* A page, and what is asked for while it is worked on. */
+struct page {
+	const unsigned char *at, *next; /* next: NULL where there is none, or not of int8 throughout */
+	const struct kern_kv_layout *layout;
+	uint32_t base; /* position of its first token */
 };
 
-/* V as it is stored, or for many vectors widened once to where the transposed K was. */
-static struct values load_values(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
-	const unsigned char *page, const struct kern_kv_layout *layout, uint32_t vectors)
+static bool is_int8(const struct kern_kv_layout *layout)
 {
-	struct values values = {
-		.at = page + layout->v,
-		.format = layout->v_format,
-		.scale = layout->v_format == KERN_KV_INT8 ? (const float *)(page + layout->v_scale) : NULL,
-	};
-
-	if (values.format != KERN_KV_F32 && vectors >= WIDEN_VECTORS) {
-		tile->kernels->widen(scratch->k, values.at, values.format, KERN_PAGE_TOKENS * tile->job->kv->head_dim);
-		values.at = scratch->k;
-		values.format = KERN_KV_F32;
-	}
-	return values;
+	return layout->k_format == KERN_KV_INT8 && layout->v_format == KERN_KV_INT8;
 }
 
-/* Softmax and weighted sum for rows that see the same part of a page. */
-static void add_rows(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
-	const struct values *values, uint32_t row, uint32_t rows, struct cpu_attention_range part)
-{
-	const struct cpu_attention_softmax how = {
-		.scale = tile->job->scale,
-		.soft_cap = tile->job->soft_cap,
-		.v_scale = values->scale,
-	};
-	const uint32_t dim = tile->job->kv->head_dim, first = row * tile->heads, count = rows * tile->heads;
-
-	for (uint32_t i = first; i < first + count; i++) {
-		float factor = tile->kernels->softmax(scratch->weights + (size_t)i * KERN_PAGE_TOKENS, part.begin, part.end,
-			&how, &scratch->state[i]);
-
-		if (factor != 1.0f)
-			tile->kernels->multiply(scratch->o + (size_t)i * dim, factor, dim);
-	}
-	tile->kernels->accumulate(scratch->o + (size_t)first * dim, scratch->weights + (size_t)first * KERN_PAGE_TOKENS,
-		count, values->at, values->format, part.begin, part.end, dim);
-}
-
-static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch, uint32_t block,
-	const struct kern_kv_layout *layout)
+/* Weights of V for the rows that see the same part of a page. */
+static void weigh_rows(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const struct page *page, uint32_t row, uint32_t rows, struct cpu_attention_range part)
 {
 	const struct cpu_attention_job *job = tile->job;
-	const struct cpu_attention_range *range = scratch->range;
-	const unsigned char *page = kern_kv_page(job->kv, job->blocks[block], block, job->layer, tile->kv_head);
-	const uint32_t base = block * KERN_PAGE_TOKENS;
-	uint32_t first = 0, last = tile->rows;
-	struct values values;
+	const uint32_t first = row * tile->heads, count = rows * tile->heads;
+	const struct cpu_attention_softmax how = {
+		.scale = job->soft_cap != 0.0f ? job->scale / job->soft_cap : job->scale * LOG2_E,
+		.cap = job->soft_cap * LOG2_E,
+		.begin = part.begin,
+		.end = part.end,
+		.v_scale = (const float *)(page->at + page->layout->v_scale),
+	};
+	const struct cpu_attention_running running = { scratch->max + first, scratch->sum + first, scratch->factor + first };
+	const struct cpu_attention_weights8 weights = {
+		.packed = scratch->packed_weights + (size_t)first * KERN_PAGE_TOKENS,
+		.scale = scratch->weight_scale + first,
+	};
+	float *products = scratch->weights + (size_t)first * KERN_PAGE_TOKENS;
 
-	while (first < last && range[first].end <= base)
+	if (page->layout->v_format == KERN_KV_INT8)
+		tile->kernels->softmax_int8(&weights, products, count, &how, &running);
+	else
+		tile->kernels->softmax(products, count, &how, &running);
+}
+
+/* Weighted sum of V of float32 or bf16 for the same. For many vectors V has been widened to where the transposed K was. */
+static void add_rows(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const struct page *page, bool widened, uint32_t row, uint32_t rows, struct cpu_attention_range part)
+{
+	const uint32_t dim = tile->job->kv->head_dim, first = row * tile->heads, count = rows * tile->heads;
+	const void *v = widened ? (const void *)scratch->k : page->at + page->layout->v;
+
+	for (uint32_t i = first; i < first + count; i++) {
+		if (scratch->factor[i] != 1.0f)
+			tile->kernels->multiply(scratch->o + (size_t)i * dim, scratch->factor[i], dim);
+	}
+	tile->kernels->accumulate(scratch->o + (size_t)first * dim, scratch->weights + (size_t)first * KERN_PAGE_TOKENS,
+		count, v, widened ? KERN_KV_F32 : page->layout->v_format, part.begin, part.end, dim);
+}
+
+/* Weighted sum of int8 V, for rows that may see different parts: what they do not see weighs 0. */
+static void add_int8(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const struct page *page, uint32_t first, uint32_t count)
+{
+	const uint32_t dim = tile->job->kv->head_dim;
+	const struct cpu_attention_weights8 weights = {
+		.packed = scratch->packed_weights + (size_t)first * KERN_PAGE_TOKENS,
+		.scale = scratch->weight_scale + first,
+	};
+
+	tile->kernels->accumulate_int8(scratch->o + (size_t)first * dim, scratch->factor + first, &weights, count,
+		(const int8_t *)(page->at + page->layout->v), dim, page->next);
+}
+
+static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const struct page *page)
+{
+	const struct cpu_attention_range *range = scratch->range;
+	const struct kern_kv_layout *layout = page->layout;
+	uint32_t first = 0, last = tile->rows, count;
+	bool widened;
+
+	while (first < last && range[first].end <= page->base)
 		first++;
-	while (first < last && range[last - 1].begin >= base + KERN_PAGE_TOKENS)
+	while (first < last && range[last - 1].begin >= page->base + KERN_PAGE_TOKENS)
 		last--;
 	if (first == last)
 		return;
-	multiply_page(tile, scratch, page, layout, first * tile->heads, (last - first) * tile->heads,
-		clip(range[last - 1], base).end);
-	values = load_values(tile, scratch, page, layout, (last - first) * tile->heads);
+	count = (last - first) * tile->heads;
+	multiply_page(tile, scratch, page->at, layout, first * tile->heads, count, clip(range[last - 1], page->base).end,
+		is_int8(layout) ? page->at + layout->v : NULL);
+	widened = layout->v_format == KERN_KV_BF16 && count >= WIDEN_VECTORS;
+	if (widened)
+		tile->kernels->widen(scratch->k, page->at + layout->v, KERN_KV_BF16, KERN_PAGE_TOKENS * tile->job->kv->head_dim);
 	for (uint32_t row = first, rows; row < last; row += rows) {
-		struct cpu_attention_range part = clip(range[row], base);
+		struct cpu_attention_range part = clip(range[row], page->base);
 
 		for (rows = 1; row + rows < last; rows++) {
-			struct cpu_attention_range next = clip(range[row + rows], base);
+			struct cpu_attention_range next = clip(range[row + rows], page->base);
 
 			if (next.begin != part.begin || next.end != part.end)
 				break;
 		}
-		add_rows(tile, scratch, &values, row, rows, part);
+		weigh_rows(tile, scratch, page, row, rows, part);
+		if (layout->v_format != KERN_KV_INT8)
+			add_rows(tile, scratch, page, widened, row, rows, part);
 	}
+	if (layout->v_format == KERN_KV_INT8)
+		add_int8(tile, scratch, page, first * tile->heads, count);
 }
 
-/* Asks for a page that comes soon: the processor's own prefetching stops at every 4096 bytes. */
-static void prefetch_page(const struct cpu_attention_tile *tile, uint32_t block)
+static void prefetch(const unsigned char *at, size_t bytes)
 {
-	const struct cpu_attention_job *job = tile->job;
-	const unsigned char *page = kern_kv_page(job->kv, job->blocks[block], block, job->layer, tile->kv_head);
+	for (size_t i = 0; i < bytes; i += 64)
+		__builtin_prefetch(at + i, 0, 2);
+}
 
-	for (size_t at = 0; at < job->kv->page_bytes[block > 0]; at += 64)
-		__builtin_prefetch(page + at, 0, 2);
+/* Asks for the next page: the processor's own prefetching stops at every 4096 bytes. Where both pages are of int8, each
+ * half asks for the next one on its way, and only the scales are left. */
+static void look_ahead(struct page *page, const unsigned char *next, const struct kern_kv_layout *layout)
+{
+	if (is_int8(page->layout) && is_int8(layout)) {
+		page->next = next;
+		prefetch(next + layout->k_scale, layout->v - layout->k_scale);
+		prefetch(next + layout->v_scale, KERN_PAGE_TOKENS * sizeof(float));
+	} else {
+		prefetch(next, layout->bytes);
+	}
 }
 
 static void attend_split(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch, uint32_t split,
 	const struct kern_kv_layout layout[2])
 {
+	const struct cpu_attention_job *job = tile->job;
 	const uint32_t end = scratch->range[tile->rows - 1].end;
 	uint32_t block = scratch->range[0].begin / KERN_PAGE_TOKENS, last = split * SPLIT_PAGES + SPLIT_PAGES;
 
 	block = block > split * SPLIT_PAGES ? block : split * SPLIT_PAGES;
-	for (uint32_t i = 0; i < tile->vectors; i++)
-		scratch->state[i] = (struct cpu_attention_state){ .max = -INFINITY, .sum = 0.0f };
-	memset(scratch->o, 0, (size_t)tile->vectors * tile->job->kv->head_dim * sizeof(*scratch->o));
+	for (uint32_t i = 0; i < tile->vectors; i++) {
+		scratch->max[i] = -INFINITY;
+		scratch->sum[i] = 0.0f;
+	}
+	memset(scratch->o, 0, (size_t)tile->vectors * job->kv->head_dim * sizeof(*scratch->o));
 	for (; block < last && (uint64_t)block * KERN_PAGE_TOKENS < end; block++) {
+		struct page page = {
+			.at = kern_kv_page(job->kv, job->blocks[block], block, job->layer, tile->kv_head),
+			.layout = &layout[block > 0],
+			.base = block * KERN_PAGE_TOKENS,
+		};
+
 		if ((uint64_t)(block + 1) * KERN_PAGE_TOKENS < end)
-			prefetch_page(tile, block + 1);
-		attend_page(tile, scratch, block, &layout[block > 0]);
+			look_ahead(&page, kern_kv_page(job->kv, job->blocks[block + 1], block + 1, job->layer, tile->kv_head),
+				&layout[1]);
+		attend_page(tile, scratch, &page);
 	}
 }
 
@@ -203,7 +251,7 @@ static void keep_parts(const struct cpu_attention_tile *tile, const struct cpu_a
 	for (uint32_t i = 0; i < tile->vectors; i++) {
 		struct cpu_attention_part part = cpu_attention_part(tile, i, split);
 
-		*part.state = scratch->state[i];
+		*part.state = (struct cpu_attention_state){ scratch->max[i], scratch->sum[i] };
 		memcpy(part.o, scratch->o + (size_t)i * dim, dim * sizeof(float));
 	}
 }
@@ -220,9 +268,12 @@ static void attend_all(const struct cpu_attention_tile *tile, struct cpu_attenti
 	memset(scratch->total, 0, (size_t)tile->vectors * dim * sizeof(*scratch->total));
 	for (uint32_t split = job->first_split; split < job->first_split + job->splits; split++) {
 		attend_split(tile, scratch, split, layout);
-		for (uint32_t i = 0; i < tile->vectors; i++)
-			tile->kernels->fold(&scratch->total_state[i], scratch->total + (size_t)i * dim, &scratch->state[i],
+		for (uint32_t i = 0; i < tile->vectors; i++) {
+			const struct cpu_attention_state state = { scratch->max[i], scratch->sum[i] };
+
+			tile->kernels->fold(&scratch->total_state[i], scratch->total + (size_t)i * dim, &state,
 				scratch->o + (size_t)i * dim, dim);
+		}
 	}
 	cpu_attention_finish(tile, scratch->total_state, scratch->total);
 }
@@ -258,6 +309,6 @@ void cpu_attention_finish(const struct cpu_attention_tile *tile, const struct cp
 		tile->kernels->store((unsigned char *)job->o + to * element_bytes(job->dtype), o + (size_t)i * dim, dim,
 			job->dtype);
 		if (job->lse != NULL)
-			job->lse[row * job->lse_stride + head] = state[i].max + logf(state[i].sum);
+			job->lse[row * job->lse_stride + head] = (state[i].max + log2f(state[i].sum)) * LOG_2;
 	}
 }

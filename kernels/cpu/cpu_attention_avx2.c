@@ -183,88 +183,85 @@ static inline __m256 join(__m256i first, __m256i second)
 	return _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(_mm256_hadd_epi32(first, second), 0xd8));
 }
 
-/* 16 tokens. Products of 16 bits are exact in the sums of 32: 127 * 16256 * 256 is below 2^31. */
-static inline __attribute__((always_inline)) void product_int8_block(const int rows, float *products,
-	const struct cpu_attention_int8 *page, const int16_t *q, const float *scale, const float *mean_product,
-	uint32_t token, uint32_t dim)
+/* Sums of products of `rows` times 16-bit integers with 64 bytes, over `quads` steps of `stride` bytes: K's channels or
+ * V's tokens, four at a time. Row r's integers begin at left + r * row_stride. Exact in 32 bits: 127 * 16256 * 256 and 127 *
+ * 32767 * 64 are below 2^31. */
+static inline __attribute__((always_inline)) void multiply_quads(const int rows, const int parts,
+	__m256i sum[BLOCK_ROWS_INT8][4], const int16_t *left, size_t row_stride, const int8_t *right, size_t stride,
+	uint32_t quads, const int8_t *ahead)
 {
-	__m256i sum[BLOCK_ROWS_INT8][4];
-
 	for (int r = 0; r < rows; r++) {
-		for (int i = 0; i < 4; i++)
+		for (int i = 0; i < parts; i++)
 			sum[r][i] = _mm256_setzero_si256();
 	}
-	for (uint32_t d = 0; d < dim; d += 4) {
-		const int8_t *from = page->k + (size_t)d * KERN_PAGE_TOKENS + (size_t)token * 4;
-
-		for (int i = 0; i < 4; i++) {
-			const __m256i k = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(from + i * 16)));
+	for (uint32_t quad = 0; quad < quads; quad++, left += 4, right += stride, ahead += stride) {
+		__builtin_prefetch(ahead, 0, 2);
+		for (int i = 0; i < parts; i++) {
+			const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(right + i * 16)));
 
 			for (int r = 0; r < rows; r++)
-				sum[r][i] = _mm256_add_epi32(sum[r][i],
-					_mm256_madd_epi16(k, broadcast4(q + (size_t)r * dim + d)));
-		}
-	}
-	for (int i = 0; i < TILE_VECS; i++) {
-		const uint32_t at = token + (uint32_t)i * LANES;
-		const __m256 k_scale = _mm256_loadu_ps(page->scale + at);
-
-		for (int r = 0; r < rows; r++) {
-			__m256 factor = _mm256_mul_ps(_mm256_set1_ps(scale[r]), k_scale);
-
-			_mm256_storeu_ps(products + r * KERN_PAGE_TOKENS + at, _mm256_fmadd_ps(
-				join(sum[r][2 * i], sum[r][2 * i + 1]), factor, _mm256_set1_ps(mean_product[r])));
+				sum[r][i] = _mm256_add_epi32(sum[r][i], _mm256_madd_epi16(wide, broadcast4(left + r * row_stride)));
 		}
 	}
 }
 
 static inline __attribute__((always_inline)) void product_int8_rows(const int rows, float *products,
-	const struct cpu_attention_int8 *k, const int16_t *q, const float *scale, const float *mean_product, uint32_t dim)
+	const struct cpu_attention_int8 *page, const struct cpu_attention_query8 *q, uint32_t first, uint32_t dim,
+	const int8_t *ahead)
 {
-	for (uint32_t token = 0; token < KERN_PAGE_TOKENS; token += TILE_TOKENS)
-		product_int8_block(rows, products, k, q, scale, mean_product, token, dim);
+	__m256i sum[BLOCK_ROWS_INT8][4];
+
+	products += (size_t)first * KERN_PAGE_TOKENS;
+	for (uint32_t token = 0; token < KERN_PAGE_TOKENS; token += TILE_TOKENS) {
+		multiply_quads(rows, 4, sum, (const int16_t *)q->packed + (size_t)first * dim, dim, page->k + (size_t)token * 4,
+			KERN_PAGE_TOKENS * 4, dim / 4, ahead + (size_t)token * 4);
+		for (uint32_t i = 0; i < TILE_VECS; i++) {
+			const uint32_t at = token + i * LANES;
+			const __m256 k_scale = _mm256_loadu_ps(page->scale + at);
+
+			for (int r = 0; r < rows; r++) {
+				__m256 factor = _mm256_mul_ps(_mm256_set1_ps(q->scale[first + (uint32_t)r]), k_scale);
+
+				_mm256_storeu_ps(products + r * KERN_PAGE_TOKENS + at, _mm256_fmadd_ps(
+					join(sum[r][2 * i], sum[r][2 * i + 1]), factor, _mm256_set1_ps(q->mean_product[first + (uint32_t)r])));
+			}
+		}
+	}
 }
 
-static void product_int8(float *products, const struct cpu_attention_int8 *k, const struct cpu_attention_query8 *query,
-	uint32_t vectors, uint32_t dim)
+/* Only the first block asks for what is ahead; for the others it is K itself, which they touch anyway. */
+static void product_int8(float *products, const struct cpu_attention_int8 *k, const struct cpu_attention_query8 *q,
+	uint32_t vectors, uint32_t dim, const void *ahead)
 {
-	const int16_t *q = query->packed;
-	const float *scale = query->scale, *mean_product = query->mean_product;
-
-	for (uint32_t rows; vectors > 0; vectors -= rows) {
-		rows = block_rows(vectors, BLOCK_ROWS_INT8);
+	if (ahead == NULL)
+		ahead = k->k;
+	for (uint32_t first = 0, rows; first < vectors; first += rows, ahead = k->k) {
+		rows = block_rows(vectors - first, BLOCK_ROWS_INT8);
 		if (rows == 1)
-			product_int8_rows(1, products, k, q, scale, mean_product, dim);
+			product_int8_rows(1, products, k, q, first, dim, ahead);
 		else if (rows == 2)
-			product_int8_rows(2, products, k, q, scale, mean_product, dim);
+			product_int8_rows(2, products, k, q, first, dim, ahead);
 		else
-			product_int8_rows(3, products, k, q, scale, mean_product, dim);
-		products += rows * KERN_PAGE_TOKENS;
-		q += (size_t)rows * dim;
-		scale += rows;
-		mean_product += rows;
+			product_int8_rows(3, products, k, q, first, dim, ahead);
 	}
 }
 
 /* ---- softmax ------------------------------------------------------------------------------------------------ */
 
-/* As row_exp. */
-static inline __m256 exp8(__m256 x)
+/* As row_exp2. */
+static inline __m256 exp2_8(__m256 x)
 {
-	const __m256 is_zero = _mm256_cmp_ps(x, _mm256_set1_ps(EXP_LOWEST), _CMP_LT_OQ);
-	const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(EXP_LOG2E)),
-		_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+	const __m256 is_zero = _mm256_cmp_ps(x, _mm256_set1_ps(EXP2_LOWEST), _CMP_LT_OQ);
+	const __m256 n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = _mm256_sub_ps(x, n);
 	const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-	__m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(EXP_LN2_HIGH), x), p = _mm256_set1_ps(EXP_C0);
+	__m256 p = _mm256_set1_ps(EXP2_C0);
 
-	r = _mm256_fnmadd_ps(n, _mm256_set1_ps(EXP_LN2_LOW), r);
-	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C1));
-	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C2));
-	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C3));
-	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C4));
-	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C5));
-	p = _mm256_fmadd_ps(_mm256_mul_ps(r, r), p, r);
-	p = _mm256_add_ps(p, _mm256_set1_ps(1.0f));
+	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP2_C1));
+	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP2_C2));
+	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP2_C3));
+	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP2_C4));
+	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP2_C5));
+	p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
 	p = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
 	return _mm256_andnot_ps(is_zero, p);
 }
@@ -274,7 +271,7 @@ static inline __m256 tanh8(__m256 x)
 {
 	const __m256 sign_bit = _mm256_set1_ps(-0.0f), one = _mm256_set1_ps(1.0f), z = _mm256_mul_ps(x, x);
 	const __m256 magnitude = _mm256_andnot_ps(sign_bit, x);
-	const __m256 t = exp8(_mm256_mul_ps(magnitude, _mm256_set1_ps(-2.0f)));
+	const __m256 t = exp2_8(_mm256_mul_ps(magnitude, _mm256_set1_ps(TANH_SCALE)));
 	const __m256 is_small = _mm256_cmp_ps(magnitude, _mm256_set1_ps(TANH_SMALL), _CMP_LT_OQ);
 	__m256 large = _mm256_div_ps(_mm256_sub_ps(one, t), _mm256_add_ps(one, t)), small = _mm256_set1_ps(TANH_C0);
 
@@ -296,35 +293,80 @@ static inline __m256 visible8(uint32_t token, uint32_t begin, uint32_t end)
 	return _mm256_castsi256_ps(_mm256_andnot_si256(early, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)end), at)));
 }
 
-static float softmax(float *products, uint32_t begin, uint32_t end, const struct cpu_attention_softmax *how,
-	struct cpu_attention_state *state)
+static void softmax_one(float *products, const struct cpu_attention_softmax *how, float *old_max, float *old_sum,
+	float *factor)
 {
-	const __m256 scale = _mm256_set1_ps(how->scale), cap = _mm256_set1_ps(how->soft_cap);
-	__m256 x[PAGE_VECS], largest = _mm256_set1_ps(state->max), sum;
-	float max, factor;
+	const __m256 scale = _mm256_set1_ps(how->scale), cap = _mm256_set1_ps(how->cap);
+	__m256 x[PAGE_VECS], largest = _mm256_set1_ps(*old_max), visible, shift;
+	float max;
 
-	for (int i = 0; i < PAGE_VECS; i++) {
+	for (uint32_t i = 0; i < PAGE_VECS; i++) {
 		x[i] = _mm256_mul_ps(_mm256_loadu_ps(products + i * LANES), scale);
-		if (how->soft_cap != 0.0f)
-			x[i] = _mm256_mul_ps(cap, tanh8(_mm256_div_ps(x[i], cap)));
-		x[i] = _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), x[i], visible8((uint32_t)i * LANES, begin, end));
+		if (how->cap != 0.0f)
+			x[i] = _mm256_mul_ps(cap, tanh8(x[i]));
+		visible = visible8(i * LANES, how->begin, how->end);
+		x[i] = _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), x[i], visible);
 		largest = _mm256_max_ps(largest, x[i]);
 	}
 	max = max_lanes(largest);
-	largest = _mm256_set1_ps(max == -INFINITY ? 0.0f : max);
-	for (int i = 0; i < PAGE_VECS; i++)
-		x[i] = exp8(_mm256_sub_ps(x[i], largest));
-	sum = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(x[0], x[1]), _mm256_add_ps(x[2], x[3])),
-		_mm256_add_ps(_mm256_add_ps(x[4], x[5]), _mm256_add_ps(x[6], x[7])));
-	for (int i = 0; i < PAGE_VECS; i++) {
-		if (how->v_scale != NULL)
-			x[i] = _mm256_mul_ps(x[i], _mm256_loadu_ps(how->v_scale + i * LANES));
+	shift = _mm256_set1_ps(max == -INFINITY ? 0.0f : max);
+	for (uint32_t i = 0; i < PAGE_VECS; i++) {
+		x[i] = exp2_8(_mm256_sub_ps(x[i], shift));
 		_mm256_storeu_ps(products + i * LANES, x[i]);
 	}
-	factor = max == state->max ? 1.0f : row_exp(state->max - max);
-	state->sum = state->sum * factor + add_lanes(sum);
-	state->max = max;
-	return factor;
+	*factor = _mm256_cvtss_f32(exp2_8(_mm256_sub_ps(_mm256_set1_ps(*old_max), shift)));
+	*old_sum = *old_sum * *factor + add_lanes(_mm256_add_ps(
+		_mm256_add_ps(_mm256_add_ps(x[0], x[1]), _mm256_add_ps(x[2], x[3])),
+		_mm256_add_ps(_mm256_add_ps(x[4], x[5]), _mm256_add_ps(x[6], x[7]))));
+	*old_max = max;
+}
+
+static void softmax(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
+	const struct cpu_attention_running *running)
+{
+	for (uint32_t i = 0; i < vectors; i++)
+		softmax_one(products + (size_t)i * KERN_PAGE_TOKENS, how, &running->max[i], &running->sum[i], &running->factor[i]);
+}
+
+/* Multiplies by the scales of the tokens that are seen; returns the bits of the largest weight. */
+static uint32_t scale_weights(float *weights, const struct cpu_attention_softmax *how)
+{
+	__m256i largest = _mm256_setzero_si256();
+	uint32_t bits[LANES], most = 0;
+
+	for (uint32_t i = 0; i < PAGE_VECS; i++) {
+		const __m256 seen = visible8(i * LANES, how->begin, how->end);
+		const __m256 w = _mm256_mul_ps(_mm256_loadu_ps(weights + i * LANES),
+			_mm256_and_ps(_mm256_loadu_ps(how->v_scale + i * LANES), seen));
+
+		_mm256_storeu_ps(weights + i * LANES, w);
+		largest = _mm256_max_epu32(largest, _mm256_castps_si256(w));
+	}
+	_mm256_storeu_si256((void *)bits, largest);
+	for (int i = 0; i < LANES; i++)
+		most = bits[i] > most ? bits[i] : most;
+	return most & FLOAT_MAGNITUDE_BITS;
+}
+
+static void softmax_int8(const struct cpu_attention_weights8 *weights, float *products, uint32_t vectors,
+	const struct cpu_attention_softmax *how, const struct cpu_attention_running *running)
+{
+	softmax(products, vectors, how, running);
+	for (uint32_t i = 0; i < vectors; i++, products += KERN_PAGE_TOKENS) {
+		int16_t *packed = (int16_t *)weights->packed + (size_t)i * KERN_PAGE_TOKENS;
+		__m256 factor;
+		float inverse;
+
+		weights->scale[i] = row_weight_scale(scale_weights(products, how), &inverse);
+		factor = _mm256_set1_ps(inverse);
+		for (int j = 0; j < PAGE_VECS; j += 2) {
+			__m256i first = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(products + j * LANES), factor));
+			__m256i second = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(products + j * LANES + LANES), factor));
+
+			_mm256_storeu_si256((void *)(packed + j * LANES),
+				_mm256_permute4x64_epi64(_mm256_packs_epi32(first, second), 0xd8));
+		}
+	}
 }
 
 /* ---- V ------------------------------------------------------------------------------------------------------ */
@@ -333,18 +375,14 @@ static inline __attribute__((always_inline)) __m256 load_v(const enum kern_kv fo
 {
 	if (format == KERN_KV_F32)
 		return _mm256_loadu_ps((const float *)v + at);
-	if (format == KERN_KV_BF16)
-		return _mm256_castsi256_ps(_mm256_slli_epi32(
-			_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)((const uint16_t *)v + at))), 16));
-	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)((const int8_t *)v + at))));
+	return _mm256_castsi256_ps(_mm256_slli_epi32(
+		_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)((const uint16_t *)v + at))), 16));
 }
 
 static void widen(float *to, const void *v, enum kern_kv format, uint32_t n)
 {
 	for (uint32_t i = 0; format == KERN_KV_BF16 && i < n; i += LANES)
 		_mm256_storeu_ps(to + i, load_v(KERN_KV_BF16, v, i));
-	for (uint32_t i = 0; format == KERN_KV_INT8 && i < n; i += LANES)
-		_mm256_storeu_ps(to + i, load_v(KERN_KV_INT8, v, i));
 }
 
 /* vecs * 8 channels from `channel`. */
@@ -416,16 +454,58 @@ static inline __attribute__((always_inline)) void accumulate_format(const enum k
 static void accumulate(float *o, const float *weights, uint32_t vectors, const void *v, enum kern_kv format,
 	uint32_t begin, uint32_t end, uint32_t dim)
 {
-	switch (format) {
-	case KERN_KV_F32:
+	if (format == KERN_KV_F32)
 		accumulate_format(KERN_KV_F32, o, weights, vectors, v, begin, end, dim);
-		break;
-	case KERN_KV_BF16:
+	else
 		accumulate_format(KERN_KV_BF16, o, weights, vectors, v, begin, end, dim);
-		break;
-	case KERN_KV_INT8:
-		accumulate_format(KERN_KV_INT8, o, weights, vectors, v, begin, end, dim);
-		break;
+}
+
+/* vecs * 8 channels from `channel`. */
+static inline __attribute__((always_inline)) void accumulate_int8_block(const int rows, const int vecs, float *o,
+	const float *factor, const struct cpu_attention_weights8 *weights, uint32_t first, const int8_t *v, uint32_t dim,
+	uint32_t channel, const int8_t *ahead)
+{
+	__m256i sum[BLOCK_ROWS_INT8][4];
+
+	multiply_quads(rows, 2 * vecs, sum, (const int16_t *)weights->packed + (size_t)first * KERN_PAGE_TOKENS,
+		KERN_PAGE_TOKENS, v + (size_t)channel * 4, (size_t)dim * 4, KERN_PAGE_TOKENS / 4, ahead + (size_t)channel * 4);
+	for (int r = 0; r < rows; r++) {
+		const __m256 scale = _mm256_set1_ps(weights->scale[first + (uint32_t)r]);
+		const __m256 old_factor = _mm256_set1_ps(factor[first + (uint32_t)r]);
+
+		for (int i = 0; i < vecs; i++) {
+			float *at = o + (size_t)(first + (uint32_t)r) * dim + channel + i * LANES;
+
+			_mm256_storeu_ps(at, _mm256_fmadd_ps(join(sum[r][2 * i], sum[r][2 * i + 1]), scale,
+				_mm256_mul_ps(_mm256_loadu_ps(at), old_factor)));
+		}
+	}
+}
+
+static inline __attribute__((always_inline)) void accumulate_int8_rows(const int rows, float *o, const float *factor,
+	const struct cpu_attention_weights8 *weights, uint32_t first, const int8_t *v, uint32_t dim, const int8_t *ahead)
+{
+	uint32_t channel = 0;
+
+	for (; channel + TILE_VECS * LANES <= dim; channel += TILE_VECS * LANES)
+		accumulate_int8_block(rows, TILE_VECS, o, factor, weights, first, v, dim, channel, ahead);
+	if (channel < dim)
+		accumulate_int8_block(rows, 1, o, factor, weights, first, v, dim, channel, ahead);
+}
+
+static void accumulate_int8(float *o, const float *factor, const struct cpu_attention_weights8 *weights, uint32_t vectors,
+	const int8_t *v, uint32_t dim, const void *ahead)
+{
+	if (ahead == NULL)
+		ahead = v;
+	for (uint32_t first = 0, rows; first < vectors; first += rows, ahead = v) {
+		rows = block_rows(vectors - first, BLOCK_ROWS_INT8);
+		if (rows == 1)
+			accumulate_int8_rows(1, o, factor, weights, first, v, dim, ahead);
+		else if (rows == 2)
+			accumulate_int8_rows(2, o, factor, weights, first, v, dim, ahead);
+		else
+			accumulate_int8_rows(3, o, factor, weights, first, v, dim, ahead);
 	}
 }
 
@@ -433,7 +513,9 @@ const struct cpu_attention_kernels cpu_attention_avx2 = {
 	.load = row_load,
 	.store = row_store,
 	.rope = row_rope,
+	.smooth = row_smooth,
 	.quantize = row_quantize,
+	.interleave = row_interleave,
 	.survey = row_survey,
 	.dot = dot,
 	.quantize_query = quantize_query,
@@ -444,5 +526,7 @@ const struct cpu_attention_kernels cpu_attention_avx2 = {
 	.product_int8 = product_int8,
 	.widen = widen,
 	.softmax = softmax,
+	.softmax_int8 = softmax_int8,
 	.accumulate = accumulate,
+	.accumulate_int8 = accumulate_int8,
 };

@@ -9,7 +9,7 @@
 
 #include "kernels/cpu/cpu_attention_rows.h"
 
-enum { LANES = 16, PAGE_VECS = KERN_PAGE_TOKENS / LANES, HALF_VECS = PAGE_VECS / 2, BLOCK_ROWS = 6, BLOCK_ROWS_INT8 = 3 };
+enum { LANES = 16, PAGE_VECS = KERN_PAGE_TOKENS / LANES, BLOCK_ROWS = 6, BLOCK_ROWS_INT8 = 4 };
 
 /* Cuts n into blocks as equal as possible, none larger than most: the size of the first. */
 static inline uint32_t block_rows(uint32_t n, uint32_t most)
@@ -186,31 +186,52 @@ static inline __m512i broadcast4(const uint8_t *from)
 	return _mm512_set1_epi32(word);
 }
 
-/* 32 tokens: with 64 gcc 12 no longer finds registers for the sums. */
-static inline __attribute__((always_inline)) void product_int8_block(const int rows, float *products,
-	const struct cpu_attention_int8 *page, const uint8_t *q, const float *scale, const float *mean_product,
-	uint32_t token, uint32_t dim)
+/* sum += u8 * s8 over four neighbours. As an instruction, because gcc 12 keeps the intrinsic's operands in the lower 16
+ * registers, and moves them to and from memory. */
+static inline __attribute__((always_inline)) void add_dots(__m512i *sum, __m512i left, __m512i right)
 {
-	__m512i high[BLOCK_ROWS_INT8][HALF_VECS], low[BLOCK_ROWS_INT8][HALF_VECS], k[HALF_VECS];
+	__asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(left), "v"(right));
+}
+
+/* Sums of products of `rows` times two limbs with vecs * 64 bytes, over `quads` steps of `stride` bytes: K's channels or
+ * V's tokens, four at a time. Row r's limbs begin at left + r * row_bytes, and limb_bytes behind. */
+static inline __attribute__((always_inline)) void multiply_quads(const int rows, const int vecs,
+	__m512i high[BLOCK_ROWS_INT8][PAGE_VECS], __m512i low[BLOCK_ROWS_INT8][PAGE_VECS], const uint8_t *left,
+	size_t row_bytes, size_t limb_bytes, const uint8_t *right, size_t stride, uint32_t quads, __mmask16 mask,
+	const uint8_t *ahead)
+{
+	__m512i right_vec[PAGE_VECS];
 
 	for (int r = 0; r < rows; r++) {
-		for (int i = 0; i < HALF_VECS; i++)
+		for (int i = 0; i < vecs; i++)
 			high[r][i] = low[r][i] = _mm512_setzero_si512();
 	}
-	for (uint32_t d = 0; d < dim; d += 4) {
-		for (int i = 0; i < HALF_VECS; i++)
-			k[i] = _mm512_loadu_si512(page->k + (size_t)d * KERN_PAGE_TOKENS + (size_t)token * 4 + i * 64);
+	for (uint32_t quad = 0; quad < quads; quad++, left += 4, right += stride, ahead += stride) {
+		for (int i = 0; i < vecs; i++) {
+			right_vec[i] = vecs > 1 ? _mm512_loadu_si512(right + i * 64) : _mm512_maskz_loadu_epi32(mask, right);
+			__builtin_prefetch(ahead + i * 64, 0, 2);
+		}
 		for (int r = 0; r < rows; r++) {
-			const __m512i upper = broadcast4(q + (size_t)r * 2 * dim + d);
-			const __m512i lower = broadcast4(q + (size_t)r * 2 * dim + dim + d);
+			const __m512i upper = broadcast4(left + r * row_bytes), lower = broadcast4(left + r * row_bytes + limb_bytes);
 
-			for (int i = 0; i < HALF_VECS; i++) {
-				high[r][i] = _mm512_dpbusd_epi32(high[r][i], upper, k[i]);
-				low[r][i] = _mm512_dpbusd_epi32(low[r][i], lower, k[i]);
+			for (int i = 0; i < vecs; i++) {
+				add_dots(&high[r][i], upper, right_vec[i]);
+				add_dots(&low[r][i], lower, right_vec[i]);
 			}
 		}
 	}
-	for (int i = 0; i < HALF_VECS; i++) {
+}
+
+/* vecs * 16 tokens from `token`. */
+static inline __attribute__((always_inline)) void product_int8_block(const int rows, const int vecs, float *products,
+	const struct cpu_attention_int8 *page, const struct cpu_attention_query8 *q, uint32_t first, uint32_t token,
+	uint32_t dim, const uint8_t *ahead)
+{
+	__m512i high[BLOCK_ROWS_INT8][PAGE_VECS], low[BLOCK_ROWS_INT8][PAGE_VECS];
+
+	multiply_quads(rows, vecs, high, low, (const uint8_t *)q->packed + (size_t)first * 2 * dim, (size_t)2 * dim, dim,
+		(const uint8_t *)page->k + (size_t)token * 4, KERN_PAGE_TOKENS * 4, dim / 4, 0xffff, ahead + (size_t)token * 4);
+	for (int i = 0; i < vecs; i++) {
 		const uint32_t at = token + (uint32_t)i * LANES;
 		const __m512i surplus = _mm512_mullo_epi32(_mm512_loadu_si512(page->sum + at), _mm512_set1_epi32(OFFSET_PRODUCT));
 		const __m512 k_scale = _mm512_loadu_ps(page->scale + at);
@@ -218,59 +239,69 @@ static inline __attribute__((always_inline)) void product_int8_block(const int r
 		for (int r = 0; r < rows; r++) {
 			__m512i sum = _mm512_add_epi32(_mm512_slli_epi32(high[r][i], 7), low[r][i]);
 			__m512 whole = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, surplus));
-			__m512 factor = _mm512_mul_ps(_mm512_set1_ps(scale[r]), k_scale);
+			__m512 factor = _mm512_mul_ps(_mm512_set1_ps(q->scale[first + (uint32_t)r]), k_scale);
 
-			_mm512_storeu_ps(products + r * KERN_PAGE_TOKENS + at,
-				_mm512_fmadd_ps(whole, factor, _mm512_set1_ps(mean_product[r])));
+			_mm512_storeu_ps(products + (first + (uint32_t)r) * KERN_PAGE_TOKENS + at,
+				_mm512_fmadd_ps(whole, factor, _mm512_set1_ps(q->mean_product[first + (uint32_t)r])));
 		}
 	}
 }
 
+/* As many tokens at once as there are registers for the sums. */
 static inline __attribute__((always_inline)) void product_int8_rows(const int rows, float *products,
-	const struct cpu_attention_int8 *k, const uint8_t *q, const float *scale, const float *mean_product, uint32_t dim)
+	const struct cpu_attention_int8 *k, const struct cpu_attention_query8 *q, uint32_t first, uint32_t dim,
+	const uint8_t *ahead)
 {
-	for (uint32_t token = 0; token < KERN_PAGE_TOKENS; token += HALF_VECS * LANES)
-		product_int8_block(rows, products, k, q, scale, mean_product, token, dim);
+	if (rows <= 2) {
+		product_int8_block(rows, PAGE_VECS, products, k, q, first, 0, dim, ahead);
+		return;
+	}
+	for (uint32_t token = 0; token < KERN_PAGE_TOKENS; token += 2 * LANES)
+		product_int8_block(rows, 2, products, k, q, first, token, dim, ahead);
 }
 
-static void product_int8(float *products, const struct cpu_attention_int8 *k, const struct cpu_attention_query8 *query,
-	uint32_t vectors, uint32_t dim)
+/* Only the first block asks for what is ahead; for the others it is K itself, which they touch anyway. */
+static void product_int8(float *products, const struct cpu_attention_int8 *k, const struct cpu_attention_query8 *q,
+	uint32_t vectors, uint32_t dim, const void *ahead)
 {
-	const uint8_t *q = query->packed;
-	const float *scale = query->scale, *mean_product = query->mean_product;
-
-	for (uint32_t rows; vectors > 0; vectors -= rows) {
-		rows = block_rows(vectors, BLOCK_ROWS_INT8);
-		if (rows == 1)
-			product_int8_rows(1, products, k, q, scale, mean_product, dim);
-		else if (rows == 2)
-			product_int8_rows(2, products, k, q, scale, mean_product, dim);
-		else
-			product_int8_rows(3, products, k, q, scale, mean_product, dim);
-		products += rows * KERN_PAGE_TOKENS;
-		q += (size_t)rows * 2 * dim;
-		scale += rows;
-		mean_product += rows;
+	if (ahead == NULL)
+		ahead = k->k;
+	for (uint32_t first = 0, rows; first < vectors; first += rows, ahead = k->k) {
+		rows = block_rows(vectors - first, BLOCK_ROWS_INT8);
+		switch (rows) {
+		case 1:
+			product_int8_rows(1, products, k, q, first, dim, ahead);
+			break;
+		case 2:
+			product_int8_rows(2, products, k, q, first, dim, ahead);
+			break;
+		case 3:
+			product_int8_rows(3, products, k, q, first, dim, ahead);
+			break;
+		default:
+			product_int8_rows(4, products, k, q, first, dim, ahead);
+			break;
+		}
 	}
 }
 
 /* ---- softmax ------------------------------------------------------------------------------------------------ */
 
-/* As row_exp. */
-static inline __m512 exp16(__m512 x)
-{
-	const __mmask16 not_zero = _mm512_cmp_ps_mask(x, _mm512_set1_ps(EXP_LOWEST), _CMP_NLT_UQ);
-	const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(EXP_LOG2E)), 0);
-	__m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(EXP_LN2_HIGH), x), p = _mm512_set1_ps(EXP_C0);
+enum { SOFTMAX_ROWS = 4 };
 
-	r = _mm512_fnmadd_ps(n, _mm512_set1_ps(EXP_LN2_LOW), r);
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP_C1));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP_C2));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP_C3));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP_C4));
-	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP_C5));
-	p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), p, r);
-	p = _mm512_add_ps(p, _mm512_set1_ps(1.0f));
+/* As row_exp2, in the lanes of the mask; 0 in the others. */
+static inline __m512 exp2_16(__mmask16 mask, __m512 x)
+{
+	const __mmask16 not_zero = _mm512_mask_cmp_ps_mask(mask, x, _mm512_set1_ps(EXP2_LOWEST), _CMP_NLT_UQ);
+	const __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n);
+	__m512 p = _mm512_set1_ps(EXP2_C0);
+
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_C1));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_C2));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_C3));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_C4));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(EXP2_C5));
+	p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
 	return _mm512_maskz_scalef_ps(not_zero, p, n);
 }
 
@@ -278,7 +309,7 @@ static inline __m512 exp16(__m512 x)
 static inline __m512 tanh16(__m512 x)
 {
 	const __m512 magnitude = _mm512_abs_ps(x), one = _mm512_set1_ps(1.0f), z = _mm512_mul_ps(x, x);
-	const __m512 t = exp16(_mm512_mul_ps(magnitude, _mm512_set1_ps(-2.0f)));
+	const __m512 t = exp2_16(0xffff, _mm512_mul_ps(magnitude, _mm512_set1_ps(TANH_SCALE)));
 	const __mmask16 is_small = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(TANH_SMALL), _CMP_LT_OQ);
 	const __m512 sign = _mm512_and_ps(x, _mm512_set1_ps(-0.0f));
 	__m512 large = _mm512_or_ps(_mm512_div_ps(_mm512_sub_ps(one, t), _mm512_add_ps(one, t)), sign);
@@ -299,35 +330,215 @@ static inline uint64_t token_mask(uint32_t begin, uint32_t end)
 	return below & UINT64_MAX << begin;
 }
 
-static float softmax(float *products, uint32_t begin, uint32_t end, const struct cpu_attention_softmax *how,
-	struct cpu_attention_state *state)
+/* Folds of four vectors' lanes at once: lane n of the result belongs to vector n % 4. Always the same tree. */
+static inline __m512 max_of_rows(const __m512 x[SOFTMAX_ROWS])
 {
-	const uint64_t visible = token_mask(begin, end);
-	const __m512 scale = _mm512_set1_ps(how->scale), cap = _mm512_set1_ps(how->soft_cap);
-	__m512 x[PAGE_VECS], largest = _mm512_set1_ps(state->max), sum;
-	float max, factor;
+	const __m512 ab = _mm512_max_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+	const __m512 cd = _mm512_max_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+	__m512 all = _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
 
-	for (int i = 0; i < PAGE_VECS; i++) {
-		x[i] = _mm512_mul_ps(_mm512_loadu_ps(products + i * LANES), scale);
-		if (how->soft_cap != 0.0f)
-			x[i] = _mm512_mul_ps(cap, tanh16(_mm512_div_ps(x[i], cap)));
-		x[i] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), (__mmask16)(visible >> i * LANES), x[i]);
-		largest = _mm512_max_ps(largest, x[i]);
+	all = _mm512_max_ps(all, _mm512_shuffle_f32x4(all, all, 0x4e));
+	return _mm512_max_ps(all, _mm512_shuffle_f32x4(all, all, 0xb1));
+}
+
+static inline __m512 sum_of_rows(const __m512 x[SOFTMAX_ROWS])
+{
+	const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+	const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+	__m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+
+	all = _mm512_add_ps(all, _mm512_shuffle_f32x4(all, all, 0x4e));
+	return _mm512_add_ps(all, _mm512_shuffle_f32x4(all, all, 0xb1));
+}
+
+static inline __m512i max_bits_of_rows(const __m512i x[SOFTMAX_ROWS])
+{
+	const __m512i ab = _mm512_max_epu32(_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[0], x[1]));
+	const __m512i cd = _mm512_max_epu32(_mm512_unpacklo_epi32(x[2], x[3]), _mm512_unpackhi_epi32(x[2], x[3]));
+	__m512i all = _mm512_max_epu32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+
+	all = _mm512_max_epu32(all, _mm512_shuffle_i32x4(all, all, 0x4e));
+	return _mm512_max_epu32(all, _mm512_shuffle_i32x4(all, all, 0xb1));
+}
+
+/* Vector r's value of a fold, in all lanes. */
+static inline __attribute__((always_inline)) __m512 of_row(__m512 fold, const int r)
+{
+	switch (r) {
+	case 0:
+		return _mm512_shuffle_ps(fold, fold, 0x00);
+	case 1:
+		return _mm512_shuffle_ps(fold, fold, 0x55);
+	case 2:
+		return _mm512_shuffle_ps(fold, fold, 0xaa);
+	default:
+		return _mm512_shuffle_ps(fold, fold, 0xff);
 	}
-	max = _mm512_reduce_max_ps(largest);
-	largest = _mm512_set1_ps(max == -INFINITY ? 0.0f : max);
-	for (int i = 0; i < PAGE_VECS; i++)
-		x[i] = exp16(_mm512_sub_ps(x[i], largest));
-	sum = _mm512_add_ps(_mm512_add_ps(x[0], x[1]), _mm512_add_ps(x[2], x[3]));
-	for (int i = 0; i < PAGE_VECS; i++) {
-		if (how->v_scale != NULL)
-			x[i] = _mm512_mul_ps(x[i], _mm512_loadu_ps(how->v_scale + i * LANES));
-		_mm512_storeu_ps(products + i * LANES, x[i]);
+}
+
+static inline __m512 load_fold(const float *from, __mmask8 mask)
+{
+	return _mm512_broadcast_f32x4(_mm_maskz_loadu_ps(mask, from));
+}
+
+static inline void store_fold(float *to, __mmask8 mask, __m512 fold)
+{
+	_mm_mask_storeu_ps(to, mask, _mm512_castps512_ps128(fold));
+}
+
+/* Products become logits, where there is a cap; returns each vector's largest visible logit. */
+static inline __attribute__((always_inline)) __m512 largest_logits(const int rows, float *products, uint64_t visible,
+	const struct cpu_attention_softmax *how)
+{
+	const __m512 scale = _mm512_set1_ps(how->scale), cap = _mm512_set1_ps(how->cap), none = _mm512_set1_ps(-INFINITY);
+	__m512 largest[SOFTMAX_ROWS];
+
+	for (int r = 0; r < rows; r++) {
+		largest[r] = none;
+		for (int i = 0; i < PAGE_VECS; i++) {
+			__m512 x = _mm512_mul_ps(_mm512_loadu_ps(products + r * KERN_PAGE_TOKENS + i * LANES), scale);
+
+			if (how->cap != 0.0f) {
+				x = _mm512_mul_ps(cap, tanh16(x));
+				_mm512_storeu_ps(products + r * KERN_PAGE_TOKENS + i * LANES, x);
+			}
+			largest[r] = _mm512_max_ps(largest[r], _mm512_mask_mov_ps(none, (__mmask16)(visible >> i * LANES), x));
+		}
 	}
-	factor = max == state->max ? 1.0f : row_exp(state->max - max);
-	state->sum = state->sum * factor + _mm512_reduce_add_ps(sum);
-	state->max = max;
-	return factor;
+	for (int r = rows; r < SOFTMAX_ROWS; r++)
+		largest[r] = largest[0];
+	return max_of_rows(largest);
+}
+
+/* Logits less max become probabilities, times v_scale where weights are to be integers. Returns their sums without
+ * v_scale, and the largest weights' bits. */
+static inline __attribute__((always_inline)) __m512 exponentials(const int rows, const bool integers, float *products,
+	uint64_t visible, const struct cpu_attention_softmax *how, __m512 max, __m512i *largest_bits)
+{
+	const __m512 scale = _mm512_set1_ps(how->cap != 0.0f ? 1.0f : how->scale);
+	__m512 sum[SOFTMAX_ROWS], v_scale[PAGE_VECS];
+	__m512i largest[SOFTMAX_ROWS];
+
+	for (int i = 0; integers && i < PAGE_VECS; i++)
+		v_scale[i] = _mm512_maskz_loadu_ps((__mmask16)(visible >> i * LANES), how->v_scale + i * LANES);
+	for (int r = 0; r < rows; r++) {
+		const __m512 row_max = of_row(max, r);
+		__m512 p[PAGE_VECS];
+
+		for (int i = 0; i < PAGE_VECS; i++) {
+			float *at = products + r * KERN_PAGE_TOKENS + i * LANES;
+
+			/* Not in one operation: huge logits would come out above their rounded maximum. */
+			p[i] = _mm512_sub_ps(_mm512_mul_ps(_mm512_loadu_ps(at), scale), row_max);
+			p[i] = exp2_16((__mmask16)(visible >> i * LANES), p[i]);
+		}
+		sum[r] = _mm512_add_ps(_mm512_add_ps(p[0], p[1]), _mm512_add_ps(p[2], p[3]));
+		for (int i = 0; i < PAGE_VECS; i++) {
+			if (integers)
+				p[i] = _mm512_mul_ps(p[i], v_scale[i]);
+			_mm512_storeu_ps(products + r * KERN_PAGE_TOKENS + i * LANES, p[i]);
+		}
+		if (integers)
+			largest[r] = _mm512_max_epu32(
+				_mm512_max_epu32(_mm512_castps_si512(p[0]), _mm512_castps_si512(p[1])),
+				_mm512_max_epu32(_mm512_castps_si512(p[2]), _mm512_castps_si512(p[3])));
+	}
+	for (int r = rows; r < SOFTMAX_ROWS; r++) {
+		sum[r] = sum[0];
+		if (integers)
+			largest[r] = largest[0];
+	}
+	if (integers)
+		*largest_bits = max_bits_of_rows(largest);
+	return sum_of_rows(sum);
+}
+
+/* Weights to integers of 15 bits: [high byte of 64 tokens][low byte of 64]. Also as row_weight_scale. */
+static inline __attribute__((always_inline)) void pack_weights(const int rows, uint8_t *packed, float *weight_scale,
+	const float *products, __m512i largest_bits)
+{
+	const __m512i exponent_bits = _mm512_set1_epi32(FLOAT_INFINITY_BITS), byte = _mm512_set1_epi16(0xff);
+	const __m512i shift = _mm512_set1_epi32((CPU_ATTENTION_WEIGHT_BITS - 1) << 23);
+	const __m512i exponent = _mm512_max_epu32(_mm512_and_si512(largest_bits, exponent_bits), _mm512_set1_epi32(27 << 23));
+	const __mmask16 is_nan = _mm512_cmpge_epu32_mask(largest_bits, exponent_bits);
+	const __m512 scale = _mm512_castsi512_ps(_mm512_sub_epi32(exponent, shift)), nan = _mm512_set1_ps(NAN);
+	const __m512 inverse = _mm512_castsi512_ps(_mm512_sub_epi32(
+		_mm512_add_epi32(_mm512_set1_epi32((int)(254u << 23)), shift), exponent));
+	/* Packing leaves words of four tokens in the order 0 4 8 12, 1 5 9 13, ... */
+	const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+
+	store_fold(weight_scale, (__mmask8)((1 << rows) - 1), _mm512_mask_mov_ps(scale, is_nan, nan));
+	for (int r = 0; r < rows; r++, packed += 2 * KERN_PAGE_TOKENS, products += KERN_PAGE_TOKENS) {
+		const __m512 factor = of_row(inverse, r);
+		__m512i whole[PAGE_VECS], first, second;
+
+		for (int i = 0; i < PAGE_VECS; i++)
+			whole[i] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(products + i * LANES), factor));
+		first = _mm512_packs_epi32(whole[0], whole[1]);
+		second = _mm512_packs_epi32(whole[2], whole[3]);
+		_mm512_storeu_si512(packed, _mm512_permutexvar_epi32(order,
+			_mm512_packus_epi16(_mm512_srli_epi16(first, 8), _mm512_srli_epi16(second, 8))));
+		_mm512_storeu_si512(packed + KERN_PAGE_TOKENS, _mm512_permutexvar_epi32(order,
+			_mm512_packus_epi16(_mm512_and_si512(first, byte), _mm512_and_si512(second, byte))));
+	}
+}
+
+static inline __attribute__((always_inline)) void softmax_rows(const int rows, const bool integers, float *products,
+	uint32_t first, const struct cpu_attention_softmax *how, const struct cpu_attention_running *running,
+	const struct cpu_attention_weights8 *weights)
+{
+	const uint64_t visible = token_mask(how->begin, how->end);
+	const __mmask8 mask = (__mmask8)((1 << rows) - 1);
+	const __m512 old = load_fold(running->max + first, mask), none = _mm512_set1_ps(-INFINITY);
+	__m512 max, shift, factor, sum;
+	__m512i largest_bits;
+
+	products += (size_t)first * KERN_PAGE_TOKENS;
+	max = _mm512_max_ps(old, largest_logits(rows, products, visible, how));
+	shift = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(max, none, _CMP_NEQ_UQ), max);
+	factor = exp2_16(0xffff, _mm512_sub_ps(old, shift));
+	sum = exponentials(rows, integers, products, visible, how, shift, &largest_bits);
+	store_fold(running->max + first, mask, max);
+	store_fold(running->factor + first, mask, factor);
+	store_fold(running->sum + first, mask, _mm512_fmadd_ps(load_fold(running->sum + first, mask), factor, sum));
+	if (integers)
+		pack_weights(rows, (uint8_t *)weights->packed + (size_t)first * 2 * KERN_PAGE_TOKENS, weights->scale + first,
+			products, largest_bits);
+}
+
+static inline __attribute__((always_inline)) void softmax_all(const bool integers, float *products, uint32_t vectors,
+	const struct cpu_attention_softmax *how, const struct cpu_attention_running *running,
+	const struct cpu_attention_weights8 *weights)
+{
+	for (uint32_t first = 0, rows; first < vectors; first += rows) {
+		rows = block_rows(vectors - first, SOFTMAX_ROWS);
+		switch (rows) {
+		case 1:
+			softmax_rows(1, integers, products, first, how, running, weights);
+			break;
+		case 2:
+			softmax_rows(2, integers, products, first, how, running, weights);
+			break;
+		case 3:
+			softmax_rows(3, integers, products, first, how, running, weights);
+			break;
+		default:
+			softmax_rows(4, integers, products, first, how, running, weights);
+			break;
+		}
+	}
+}
+
+static void softmax(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
+	const struct cpu_attention_running *running)
+{
+	softmax_all(false, products, vectors, how, running, NULL);
+}
+
+static void softmax_int8(const struct cpu_attention_weights8 *weights, float *products, uint32_t vectors,
+	const struct cpu_attention_softmax *how, const struct cpu_attention_running *running)
+{
+	softmax_all(true, products, vectors, how, running, weights);
 }
 
 /* ---- V ------------------------------------------------------------------------------------------------------ */
@@ -337,20 +548,14 @@ static inline __attribute__((always_inline)) __m512 load_v(const enum kern_kv fo
 {
 	if (format == KERN_KV_F32)
 		return _mm512_maskz_loadu_ps(mask, (const float *)v + at);
-	if (format == KERN_KV_BF16)
-		return _mm512_castsi512_ps(_mm512_slli_epi32(
-			_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, (const uint16_t *)v + at)), 16));
-	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, (const int8_t *)v + at)));
+	return _mm512_castsi512_ps(_mm512_slli_epi32(
+		_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, (const uint16_t *)v + at)), 16));
 }
 
 static void widen(float *to, const void *v, enum kern_kv format, uint32_t n)
 {
-	uint32_t i = 0;
-
-	for (; format == KERN_KV_BF16 && i + LANES <= n; i += LANES)
+	for (uint32_t i = 0; format == KERN_KV_BF16 && i < n; i += LANES)
 		_mm512_storeu_ps(to + i, load_v(KERN_KV_BF16, v, i, 0xffff));
-	for (; format == KERN_KV_INT8 && i + LANES <= n; i += LANES)
-		_mm512_storeu_ps(to + i, load_v(KERN_KV_INT8, v, i, 0xffff));
 }
 
 /* vecs * 16 channels from `channel`; mask says which of the 16 where there is but one vec. */
@@ -423,16 +628,72 @@ static inline __attribute__((always_inline)) void accumulate_format(const enum k
 static void accumulate(float *o, const float *weights, uint32_t vectors, const void *v, enum kern_kv format,
 	uint32_t begin, uint32_t end, uint32_t dim)
 {
-	switch (format) {
-	case KERN_KV_F32:
+	if (format == KERN_KV_F32)
 		accumulate_format(KERN_KV_F32, o, weights, vectors, v, begin, end, dim);
-		break;
-	case KERN_KV_BF16:
+	else
 		accumulate_format(KERN_KV_BF16, o, weights, vectors, v, begin, end, dim);
-		break;
-	case KERN_KV_INT8:
-		accumulate_format(KERN_KV_INT8, o, weights, vectors, v, begin, end, dim);
-		break;
+}
+
+/* vecs * 16 channels from `channel`; mask says which of the 16 where there is but one vec. */
+static inline __attribute__((always_inline)) void accumulate_int8_block(const int rows, const int vecs, float *o,
+	const float *factor, const struct cpu_attention_weights8 *weights, uint32_t first, const uint8_t *v, uint32_t dim,
+	uint32_t channel, __mmask16 mask, const uint8_t *ahead)
+{
+	__m512i high[BLOCK_ROWS_INT8][PAGE_VECS], low[BLOCK_ROWS_INT8][PAGE_VECS];
+
+	multiply_quads(rows, vecs, high, low, (const uint8_t *)weights->packed + (size_t)first * 2 * KERN_PAGE_TOKENS,
+		2 * KERN_PAGE_TOKENS, KERN_PAGE_TOKENS, v + (size_t)channel * 4, (size_t)dim * 4, KERN_PAGE_TOKENS / 4, mask,
+		ahead + (size_t)channel * 4);
+	for (int r = 0; r < rows; r++) {
+		const __m512 scale = _mm512_set1_ps(weights->scale[first + (uint32_t)r]);
+		const __m512 old_factor = _mm512_set1_ps(factor[first + (uint32_t)r]);
+
+		for (int i = 0; i < vecs; i++) {
+			float *at = o + (size_t)(first + (uint32_t)r) * dim + channel + i * LANES;
+			__m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high[r][i], 8), low[r][i]));
+
+			_mm512_mask_storeu_ps(at, mask,
+				_mm512_fmadd_ps(sum, scale, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, at), old_factor)));
+		}
+	}
+}
+
+static inline __attribute__((always_inline)) void accumulate_int8_rows(const int rows, float *o, const float *factor,
+	const struct cpu_attention_weights8 *weights, uint32_t first, const uint8_t *v, uint32_t dim, const uint8_t *ahead)
+{
+	const int vecs = rows <= 2 ? 4 : 2;
+	uint32_t channel = 0;
+
+	for (; channel + (uint32_t)vecs * LANES <= dim; channel += (uint32_t)vecs * LANES)
+		accumulate_int8_block(rows, vecs, o, factor, weights, first, v, dim, channel, 0xffff, ahead);
+	for (; channel < dim; channel += LANES)
+		accumulate_int8_block(rows, 1, o, factor, weights, first, v, dim, channel, dim - channel < LANES ? 0xff : 0xffff,
+			ahead);
+}
+
+static void accumulate_int8(float *o, const float *factor, const struct cpu_attention_weights8 *weights, uint32_t vectors,
+	const int8_t *v, uint32_t dim, const void *ahead)
+{
+	const uint8_t *bytes = (const uint8_t *)v;
+
+	if (ahead == NULL)
+		ahead = v;
+	for (uint32_t first = 0, rows; first < vectors; first += rows, ahead = v) {
+		rows = block_rows(vectors - first, BLOCK_ROWS_INT8);
+		switch (rows) {
+		case 1:
+			accumulate_int8_rows(1, o, factor, weights, first, bytes, dim, ahead);
+			break;
+		case 2:
+			accumulate_int8_rows(2, o, factor, weights, first, bytes, dim, ahead);
+			break;
+		case 3:
+			accumulate_int8_rows(3, o, factor, weights, first, bytes, dim, ahead);
+			break;
+		default:
+			accumulate_int8_rows(4, o, factor, weights, first, bytes, dim, ahead);
+			break;
+		}
 	}
 }
 
@@ -440,7 +701,9 @@ const struct cpu_attention_kernels cpu_attention_avx512 = {
 	.load = row_load,
 	.store = row_store,
 	.rope = row_rope,
+	.smooth = row_smooth,
 	.quantize = row_quantize,
+	.interleave = row_interleave,
 	.survey = row_survey,
 	.dot = dot,
 	.quantize_query = quantize_query,
@@ -451,5 +714,7 @@ const struct cpu_attention_kernels cpu_attention_avx512 = {
 	.product_int8 = product_int8,
 	.widen = widen,
 	.softmax = softmax,
+	.softmax_int8 = softmax_int8,
 	.accumulate = accumulate,
+	.accumulate_int8 = accumulate_int8,
 };

@@ -8,8 +8,12 @@
  * go in ascending order with one lane per token, sums over tokens in ascending order with one lane per channel, and
  * the sum of a page's probabilities is a fixed tree over its 64 lanes, in which invisible tokens are exact zeros.
  *
- * Quantized query vectors. Against int8 K a query is a scale and integers of 15 bits (+-16256), so its rounding is
- * far below that of K; products are sums of integers, exact, and the same on every instruction set.
+ * Integers. Against int8 K a query is a scale and integers of 15 bits (+-16256), and in front of int8 V the weights of a
+ * page (probability times v_scale) are a power of two and integers of 15 bits, so that their rounding is far below that
+ * of K and V; products are sums of integers, exact, and the same on every instruction set. Tokens that are not seen
+ * weigh exactly 0 whatever their page holds.
+ *
+ * Logits are kept in units of log 2, so that a probability is a power of two.
  */
 #ifndef CPU_ATTENTION_KERNELS_H
 #define CPU_ATTENTION_KERNELS_H
@@ -22,9 +26,10 @@ enum {
 	CPU_ATTENTION_TILE_TOKENS = 16, /* neighbours in a transposed page */
 	CPU_ATTENTION_SPLIT_TOKENS = 512, /* KV is split at multiples of this; part of the definition of the result */
 	CPU_ATTENTION_QUERY_LIMIT = 127 * 128,
+	CPU_ATTENTION_WEIGHT_BITS = 15,
 };
 
-/* Running state of a query vector's softmax: sum of exp(logit - max) over the keys seen so far. */
+/* State of a query vector's softmax: sum of 2^(logit - max) over the keys seen so far. */
 struct cpu_attention_state { float max, sum; };
 
 /* The int8 K of a page. */
@@ -40,11 +45,22 @@ struct cpu_attention_query8 {
 	const float *scale, *mean_product;
 };
 
-/* How raw products become probabilities, the same for all vectors of a job. */
-struct cpu_attention_softmax {
-	float scale, soft_cap;
-	const float *v_scale; /* of the page, or NULL where V has none */
+/* Weights of a page's tokens ready for int8 V: [vectors] scales, and integers in the table's own packing. */
+struct cpu_attention_weights8 {
+	void *packed; /* [vectors][64] of 2 bytes each */
+	float *scale;
 };
+
+/* How raw products become probabilities, the same for all vectors of a call. */
+struct cpu_attention_softmax {
+	float scale;         /* of products: to logits, or with a cap to logits / cap */
+	float cap;           /* of logits; 0 off */
+	uint32_t begin, end; /* tokens of the page that are seen */
+	const float *v_scale; /* of the page; softmax_int8 only */
+};
+
+/* The running states of some vectors, and the factor by which the last page has shrunk what they held before. */
+struct cpu_attention_running { float *max, *sum, *factor; };
 
 struct cpu_attention_kernels {
 	/* ---- rows ------------------------------------------------------------------------------------------ */
@@ -54,9 +70,13 @@ struct cpu_attention_kernels {
 	void (*store)(void *to, const float *from, uint32_t n, enum kern_dtype dtype);
 	/* Rotates x in place; cos_sin [rotated/2][2]. */
 	void (*rope)(float *x, const float *cos_sin, enum kern_rope rope, uint32_t rotated);
+	/* x = (x - mean) / width, exactly so: widths are powers of two. */
+	void (*smooth)(float *x, const float *mean, const float *width, uint32_t n);
 	/* x to integers of +-127; returns the scale, and their sum if `sum` is not NULL. A row with a NaN or infinity
 	 * becomes zeros with a NaN for scale, so that whoever sees the token gets NaN, as with float32. */
 	float (*quantize)(int8_t *to, const float *x, uint32_t n, int32_t *sum);
+	/* Puts n bytes 4 bytes apart, where the bytes between belong to other tokens. */
+	void (*interleave)(void *to, const int8_t *from, uint32_t n, uint32_t place);
 	/* What 64 rows of float32 or bf16 say about each channel: the mean (0 where it is not finite), and how much wider it is
 	 * than the average channel, as a power of two >= 1. */
 	void (*survey)(float *mean, float *width, const void *rows, enum kern_kv format, uint32_t dim);
@@ -75,17 +95,23 @@ struct cpu_attention_kernels {
 	/* Raw products of q [vectors][dim] with the first `tokens` (rounded up to 16) of a tile: [vectors][64]. */
 	void (*product)(float *products, const float *tile, const float *q, uint32_t vectors, uint32_t tokens,
 		uint32_t dim);
+	/* ahead: memory that is wanted next, as large as the page's K; it is asked for on the way. Also in accumulate_int8. */
 	void (*product_int8)(float *products, const struct cpu_attention_int8 *k,
-		const struct cpu_attention_query8 *q, uint32_t vectors, uint32_t dim);
-	/* n elements of V, bf16 or int8, to float32, for use by many vectors. n: a multiple of 64. */
+		const struct cpu_attention_query8 *q, uint32_t vectors, uint32_t dim, const void *ahead);
+	/* n elements of V, bf16, to float32, for use by many vectors. n: a multiple of 64. */
 	void (*widen)(float *to, const void *v, enum kern_kv format, uint32_t n);
-	/* One vector: products of the tokens begin <= t < end become weights of V (probability times v_scale), the
-	 * others zeros; state moves on. Returns the factor for what o held before. */
-	float (*softmax)(float *products, uint32_t begin, uint32_t end, const struct cpu_attention_softmax *how,
-		struct cpu_attention_state *state);
+	/* Products [vectors][64] become weights of V, in place; the states move on. */
+	void (*softmax)(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
+		const struct cpu_attention_running *running);
+	/* The same, with weights times v_scale, as integers; products are overwritten. */
+	void (*softmax_int8)(const struct cpu_attention_weights8 *weights, float *products, uint32_t vectors,
+		const struct cpu_attention_softmax *how, const struct cpu_attention_running *running);
 	/* o [vectors][dim] += weights [vectors][64] * V, tokens begin <= t < end only: others may be NaN. */
 	void (*accumulate)(float *o, const float *weights, uint32_t vectors, const void *v, enum kern_kv format,
 		uint32_t begin, uint32_t end, uint32_t dim);
+	/* o [vectors][dim] = o * factor [vectors] + weights * V. */
+	void (*accumulate_int8)(float *o, const float *factor, const struct cpu_attention_weights8 *weights, uint32_t vectors,
+		const int8_t *v, uint32_t dim, const void *ahead);
 };
 
 extern const struct cpu_attention_kernels cpu_attention_scalar, cpu_attention_avx2, cpu_attention_avx512;

@@ -12,17 +12,15 @@
 
 #include "kernels/cpu/cpu_attention_kernels.h"
 
-/* Of exp and tanh: Cephes' single precision constants (Moshier, 1989), used by every instruction set. */
-#define EXP_LOWEST (-87.336544f) /* below, the result would be subnormal; it is 0 */
-#define EXP_LOG2E 1.44269504f
-#define EXP_LN2_HIGH 0.693359375f
-#define EXP_LN2_LOW (-2.12194440e-4f)
-#define EXP_C0 1.9875691500e-4f
-#define EXP_C1 1.3981999507e-3f
-#define EXP_C2 8.3334519073e-3f
-#define EXP_C3 4.1665795894e-2f
-#define EXP_C4 1.6666665459e-1f
-#define EXP_C5 5.0000001201e-1f
+/* Of exp2 and tanh: Cephes' single precision constants (Moshier, 1989), used by every instruction set. */
+#define EXP2_LOWEST (-100.0f) /* below, the result is 0: nothing that matters, and nothing subnormal comes of it later */
+#define EXP2_C0 1.535336188319500e-4f
+#define EXP2_C1 1.339887440266574e-3f
+#define EXP2_C2 9.618437357674640e-3f
+#define EXP2_C3 5.550332471162809e-2f
+#define EXP2_C4 2.402264791363012e-1f
+#define EXP2_C5 6.931472028550421e-1f
+#define TANH_SCALE (-2.88539008f) /* -2 / log 2 */
 #define TANH_SMALL 0.625f
 #define TANH_C0 (-5.70498872745e-3f)
 #define TANH_C1 2.06390887954e-2f
@@ -57,28 +55,26 @@ static inline int32_t row_round(float x)
 	return (int32_t)(row_bits(x + ROUND_MAGIC) - ROUND_MAGIC_BITS);
 }
 
-/* e^x for x <= 0; exactly 0 below EXP_LOWEST, exactly 1 at 0, NaN for NaN. */
-static inline float row_exp(float x)
+/* 2^x for x <= 0; exactly 0 below EXP2_LOWEST, exactly 1 at 0, NaN for NaN. */
+static inline float row_exp2(float x)
 {
-	float whole = x * EXP_LOG2E + ROUND_MAGIC;
+	float whole = x + ROUND_MAGIC, r = x - (whole - ROUND_MAGIC), p = EXP2_C0;
 	uint32_t exponent = row_bits(whole) - ROUND_MAGIC_BITS;
-	float n = whole - ROUND_MAGIC;
-	float r = x - n * EXP_LN2_HIGH - n * EXP_LN2_LOW;
-	float p = EXP_C0;
 
-	p = p * r + EXP_C1;
-	p = p * r + EXP_C2;
-	p = p * r + EXP_C3;
-	p = p * r + EXP_C4;
-	p = p * r + EXP_C5;
-	p = (p * r * r + r) + 1.0f;
+	p = p * r + EXP2_C1;
+	p = p * r + EXP2_C2;
+	p = p * r + EXP2_C3;
+	p = p * r + EXP2_C4;
+	p = p * r + EXP2_C5;
+	p = p * r + 1.0f;
 	p *= row_float((exponent + 127) << 23);
-	return x < EXP_LOWEST ? 0.0f : p;
+	return x < EXP2_LOWEST ? 0.0f : p;
 }
 
 static inline float row_tanh(float x)
 {
-	float magnitude = row_float(row_bits(x) & FLOAT_MAGNITUDE_BITS), z = x * x, t = row_exp(-2.0f * magnitude);
+	float magnitude = row_float(row_bits(x) & FLOAT_MAGNITUDE_BITS), z = x * x;
+	float t = row_exp2(TANH_SCALE * magnitude);
 	float large = (1.0f - t) / (1.0f + t), small = TANH_C0;
 
 	small = small * z + TANH_C1;
@@ -230,6 +226,46 @@ static float row_quantize(int8_t *restrict to, const float *restrict x, uint32_t
 	return scale;
 }
 
+static void row_smooth(float *restrict x, const float *restrict mean, const float *restrict width, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		x[i] = (x[i] - mean[i]) * row_float((254u << 23) - row_bits(width[i]));
+}
+
+static void row_interleave(void *to, const int8_t *restrict from, uint32_t n, uint32_t place)
+{
+	const uint32_t shift = place * 8, others = ~(UINT32_C(0xff) << shift);
+	uint32_t *restrict words = to;
+
+	for (uint32_t i = 0; i < n; i++)
+		words[i] = (words[i] & others) | (uint32_t)(uint8_t)from[i] << shift;
+}
+
+/* Of non-negative weights whose largest has these bits: the power of two that one is divided by to become an integer of 15
+ * bits. NaN if one of them is NaN or infinite, as their bits are above all. */
+static inline float row_weight_scale(uint32_t largest, float *inverse)
+{
+	const uint32_t lowest = 27u << 23, shift = (CPU_ATTENTION_WEIGHT_BITS - 1) << 23;
+	uint32_t exponent = largest & FLOAT_INFINITY_BITS;
+
+	exponent = exponent > lowest ? exponent : lowest;
+	*inverse = row_float((254u << 23) + shift - exponent);
+	return largest >= FLOAT_INFINITY_BITS ? NAN : row_float(exponent - shift);
+}
+
+/* A NaN's integers do not matter, its scale is NaN; they are clamped before they become integers. */
+static inline void row_pack_weights(int16_t *restrict to, const float *restrict weights, float inverse)
+{
+	for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
+		float w = weights[t] * inverse;
+		int32_t whole;
+
+		w = w < 0x1p15f ? w : 0.0f;
+		whole = row_round(w);
+		to[t] = (int16_t)(whole < INT16_MAX ? whole : INT16_MAX);
+	}
+}
+
 static float row_quantize_query(int16_t *restrict to, const float *restrict q, const float *restrict width, uint32_t n)
 {
 	float wide[CPU_ATTENTION_DIM_MAX], inverse, scale;
@@ -313,7 +349,7 @@ static void row_fold(struct cpu_attention_state *state, float *restrict o, const
 		return;
 	}
 	float max = state->max > part->max ? state->max : part->max;
-	float old_factor = row_exp(state->max - max), part_factor = row_exp(part->max - max);
+	float old_factor = row_exp2(state->max - max), part_factor = row_exp2(part->max - max);
 
 	state->max = max;
 	state->sum = state->sum * old_factor + part->sum * part_factor;

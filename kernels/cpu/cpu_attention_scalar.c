@@ -52,8 +52,9 @@ static void product(float *restrict products, const float *restrict tile, const 
 }
 
 static void product_int8(float *restrict products, const struct cpu_attention_int8 *k,
-	const struct cpu_attention_query8 *query, uint32_t vectors, uint32_t dim)
+	const struct cpu_attention_query8 *query, uint32_t vectors, uint32_t dim, const void *ahead)
 {
+	(void)ahead;
 	for (uint32_t i = 0; i < vectors; i++) {
 		const int16_t *q = (const int16_t *)query->packed + (size_t)i * dim;
 		int32_t sum[KERN_PAGE_TOKENS] = { 0 };
@@ -73,38 +74,55 @@ static void product_int8(float *restrict products, const struct cpu_attention_in
 static void widen(float *restrict to, const void *v, enum kern_kv format, uint32_t n)
 {
 	const uint16_t *bf16 = v;
-	const int8_t *int8 = v;
 
 	for (uint32_t i = 0; format == KERN_KV_BF16 && i < n; i++)
 		to[i] = row_from_bf16(bf16[i]);
-	for (uint32_t i = 0; format == KERN_KV_INT8 && i < n; i++)
-		to[i] = (float)int8[i];
 }
 
-static float softmax(float *restrict products, uint32_t begin, uint32_t end, const struct cpu_attention_softmax *how,
-	struct cpu_attention_state *state)
+/* Products of the tokens that are seen become probabilities, the others zeros. */
+static void softmax_one(float *restrict products, const struct cpu_attention_softmax *how, float *max, float *sum,
+	float *factor)
 {
-	float max = state->max, sum = 0.0f;
+	float largest = *max, total = 0.0f, shift;
 
-	for (uint32_t t = begin; t < end; t++) {
+	for (uint32_t t = how->begin; t < how->end; t++) {
 		float logit = products[t] * how->scale;
 
-		if (how->soft_cap != 0.0f)
-			logit = how->soft_cap * row_tanh(logit / how->soft_cap);
+		if (how->cap != 0.0f)
+			logit = how->cap * row_tanh(logit);
 		products[t] = logit;
-		max = logit > max ? logit : max;
+		largest = logit > largest ? logit : largest;
 	}
-	float factor = row_exp(state->max - (max == -INFINITY ? 0.0f : max));
-
-	for (uint32_t t = begin; t < end; t++) {
-		float p = row_exp(products[t] - (max == -INFINITY ? 0.0f : max));
-
-		sum += p;
-		products[t] = how->v_scale != NULL ? p * how->v_scale[t] : p;
+	shift = largest == -INFINITY ? 0.0f : largest;
+	for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
+		products[t] = t >= how->begin && t < how->end ? row_exp2(products[t] - shift) : 0.0f;
+		total += products[t];
 	}
-	state->sum = state->sum * factor + sum;
-	state->max = max;
-	return factor;
+	*factor = row_exp2(*max - shift);
+	*sum = *sum * *factor + total;
+	*max = largest;
+}
+
+static void softmax(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
+	const struct cpu_attention_running *running)
+{
+	for (uint32_t i = 0; i < vectors; i++)
+		softmax_one(products + (size_t)i * KERN_PAGE_TOKENS, how, &running->max[i], &running->sum[i], &running->factor[i]);
+}
+
+static void softmax_int8(const struct cpu_attention_weights8 *weights, float *products, uint32_t vectors,
+	const struct cpu_attention_softmax *how, const struct cpu_attention_running *running)
+{
+	softmax(products, vectors, how, running);
+	for (uint32_t i = 0; i < vectors; i++, products += KERN_PAGE_TOKENS) {
+		int16_t *packed = (int16_t *)weights->packed + (size_t)i * KERN_PAGE_TOKENS;
+		float inverse;
+
+		for (uint32_t t = how->begin; t < how->end; t++)
+			products[t] *= how->v_scale[t];
+		weights->scale[i] = row_weight_scale(row_largest_bits(products, KERN_PAGE_TOKENS), &inverse);
+		row_pack_weights(packed, products, inverse);
+	}
 }
 
 static void accumulate_one(float *restrict o, const float *weights, const void *v, enum kern_kv format,
@@ -113,14 +131,11 @@ static void accumulate_one(float *restrict o, const float *weights, const void *
 	for (uint32_t t = begin; t < end; t++) {
 		const float *f32 = (const float *)v + (size_t)t * dim;
 		const uint16_t *bf16 = (const uint16_t *)v + (size_t)t * dim;
-		const int8_t *int8 = (const int8_t *)v + (size_t)t * dim;
 
 		for (uint32_t d = 0; format == KERN_KV_F32 && d < dim; d++)
 			o[d] += weights[t] * f32[d];
 		for (uint32_t d = 0; format == KERN_KV_BF16 && d < dim; d++)
 			o[d] += weights[t] * row_from_bf16(bf16[d]);
-		for (uint32_t d = 0; format == KERN_KV_INT8 && d < dim; d++)
-			o[d] += weights[t] * (float)int8[d];
 	}
 }
 
@@ -131,11 +146,33 @@ static void accumulate(float *o, const float *weights, uint32_t vectors, const v
 		accumulate_one(o + (size_t)i * dim, weights + (size_t)i * KERN_PAGE_TOKENS, v, format, begin, end, dim);
 }
 
+static void accumulate_int8(float *restrict o, const float *factor, const struct cpu_attention_weights8 *weights,
+	uint32_t vectors, const int8_t *v, uint32_t dim, const void *ahead)
+{
+	const int16_t *w = weights->packed;
+
+	(void)ahead;
+	for (uint32_t i = 0; i < vectors; i++, o += dim, w += KERN_PAGE_TOKENS) {
+		int32_t sum[CPU_ATTENTION_DIM_MAX] = { 0 };
+
+		for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t += 4) {
+			const int8_t *quad = v + (size_t)t * dim;
+
+			for (uint32_t d = 0; d < dim; d++, quad += 4)
+				sum[d] += w[t] * quad[0] + w[t + 1] * quad[1] + w[t + 2] * quad[2] + w[t + 3] * quad[3];
+		}
+		for (uint32_t d = 0; d < dim; d++)
+			o[d] = o[d] * factor[i] + (float)sum[d] * weights->scale[i];
+	}
+}
+
 const struct cpu_attention_kernels cpu_attention_scalar = {
 	.load = row_load,
 	.store = row_store,
 	.rope = row_rope,
+	.smooth = row_smooth,
 	.quantize = row_quantize,
+	.interleave = row_interleave,
 	.survey = row_survey,
 	.dot = dot,
 	.quantize_query = quantize_query,
@@ -146,5 +183,7 @@ const struct cpu_attention_kernels cpu_attention_scalar = {
 	.product_int8 = product_int8,
 	.widen = widen,
 	.softmax = softmax,
+	.softmax_int8 = softmax_int8,
 	.accumulate = accumulate,
+	.accumulate_int8 = accumulate_int8,
 };
