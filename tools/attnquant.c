@@ -38,7 +38,7 @@ static const char what[] =
 	"  info FILE.gguf                  what a file holds\n"
 	"  make-tiny -o OUT.gguf           a tiny model of random numbers, for tests\n"
 	"  make-random -o OUT.gguf         random weights in a known shape, to measure speed\n"
-	"  measure attention               what KV formats cost in quality\n"
+	"  measure attention|model         what formats cost in quality\n"
 	"\n"
 	"Each command explains itself: attnquant COMMAND --help";
 

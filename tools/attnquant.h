@@ -131,9 +131,15 @@ uint32_t attnquant_file_type(enum kern_type type);
  * can be written. */
 enum kern_type attnquant_type_argument(const char *name);
 
-/* begin, data, finish; says what was written. */
+/* begin, data, finish. *error as above. */
+int attnquant_save(
+	struct model_gguf_writer *writer, const struct attnquant_tensors *tensors, double *error);
+/* The same; says what was written. */
 int attnquant_finish(struct model_gguf_writer *writer, const struct attnquant_tensors *tensors,
 	const char *path);
+
+/* A GGUF file once more with its matrices as `type`; says so when asked to. */
+int attnquant_requantize(const char *in, const char *out, enum kern_type type, bool say);
 
 /* ---- converters: read `in`, add keys and tensors to the writer, write ----------------------- */
 

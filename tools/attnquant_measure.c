@@ -210,6 +210,7 @@ static const struct {
 	int (*run)(int argc, char **argv);
 } kinds[] = {
 	{ "attention", attnquant_measure_attention_command },
+	{ "model", attnquant_measure_model_command },
 };
 
 enum { KINDS = sizeof(kinds) / sizeof(*kinds) };
@@ -241,6 +242,7 @@ static const struct argp measure_argp = {
 	.doc = "Measures what formats cost in quality, on the CPU of this machine.\v"
 	       "What can be measured:\n"
 	       "  attention        the KV formats against float64, on four kinds of input\n"
+	       "  model            perplexity and divergence of a model under every KV and weight format\n"
 	       "\n"
 	       "Each explains itself: attnquant measure WHAT --help",
 };

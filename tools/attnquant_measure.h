@@ -16,6 +16,7 @@
 /* ---- commands ------------------------------------------------------------------------------- */
 
 int attnquant_measure_attention_command(int argc, char **argv);
+int attnquant_measure_model_command(int argc, char **argv);
 
 /* ---- formats of a cache --------------------------------------------------------------------- */
 
@@ -112,5 +113,47 @@ struct measure_score {
 
 /* of count vectors of dim numbers */
 struct measure_score measure_compare(const double *o, const double *exact, size_t count, uint32_t dim);
+
+/* ---- models --------------------------------------------------------------------------------- */
+
+struct model_tokenizer;
+
+/* Text as tokens, in chunks of the same length. */
+struct measure_text {
+	const char *path;
+	uint32_t *tokens; /* [chunks][context] */
+	uint32_t chunks, context;
+};
+
+/* path NULL: WikiText-2 of the optional data. As many whole chunks as `tokens` has room for, at least one; 0: all of
+ * the text. The first token of each is the beginning of a sequence where the tokenizer wants one. Ends the program where
+ * the text is missing or too short. */
+void measure_text_open(struct measure_text *text, const char *path, const struct model_tokenizer *tokenizer,
+	uint32_t vocab, uint32_t context, uint32_t tokens);
+void measure_text_close(struct measure_text *text);
+
+/* What the reference said about the rows of one chunk, and how far another run is from it. A row is the logits of one
+ * position; next is the token that came. All sums are float64, in order of the rows. */
+struct measure_chunk {
+	uint32_t vocab, rows;
+	float *logits;  /* [rows][vocab] */
+	double *log_sum, *loss; /* [rows] log of the sum of exp of the logits; -log p(next) */
+	uint32_t *best;
+};
+
+struct measure_sums {
+	uint64_t rows, same_best;
+	double loss, more, more_squared; /* more: loss beyond the reference's */
+	double divergence, divergence_most;
+};
+
+void measure_chunk_create(struct measure_chunk *chunk, uint32_t vocab, uint32_t rows);
+void measure_chunk_free(struct measure_chunk *chunk);
+/* The reference's rows, after their logits were written to chunk->logits. */
+void measure_chunk_close(
+	struct measure_chunk *chunk, const uint32_t *next, struct measure_sums *sums);
+/* Rows first .. first + rows - 1 of another run. */
+void measure_chunk_compare(const struct measure_chunk *chunk, uint32_t first, uint32_t rows, const float *logits,
+	const uint32_t *next, struct measure_sums *sums);
 
 #endif

@@ -80,25 +80,37 @@ static int list_tensors(const struct model_gguf *gguf, struct attnquant_tensors 
 	return 0;
 }
 
-static int quantize_file(const struct quantize *quantize, const struct model_gguf *gguf)
+static int rewrite(const struct model_gguf *gguf, const char *out, enum kern_type type, bool say)
 {
 	struct attnquant_tensors tensors = { 0 };
 	struct model_gguf_writer *writer;
+	double error;
 	int rc = list_tensors(gguf, &tensors);
 
 	if (rc == 0)
-		rc = model_gguf_writer_create(&writer, quantize->out);
+		rc = model_gguf_writer_create(&writer, out);
 	if (rc == 0) {
-		attnquant_tensors_choose(&tensors, quantize->type);
-		put_keys(gguf, quantize->type, writer);
+		attnquant_tensors_choose(&tensors, type);
+		put_keys(gguf, type, writer);
 		attnquant_tensors_put(&tensors, writer);
-		rc = attnquant_finish(writer, &tensors, quantize->out);
+		rc = say ? attnquant_finish(writer, &tensors, out) : attnquant_save(writer, &tensors, &error);
 		model_gguf_writer_destroy(writer);
 	}
 	attnquant_tensors_free(&tensors);
+	return rc;
+}
+
+int attnquant_requantize(const char *in, const char *out, enum kern_type type, bool say)
+{
+	struct model_gguf *gguf;
+	int rc = model_gguf_open(&gguf, in);
+
+	if (rc < 0)
+		return rc;
+	rc = rewrite(gguf, out, type, say);
 	if (rc == 0 && model_gguf_damaged(gguf))
-		rc = base_fail(EIO, "%s was truncated while it was read; %s is worth nothing",
-			quantize->in, quantize->out);
+		rc = base_fail(EIO, "%s was truncated while it was read; %s is worth nothing", in, out);
+	model_gguf_close(gguf);
 	return rc;
 }
 
@@ -113,16 +125,9 @@ static const struct argp quantize_argp = {
 int attnquant_quantize_command(int argc, char **argv)
 {
 	struct quantize quantize = { 0 };
-	struct model_gguf *gguf;
-	int rc;
 
 	tool_args_parse(&quantize_argp, argc, argv, &quantize);
-	rc = model_gguf_open(&gguf, quantize.in);
-	if (rc == 0) {
-		rc = quantize_file(&quantize, gguf);
-		model_gguf_close(gguf);
-	}
-	if (rc < 0)
+	if (attnquant_requantize(quantize.in, quantize.out, quantize.type, true) < 0)
 		tool_die(TOOL_FAILED, "%s", base_error_message());
 	return TOOL_OK;
 }

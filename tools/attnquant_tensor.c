@@ -240,18 +240,25 @@ int attnquant_tensors_write(
 	return rc;
 }
 
+int attnquant_save(
+	struct model_gguf_writer *writer, const struct attnquant_tensors *tensors, double *error)
+{
+	int rc = model_gguf_writer_begin(writer);
+
+	*error = 0;
+	if (rc == 0)
+		rc = attnquant_tensors_write(tensors, writer, error);
+	return rc == 0 ? model_gguf_writer_finish(writer) : rc;
+}
+
 int attnquant_finish(
 	struct model_gguf_writer *writer, const struct attnquant_tensors *tensors, const char *path)
 {
 	struct attnquant_file written;
 	char size[TOOL_NUMBER_BYTES];
-	double error = 0;
-	int rc = model_gguf_writer_begin(writer);
+	double error;
+	int rc = attnquant_save(writer, tensors, &error);
 
-	if (rc == 0)
-		rc = attnquant_tensors_write(tensors, writer, &error);
-	if (rc == 0)
-		rc = model_gguf_writer_finish(writer);
 	if (rc == 0)
 		rc = attnquant_file_open(&written, path);
 	if (rc < 0)
