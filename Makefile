@@ -85,8 +85,9 @@ AVX512  := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd
 $(O)/obj/kernels/%.o: OPTIMIZE := $(if $(SAN),$(OPTIMIZE),-O3)
 $(O)/obj/kernels/cpu/%_avx2.o: ISA := $(AVX2)
 $(O)/obj/kernels/cpu/%_avx512.o: ISA := $(AVX512)
-# Attention asks the processor for VNNI itself; nothing else may use it.
-$(O)/obj/kernels/cpu/cpu_attention_avx512.o: ISA := $(AVX512) -mavx512vnni
+# These ask the processor for VNNI themselves; nothing else may use it.
+$(addprefix $(O)/obj/kernels/cpu/cpu_,attention_avx512.o products_integer_avx512.o): ISA := $(AVX512) -mavx512vnni
+$(O)/obj/kernels/cpu/%_amx.o: ISA := $(AVX512) -mavx512vnni -mamx-tile -mamx-int8 -mamx-bf16
 
 # ---- Sources ---------------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static struct base_cpu this_cpu;
 static pthread_once_t this_cpu_once = PTHREAD_ONCE_INIT;
@@ -36,6 +38,14 @@ static uint64_t saved_registers(void)
 static bool saves(uint64_t saved, uint64_t wanted)
 {
 	return (saved & wanted) == wanted;
+}
+
+/* Tile registers are large, so a process has to ask for them before its first use; threads to come inherit the leave. */
+static bool may_use_tiles(void)
+{
+	enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+
+	return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 
 static void read_brand(char *brand)
@@ -76,8 +86,10 @@ static void read_cpuid(struct base_cpu *cpu)
 	cpu->avx_vnni = avx2 && (eax71 & 1u << 4);
 	cpu->avx512_vnni = avx512 && (ecx7 & bit_AVX512VNNI);
 	cpu->avx512_bf16 = avx512 && (eax71 & 1u << 5);
-	cpu->amx_bf16 = avx512 && saves(saved, SAVES_AMX) && (edx7 & 1u << 22);
-	cpu->amx_int8 = avx512 && saves(saved, SAVES_AMX) && (edx7 & 1u << 25);
+	if (avx512 && saves(saved, SAVES_AMX) && (edx7 & 1u << 24) && may_use_tiles()) {
+		cpu->amx_bf16 = edx7 & 1u << 22;
+		cpu->amx_int8 = edx7 & 1u << 25;
+	}
 }
 #else
 static void read_cpuid(struct base_cpu *cpu)
@@ -91,8 +103,9 @@ static void cut_down(struct base_cpu *cpu, enum base_isa wanted)
 {
 	if (wanted < cpu->isa)
 		cpu->isa = wanted;
+	cpu->amx_int8 = cpu->amx_bf16 = false;
 	if (cpu->isa < BASE_ISA_AVX512)
-		cpu->avx512_vnni = cpu->avx512_bf16 = cpu->amx_int8 = cpu->amx_bf16 = false;
+		cpu->avx512_vnni = cpu->avx512_bf16 = false;
 	if (cpu->isa < BASE_ISA_AVX2)
 		cpu->avx_vnni = false;
 }
@@ -102,7 +115,7 @@ static void read_once(void)
 	const char *wanted = getenv("ATTND_ISA");
 
 	read_cpuid(&this_cpu);
-	if (!wanted || !*wanted)
+	if (!wanted || !*wanted || strcmp(wanted, "amx") == 0)
 		return;
 	for (int isa = BASE_ISA_SCALAR; isa <= BASE_ISA_AVX512; isa++) {
 		if (strcmp(wanted, isa_names[isa]) == 0) {
@@ -110,7 +123,7 @@ static void read_once(void)
 			return;
 		}
 	}
-	base_log(BASE_LOG_WARN, "base", "isa_unknown", "ATTND_ISA=%.32s known=scalar,avx2,avx512", wanted);
+	base_log(BASE_LOG_WARN, "base", "isa_unknown", "ATTND_ISA=%.32s known=scalar,avx2,avx512,amx", wanted);
 }
 
 const struct base_cpu *base_cpu(void)

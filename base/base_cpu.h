@@ -1,6 +1,6 @@
 /*
  * What this CPU can do, from CPUID and XGETBV (the operating system must save the registers as well), cut down
- * by ATTND_ISA=scalar|avx2|avx512 in the environment, which tests use. Read once per process.
+ * by ATTND_ISA=scalar|avx2|avx512|amx in the environment, which tests use (amx: everything; avx512: no AMX). Read once per process.
  */
 #ifndef BASE_CPU_H
 #define BASE_CPU_H

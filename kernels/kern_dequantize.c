@@ -92,6 +92,62 @@ static void decode_q6_k(const unsigned char *from, struct kern_block *block)
 	block->d = read_u16(from + 208);
 }
 
+/* Sixteen scales and minimums of four bits, then codes of two bits: byte i of a half holds elements i, i+32, i+64, i+96. */
+static void decode_q2_k(const unsigned char *from, struct kern_block *block)
+{
+	for (int i = 0; i < 16; i++) {
+		block->s[i] = from[i] & 15;
+		block->t[i] = from[i] >> 4;
+	}
+	for (int i = 0; i < 256; i++)
+		block->q[i] = from[16 + i / 128 * 32 + i % 32] >> (2 * (i / 32 % 4)) & 3;
+	block->d = read_u16(from + 80);
+	block->m = read_u16(from + 82);
+}
+
+/* Codes of two bits as above behind a third bit that says "do not subtract 4": bit j of byte i is element 32 j + i. Scales of
+ * six bits in 12 bytes: low nibbles in the first eight, two high bits in the last four. */
+static void decode_q3_k(const unsigned char *from, struct kern_block *block)
+{
+	const unsigned char *third = from, *codes = from + 32, *scales = from + 96;
+
+	for (int i = 0; i < 256; i++) {
+		const int low = codes[i / 128 * 32 + i % 32] >> (2 * (i / 32 % 4)) & 3;
+
+		block->q[i] = (int8_t)(low - (third[i % 32] >> (i / 32) & 1 ? 0 : 4));
+	}
+	for (int i = 0; i < 16; i++) {
+		const int low = i < 8 ? scales[i] & 15 : scales[i - 8] >> 4;
+
+		block->s[i] = (int8_t)((low | (scales[8 + i % 4] >> (2 * (i / 4)) & 3) << 4) - 32);
+	}
+	block->d = read_u16(from + 108);
+}
+
+const int8_t kern_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+static void decode_iq4(const unsigned char *from, int8_t *q)
+{
+	for (int i = 0; i < 16; i++) {
+		q[i] = kern_iq4_values[from[i] & 15];
+		q[i + 16] = kern_iq4_values[from[i] >> 4];
+	}
+}
+
+/* Eight scales of six bits: low nibbles in four bytes, two high bits in a word. */
+static void decode_iq4_xs(const unsigned char *from, struct kern_block *block)
+{
+	const uint32_t high = read_u16(from + 2);
+
+	block->d = read_u16(from);
+	for (int i = 0; i < 8; i++) {
+		const uint32_t low = from[4 + i / 2] >> (4 * (i % 2)) & 15;
+
+		block->s[i] = (int8_t)((int)(low | (high >> (2 * i) & 3) << 4) - 32);
+		decode_iq4(from + 8 + 16 * i, block->q + 32 * i);
+	}
+}
+
 void kern_block_decode(enum kern_type type, const unsigned char *from, struct kern_block *block)
 {
 	switch (type) {
@@ -117,6 +173,19 @@ void kern_block_decode(enum kern_type type, const unsigned char *from, struct ke
 		block->d = read_u16(from);
 		memcpy(block->q, from + 2, 32);
 		break;
+	case KERN_IQ4_NL:
+		block->d = read_u16(from);
+		decode_iq4(from + 2, block->q);
+		break;
+	case KERN_IQ4_XS:
+		decode_iq4_xs(from, block);
+		break;
+	case KERN_Q2_K:
+		decode_q2_k(from, block);
+		break;
+	case KERN_Q3_K:
+		decode_q3_k(from, block);
+		break;
 	case KERN_Q4_K:
 		decode_q4_k(from, block);
 		break;
@@ -131,8 +200,10 @@ void kern_block_decode(enum kern_type type, const unsigned char *from, struct ke
 	}
 }
 
-static void block_values(enum kern_scaling scaling, const struct kern_block *block, size_t elements, float *to)
+static void block_values(enum kern_type type, const struct kern_block *block, size_t elements, float *to)
 {
+	const enum kern_scaling scaling = kern_type_scaling(type);
+	const size_t unit = kern_type_scale_elements(type);
 	float d = kern_f16_to_f32(block->d);
 	float m = scaling == KERN_SCALING_D || scaling == KERN_SCALING_SUPER ? 0.0f : kern_f16_to_f32(block->m);
 
@@ -147,11 +218,11 @@ static void block_values(enum kern_scaling scaling, const struct kern_block *blo
 		break;
 	case KERN_SCALING_SUPER:
 		for (size_t i = 0; i < elements; i++)
-			to[i] = (d * block->s[i / 16]) * block->q[i];
+			to[i] = (d * block->s[i / unit]) * block->q[i];
 		break;
 	case KERN_SCALING_SUPER_DM:
 		for (size_t i = 0; i < elements; i++)
-			to[i] = (d * block->s[i / 32]) * block->q[i] - m * block->t[i / 32];
+			to[i] = (d * block->s[i / unit]) * block->q[i] - m * block->t[i / unit];
 		break;
 	case KERN_SCALING_NONE:
 		break;
@@ -183,7 +254,7 @@ int kern_dequantize_row(enum kern_type type, const void *from, float *to, size_t
 	}
 	for (size_t i = 0; i < elements; i += info->block_elements, bytes += info->block_bytes) {
 		kern_block_decode(type, bytes, &block);
-		block_values(scaling, &block, info->block_elements, to + i);
+		block_values(type, &block, info->block_elements, to + i);
 	}
 	return 0;
 }

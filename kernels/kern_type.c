@@ -12,25 +12,25 @@
 struct type_entry {
 	struct kern_type_info info;
 	enum kern_scaling scaling;
+	uint32_t scale_elements;
 };
 
 static const struct type_entry types[KERN_TYPE_END] = {
-	[KERN_F32] = {{"F32", 1, 4, true, true}, KERN_SCALING_NONE},
-	[KERN_F16] = {{"F16", 1, 2, true, true}, KERN_SCALING_NONE},
-	[KERN_BF16] = {{"BF16", 1, 2, true, true}, KERN_SCALING_NONE},
-	[KERN_Q4_0] = {{"Q4_0", 32, 18, true, true}, KERN_SCALING_D},
-	[KERN_Q4_1] = {{"Q4_1", 32, 20, true, true}, KERN_SCALING_DM},
-	[KERN_Q5_0] = {{"Q5_0", 32, 22, true, true}, KERN_SCALING_D},
-	[KERN_Q5_1] = {{"Q5_1", 32, 24, true, true}, KERN_SCALING_DM},
-	[KERN_Q8_0] = {{"Q8_0", 32, 34, true, true}, KERN_SCALING_D},
-	[KERN_Q4_K] = {{"Q4_K", 256, 144, true, false}, KERN_SCALING_SUPER_DM},
-	[KERN_Q5_K] = {{"Q5_K", 256, 176, true, false}, KERN_SCALING_SUPER_DM},
-	[KERN_Q6_K] = {{"Q6_K", 256, 210, true, true}, KERN_SCALING_SUPER},
-	/* Known by size, so that a reader can check a file that holds them; there are no products with them. */
-	[KERN_Q2_K] = {{"Q2_K", 256, 84, false, false}, KERN_SCALING_NONE},
-	[KERN_Q3_K] = {{"Q3_K", 256, 110, false, false}, KERN_SCALING_NONE},
-	[KERN_IQ4_NL] = {{"IQ4_NL", 32, 18, false, false}, KERN_SCALING_NONE},
-	[KERN_IQ4_XS] = {{"IQ4_XS", 256, 136, false, false}, KERN_SCALING_NONE},
+	[KERN_F32] = {{"F32", 1, 4, true, true}, KERN_SCALING_NONE, 0},
+	[KERN_F16] = {{"F16", 1, 2, true, true}, KERN_SCALING_NONE, 0},
+	[KERN_BF16] = {{"BF16", 1, 2, true, true}, KERN_SCALING_NONE, 0},
+	[KERN_Q4_0] = {{"Q4_0", 32, 18, true, true}, KERN_SCALING_D, 32},
+	[KERN_Q4_1] = {{"Q4_1", 32, 20, true, true}, KERN_SCALING_DM, 32},
+	[KERN_Q5_0] = {{"Q5_0", 32, 22, true, true}, KERN_SCALING_D, 32},
+	[KERN_Q5_1] = {{"Q5_1", 32, 24, true, true}, KERN_SCALING_DM, 32},
+	[KERN_Q8_0] = {{"Q8_0", 32, 34, true, true}, KERN_SCALING_D, 32},
+	[KERN_IQ4_NL] = {{"IQ4_NL", 32, 18, true, false}, KERN_SCALING_D, 32},
+	[KERN_Q2_K] = {{"Q2_K", 256, 84, true, false}, KERN_SCALING_SUPER_DM, 16},
+	[KERN_Q3_K] = {{"Q3_K", 256, 110, true, false}, KERN_SCALING_SUPER, 16},
+	[KERN_Q4_K] = {{"Q4_K", 256, 144, true, false}, KERN_SCALING_SUPER_DM, 32},
+	[KERN_Q5_K] = {{"Q5_K", 256, 176, true, false}, KERN_SCALING_SUPER_DM, 32},
+	[KERN_Q6_K] = {{"Q6_K", 256, 210, true, true}, KERN_SCALING_SUPER, 16},
+	[KERN_IQ4_XS] = {{"IQ4_XS", 256, 136, true, false}, KERN_SCALING_SUPER, 32},
 };
 
 const struct kern_type_info *kern_type_info(uint32_t type)
@@ -63,6 +63,11 @@ size_t kern_row_bytes(enum kern_type type, uint64_t elements)
 enum kern_scaling kern_type_scaling(enum kern_type type)
 {
 	return (uint32_t)type < KERN_TYPE_END ? types[type].scaling : KERN_SCALING_NONE;
+}
+
+uint32_t kern_type_scale_elements(enum kern_type type)
+{
+	return (uint32_t)type < KERN_TYPE_END ? types[type].scale_elements : 0;
 }
 
 static float float_of_bits(uint32_t bits)

@@ -10,7 +10,7 @@
 #include "base/base_error.h"
 
 /* First guesses per participant, where nothing is measured. */
-static const double products_per_second[] = {4e9, 30e9, 60e9};
+static const double products_per_second[] = {4e9, 30e9, 60e9}, integer_products_per_second[] = {6e9, 60e9, 250e9};
 static const double bytes_per_second = 12e9;
 
 static int register_nothing(struct kern_backend *backend, void *memory, size_t bytes)
@@ -83,34 +83,48 @@ static double best_seconds(struct kern_backend *backend, const struct kern_progr
 	return best;
 }
 
-/* One product by one row (reading weights) and by many (computing), with all participants. */
-static int measure(struct kern_cpu *cpu)
+/* Products of one type by one row (reading weights) and by many (computing), with all participants, in seconds. */
+static int measure_type(struct kern_cpu *cpu, enum kern_type type, uint32_t width, uint32_t rows, double *one, double *many)
 {
-	enum { WIDTH = 2048, ROWS = 48 };
-	const size_t bytes = (size_t)WIDTH * WIDTH * sizeof(float);
 	struct kern_backend *backend = &cpu->backend;
 	struct kern_op op = {.kind = KERN_OP_MATMUL, .src = 0, .dst = 1};
-	struct kern_program program = {.op_count = 1, .slot_count = 2, .ops = &op, .slot_width = {WIDTH, WIDTH},
-		.max_rows = ROWS};
+	struct kern_program program = {.op_count = 1, .slot_count = 2, .ops = &op, .slot_width = {width, width},
+		.max_rows = rows};
 	struct kern_weight *weight = NULL;
-	const uint32_t participants = cpu->worker_count + 1;
-	void *source = cpu_alloc(backend, bytes, "a measurement");
-	int err = source ? cpu_weight_create(backend, KERN_F32, WIDTH, WIDTH, source, &weight) : -ENOMEM;
+	void *source = cpu_alloc(backend, kern_row_bytes(type, width) * width, "a measurement");
+	int err = source ? cpu_weight_create(backend, type, width, width, source, &weight) : -ENOMEM;
 
 	op.weight = weight;
 	cpu_free(backend, source);
 	if (err == 0)
 		err = cpu_program_prepare(backend, &program);
 	if (err == 0) {
-		cpu->backend.properties.bytes_per_second = (double)bytes / best_seconds(backend, &program, 1);
-		cpu->backend.properties.products_per_second =
-			(double)ROWS * WIDTH * WIDTH / best_seconds(backend, &program, ROWS);
-		cpu->ns_per_byte = 1e9 * participants / cpu->backend.properties.bytes_per_second;
-		cpu->ns_per_product = 1e9 * participants / cpu->backend.properties.products_per_second;
+		*one = best_seconds(backend, &program, 1);
+		*many = best_seconds(backend, &program, rows);
 		cpu_program_release(backend, &program);
 	}
 	cpu_weight_destroy(backend, weight);
 	return err;
+}
+
+static int measure(struct kern_cpu *cpu)
+{
+	enum { WIDTH = 2048, ROWS = 48 };
+	const uint32_t participants = cpu->worker_count + 1;
+	const double products = (double)ROWS * WIDTH * WIDTH;
+	double read, floats, integers, unused;
+	int err = measure_type(cpu, KERN_F32, WIDTH, ROWS, &read, &floats);
+
+	if (err == 0)
+		err = measure_type(cpu, KERN_Q8_0, WIDTH, ROWS, &unused, &integers);
+	if (err != 0)
+		return err;
+	cpu->backend.properties.bytes_per_second = (double)WIDTH * WIDTH * sizeof(float) / read;
+	cpu->backend.properties.products_per_second = products / floats;
+	cpu->ns_per_byte = 1e9 * participants / cpu->backend.properties.bytes_per_second;
+	cpu->ns_per_product = 1e9 * participants * floats / products;
+	cpu->ns_per_integer_product = 1e9 * participants * integers / products;
+	return 0;
 }
 
 /* ---- creation ----------------------------------------------------------------------------------------------------- */
@@ -120,10 +134,13 @@ static const char *const names[] = {"cpu scalar", "cpu avx2", "cpu avx512"};
 static int take_memory(struct kern_cpu *cpu)
 {
 	struct kern_backend *backend = &cpu->backend;
-	const size_t products = cpu->products->scratch_bytes, attention = cpu_attention_scratch_bytes();
-	const size_t scratch_bytes = products > attention ? products : attention;
+	const size_t sizes[] = {cpu->float_products->scratch_bytes, cpu->integer_products->scratch_bytes,
+		cpu_attention_scratch_bytes()};
+	size_t scratch_bytes = 0;
 	const uint32_t participants = cpu->worker_count + 1;
 
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+		scratch_bytes = sizes[i] > scratch_bytes ? sizes[i] : scratch_bytes;
 	cpu->participants = cpu_alloc(backend, participants * sizeof(*cpu->participants), "participants");
 	cpu->partial = cpu_alloc(backend, CPU_PARTIAL_BYTES, "partial results of attention");
 	cpu->attend_jobs = cpu_alloc(backend, KERN_ATTEND_MAX * sizeof(*cpu->attend_jobs), "attention jobs");
@@ -160,7 +177,8 @@ int kern_cpu_create(struct kern_backend **backend, const struct kern_cpu_options
 	cpu = region.memory;
 	cpu->region_bytes = region.size_bytes;
 	cpu->region_huge = region.huge;
-	cpu->products = cpu_products_for(isa);
+	cpu->float_products = cpu_products_float(isa);
+	cpu->integer_products = cpu_products_integer(isa);
 	cpu->row_ops = cpu_rows_for(isa);
 	cpu->isa = isa;
 	cpu->worker_count = options->workers;
@@ -168,6 +186,7 @@ int kern_cpu_create(struct kern_backend **backend, const struct kern_cpu_options
 	cpu->node = options->node;
 	cpu->ns_per_byte = 1e9 / bytes_per_second;
 	cpu->ns_per_product = 1e9 / products_per_second[isa];
+	cpu->ns_per_integer_product = 1e9 / integer_products_per_second[isa];
 	cpu->backend.ops = &cpu_ops;
 	cpu->backend.properties = (struct kern_properties){
 		.name = names[isa],

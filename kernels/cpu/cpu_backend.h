@@ -61,6 +61,7 @@ struct cpu_workspace {
 	float *rope_cos_sin; /* [max_rows][rotated/2][2], of the step at hand; NULL: the program rotates nothing */
 	uint32_t rotated;
 	bool has_attention;
+	struct cpu_rows8 rows8;         /* x of products with integer weights, of one slot at a time */
 	struct cpu_attention_job *jobs; /* [max_rows] */
 	uint32_t *first_unit;           /* [max_rows + 1] */
 };
@@ -81,10 +82,10 @@ struct cpu_chunk;
 
 struct kern_cpu {
 	struct kern_backend backend;
-	const struct cpu_products *products;
+	const struct cpu_products *float_products, *integer_products;
 	const struct cpu_rows *row_ops;
 	enum base_isa isa;
-	double ns_per_byte, ns_per_product; /* of one participant */
+	double ns_per_byte, ns_per_product, ns_per_integer_product; /* of one participant */
 	uint32_t worker_count, workers_started;
 	uint64_t spin_ns;
 
@@ -107,6 +108,7 @@ struct kern_cpu {
 	enum cpu_attention_phase phase;
 	uint32_t step_rows;     /* rows that operations see: all, or the outputs after SELECT */
 	bool rope_ready;
+	const float *quantized; /* the slot whose rows the workspace holds as integers, or NULL */
 
 	/* Belongs to the owner. */
 	alignas(CPU_LINE) bool held; /* the owner holds the right to advance */
@@ -137,6 +139,11 @@ static inline struct kern_work *cpu_work_at_hand(struct kern_cpu *cpu)
 	return &cpu->slots[ticket % CPU_TICKETS].work;
 }
 
+static inline const struct cpu_products *cpu_products_of(const struct kern_cpu *cpu, const struct kern_weight *weight)
+{
+	return weight->integers ? cpu->integer_products : cpu->float_products;
+}
+
 /* cpu_memory.c: memory and weights. */
 void *cpu_alloc(struct kern_backend *backend, size_t bytes, const char *what);
 void cpu_memory_visit(struct kern_backend *backend,
@@ -159,6 +166,15 @@ bool cpu_stage_next(struct kern_cpu *cpu);
 void cpu_stage_cut_rows(struct kern_cpu *cpu, uint32_t rows, double row_ns);
 /* A stage that is one tile. */
 void cpu_stage_whole(struct kern_cpu *cpu, double ns);
+
+/* cpu_stage_product.c: a product of step_rows rows; first x is quantized where the weight wants that and nobody did. */
+void cpu_stage_matmul(struct kern_cpu *cpu, const struct kern_op *op);
+void cpu_stage_logits(struct kern_cpu *cpu, const struct kern_op *op);
+/* Whether the operation must wait for its x to be quantized; then that is the stage. */
+bool cpu_stage_quantize(struct kern_cpu *cpu, const struct kern_op *op);
+/* The operation is about to be planned: what it writes is no longer what was quantized. */
+void cpu_stage_forget_quantized(struct kern_cpu *cpu, const struct kern_op *op);
+uint32_t cpu_stage_cost_ns(double ns);
 
 /* cpu_stage_attention.c: one phase of attention over the jobs; the first one builds them. */
 void cpu_stage_step_attention(struct kern_cpu *cpu, const struct kern_step *step, const struct kern_op *op,

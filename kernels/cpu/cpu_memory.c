@@ -113,8 +113,10 @@ void cpu_memory_visit(struct kern_backend *backend,
 int cpu_weight_create(struct kern_backend *backend, enum kern_type type, uint32_t n, uint32_t k, const void *source,
 	struct kern_weight **weight)
 {
+	const struct kern_cpu *cpu = cpu_of(backend);
+	const struct cpu_products *products = cpu_weight_integers(type) ? cpu->integer_products : cpu->float_products;
 	struct kern_weight shape;
-	int err = cpu_weight_shape(&shape, type, n, k, cpu_of(backend)->products->lanes);
+	int err = cpu_weight_shape(&shape, type, n, k, products->lanes);
 
 	if (err != 0)
 		return err;

@@ -150,6 +150,25 @@ static size_t row_stride(uint32_t elements)
 	return stride % ALIAS_FLOATS == 0 ? stride + LINE_FLOATS : stride;
 }
 
+/* Room for the widest x of a product with integer weights. */
+static bool take_rows8(struct kern_backend *backend, const struct kern_program *program, struct cpu_workspace *workspace)
+{
+	uint32_t k = 0, rows = program->max_rows;
+
+	for (uint32_t i = 0; i < program->op_count; i++) {
+		const struct kern_op *op = &program->ops[i];
+
+		if ((op->kind == KERN_OP_MATMUL || op->kind == KERN_OP_LOGITS) && op->weight->integers && op->weight->k > k)
+			k = op->weight->k;
+	}
+	if (k == 0)
+		return true;
+	/* Rows are rounded up to whole tiles of sixteen. */
+	rows = rows < 16 ? rows : (rows + 15) / 16 * 16;
+	workspace->rows8.data = cpu_alloc(backend, k / 32 * cpu_rows8_block_bytes(rows), "quantized activations");
+	return workspace->rows8.data != NULL;
+}
+
 static bool take_workspace(struct kern_backend *backend, const struct kern_program *program,
 	struct cpu_workspace *workspace)
 {
@@ -161,6 +180,8 @@ static bool take_workspace(struct kern_backend *backend, const struct kern_progr
 		if (!workspace->slots[i])
 			return false;
 	}
+	if (!take_rows8(backend, program, workspace))
+		return false;
 	if (!workspace->has_attention)
 		return true;
 	workspace->jobs = cpu_alloc(backend, rows * sizeof(*workspace->jobs), "attention jobs");
@@ -197,6 +218,7 @@ void cpu_program_release(struct kern_backend *backend, struct kern_program *prog
 
 	if (!workspace)
 		return;
+	cpu_free(backend, workspace->rows8.data);
 	cpu_free(backend, workspace->rope_cos_sin);
 	cpu_free(backend, workspace->first_unit);
 	cpu_free(backend, workspace->jobs);

@@ -17,7 +17,7 @@ static uint32_t divide_up(uint32_t value, uint32_t unit)
 	return (value + unit - 1) / unit;
 }
 
-static uint32_t cost_ns(double ns)
+uint32_t cpu_stage_cost_ns(double ns)
 {
 	return ns < 1.0 ? 1 : ns > 1e9 ? (uint32_t)1e9 : (uint32_t)ns;
 }
@@ -39,7 +39,7 @@ static uint32_t tile_rows(const struct cpu_stage *stage, uint32_t tile, uint32_t
 void cpu_stage_whole(struct kern_cpu *cpu, double ns)
 {
 	cpu->stage.tiles = 1;
-	cpu->stage.tile_ns = cost_ns(ns);
+	cpu->stage.tile_ns = cpu_stage_cost_ns(ns);
 }
 
 void cpu_stage_cut_rows(struct kern_cpu *cpu, uint32_t rows, double row_ns)
@@ -51,7 +51,7 @@ void cpu_stage_cut_rows(struct kern_cpu *cpu, uint32_t rows, double row_ns)
 	if (rows > 1 && row_ns * rows > CPU_TILE_NS)
 		stage->tile_rows = row_ns < CPU_TILE_NS ? (uint32_t)(CPU_TILE_NS / row_ns) : 1;
 	stage->tiles = rows > 0 ? divide_up(rows, stage->tile_rows) : 0;
-	stage->tile_ns = cost_ns(row_ns * stage->tile_rows);
+	stage->tile_ns = cpu_stage_cost_ns(row_ns * stage->tile_rows);
 }
 
 /* ---- operations on rows ------------------------------------------------------------------------------------------- */
@@ -209,113 +209,6 @@ static void run_rope(struct kern_cpu *cpu, uint32_t tile, void *scratch)
 	}
 }
 
-/* ---- products ----------------------------------------------------------------------------------------------------- */
-
-static void run_product(struct kern_cpu *cpu, uint32_t tile, void *scratch)
-{
-	const struct cpu_stage *stage = &cpu->stage;
-	const uint32_t groups = stage->product.weight->groups;
-	const uint32_t group = tile % stage->group_tiles * stage->tile_groups;
-	const uint32_t row = tile / stage->group_tiles * stage->tile_rows;
-
-	cpu->products->run(&stage->product, row,
-		stage->rows - row < stage->tile_rows ? stage->rows - row : stage->tile_rows,
-		group, groups - group < stage->tile_groups ? groups - group : stage->tile_groups, scratch);
-}
-
-/* The time of `rows` by `groups`: computing, or reading the weights. */
-static double product_ns(const struct kern_cpu *cpu, const struct kern_weight *weight, uint32_t rows, uint32_t groups)
-{
-	const double compute_ns = (double)rows * groups * weight->lanes * weight->k * cpu->ns_per_product;
-	const double read_ns = (double)groups * (double)weight->group_bytes * cpu->ns_per_byte;
-
-	return compute_ns > read_ns ? compute_ns : read_ns;
-}
-
-/* Rows of a tile: all where that is not too long, else equal shares in whole tiles of registers. */
-static uint32_t product_tile_rows(const struct kern_cpu *cpu, const struct kern_weight *weight, uint32_t rows)
-{
-	const uint32_t unit = cpu->products->tile_rows;
-	const double row_ns = product_ns(cpu, weight, unit, cpu->products->tile_groups) / unit;
-	uint32_t most = CPU_PRODUCT_ROWS;
-
-	if (row_ns * most > CPU_TILE_MAX_NS)
-		most = row_ns * 4 * unit > CPU_TILE_MAX_NS ? 4 * unit : (uint32_t)(CPU_TILE_MAX_NS / row_ns);
-	if (rows <= most)
-		return rows;
-	return divide_up(divide_up(rows, divide_up(rows, most)), unit) * unit;
-}
-
-static void plan_product(struct kern_cpu *cpu, const struct cpu_product *product, uint32_t rows)
-{
-	const struct kern_weight *weight = product->weight;
-	const uint32_t unit = cpu->products->tile_groups;
-	struct cpu_stage *stage = &cpu->stage;
-	double unit_ns;
-
-	/* After SELECT there may be no row left: a step that only appends has no outputs. */
-	if (rows == 0)
-		return;
-	stage->run = run_product;
-	stage->product = *product;
-	stage->rows = rows;
-	if (rows <= CPU_PRODUCT_ROWS) {
-		const double whole_ns = product_ns(cpu, weight, rows, weight->groups);
-
-		if (whole_ns < CPU_SHARE_NS) {
-			stage->tile_rows = rows;
-			stage->tile_groups = weight->groups;
-			stage->group_tiles = 1;
-			stage->tiles = 1;
-			stage->tile_ns = cost_ns(whole_ns);
-			return;
-		}
-	}
-	stage->tile_rows = product_tile_rows(cpu, weight, rows);
-	stage->tile_groups = unit;
-	unit_ns = product_ns(cpu, weight, stage->tile_rows, unit);
-	if (unit_ns < CPU_TILE_NS)
-		stage->tile_groups = unit * (uint32_t)(CPU_TILE_NS / unit_ns);
-	stage->group_tiles = divide_up(weight->groups, stage->tile_groups);
-	stage->tiles = divide_up(rows, stage->tile_rows) * stage->group_tiles;
-	stage->tile_ns = cost_ns(unit_ns * stage->tile_groups / unit);
-}
-
-static void plan_matmul(struct kern_cpu *cpu, const struct kern_op *op)
-{
-	const struct cpu_workspace *workspace = workspace_at_hand(cpu);
-	const struct cpu_product product = {
-		.weight = op->weight,
-		.x = workspace->slots[op->src],
-		.x_stride = workspace->stride[op->src],
-		.y = workspace->slots[op->dst] + op->u0,
-		.y_stride = workspace->stride[op->dst],
-		.bias = op->bias,
-		.add = op->add,
-	};
-
-	plan_product(cpu, &product, cpu->step_rows);
-}
-
-static void plan_logits(struct kern_cpu *cpu, const struct kern_op *op)
-{
-	const struct cpu_workspace *workspace = workspace_at_hand(cpu);
-	const struct kern_step *step = step_at_hand(cpu);
-	const struct cpu_product product = {
-		.weight = op->weight,
-		.x = workspace->slots[op->src],
-		.x_stride = workspace->stride[op->src],
-		.outs = step->outs,
-		.bias = op->bias,
-	};
-	bool wanted = false;
-
-	for (uint32_t i = 0; i < step->out_count; i++)
-		wanted |= step->outs[i].logits != NULL;
-	if (wanted)
-		plan_product(cpu, &product, cpu->step_rows);
-}
-
 /* ---- the sequence of stages --------------------------------------------------------------------------------------- */
 
 /* Estimated time per element, by experience; only the size of tiles hangs on it. */
@@ -351,10 +244,10 @@ static void plan_op(struct kern_cpu *cpu, const struct kern_op *op)
 		plan_rows(cpu, run_elementwise, 0.2);
 		break;
 	case KERN_OP_MATMUL:
-		plan_matmul(cpu, op);
+		cpu_stage_matmul(cpu, op);
 		break;
 	case KERN_OP_LOGITS:
-		plan_logits(cpu, op);
+		cpu_stage_logits(cpu, op);
 		break;
 	case KERN_OP_SELECT:
 		cpu->step_rows = step_at_hand(cpu)->out_count;
@@ -399,6 +292,9 @@ static bool step_next(struct kern_cpu *cpu)
 		const struct kern_op *op = &program->ops[cpu->cursor];
 
 		cpu->stage.tiles = 0;
+		if (cpu_stage_quantize(cpu, op))
+			return true;
+		cpu_stage_forget_quantized(cpu, op);
 		if (op->kind == KERN_OP_ATTENTION) {
 			cpu_stage_step_attention(cpu, step, op, cpu->phase);
 			next_phase(cpu);
@@ -460,7 +356,7 @@ static bool spans_next(struct kern_cpu *cpu)
 	cpu->stage.run = run_spans;
 	cpu->stage.span_pieces = (uint32_t)pieces;
 	cpu->stage.tiles = (uint32_t)pieces * work->copy.count;
-	cpu->stage.tile_ns = cost_ns((double)(longest < SPAN_PIECE_BYTES ? longest : SPAN_PIECE_BYTES) * cpu->ns_per_byte);
+	cpu->stage.tile_ns = cpu_stage_cost_ns((double)(longest < SPAN_PIECE_BYTES ? longest : SPAN_PIECE_BYTES) * cpu->ns_per_byte);
 	return cpu->stage.tiles > 0;
 }
 
@@ -471,6 +367,7 @@ void cpu_stage_begin(struct kern_cpu *cpu)
 	cpu->cursor = 0;
 	cpu->phase = CPU_ATTENTION_APPEND;
 	cpu->rope_ready = false;
+	cpu->quantized = NULL;
 	cpu->step_rows = work->kind == KERN_WORK_STEP ? work->step.rows : 0;
 }
 

@@ -11,23 +11,9 @@
 /* Far above any model; keeps every product of sizes below 2^63. */
 enum { FEATURES_MAX = 1 << 28 };
 
-static enum cpu_coding coding_of(enum kern_type type)
+bool cpu_weight_integers(enum kern_type type)
 {
-	switch (type) {
-	case KERN_F32:
-		return CPU_CODING_F32;
-	case KERN_F16:
-		return CPU_CODING_F16;
-	case KERN_BF16:
-		return CPU_CODING_BF16;
-	case KERN_Q4_0:
-		return CPU_CODING_NIBBLES_8;
-	case KERN_Q4_1:
-	case KERN_Q4_K:
-		return CPU_CODING_NIBBLES;
-	default:
-		return CPU_CODING_INT8;
-	}
+	return kern_type_scaling(type) != KERN_SCALING_NONE;
 }
 
 static size_t round_up(size_t value, size_t unit)
@@ -35,36 +21,10 @@ static size_t round_up(size_t value, size_t unit)
 	return (value + unit - 1) / unit * unit;
 }
 
-/* Hands out the next part of a group. */
-static size_t take(size_t *end, size_t bytes)
-{
-	size_t begin = *end;
-
-	*end = round_up(begin + bytes, 64);
-	return begin;
-}
-
-static size_t code_bytes(enum cpu_coding coding, size_t k, size_t lanes)
-{
-	switch (coding) {
-	case CPU_CODING_F32:
-		return k * lanes * 4;
-	case CPU_CODING_F16:
-	case CPU_CODING_BF16:
-		/* Kernels unpack eight k at a time. */
-		return round_up(k, 8) * lanes * 2;
-	case CPU_CODING_INT8:
-		return k * lanes;
-	default:
-		return k / 2 * lanes;
-	}
-}
-
 int cpu_weight_shape(struct kern_weight *weight, enum kern_type type, uint32_t n, uint32_t k, uint32_t lanes)
 {
 	const struct kern_type_info *info = kern_type_info(type);
-	const size_t halves = (size_t)lanes * 2;
-	size_t end = 0;
+	const size_t vector_bytes = (size_t)lanes * 4;
 
 	if (!info || !info->products)
 		return base_fail(ENOTSUP, "there are no products with weights of type %s (%u)",
@@ -75,37 +35,23 @@ int cpu_weight_shape(struct kern_weight *weight, enum kern_type type, uint32_t n
 
 	*weight = (struct kern_weight){
 		.type = type,
-		.coding = coding_of(type),
-		.scaling = kern_type_scaling(type),
+		.integers = cpu_weight_integers(type),
 		.n = n,
 		.k = k,
 		.lanes = lanes,
 		.groups = (n + lanes - 1) / lanes,
-		.block = kern_type_scaling(type) == KERN_SCALING_SUPER ? 16 : 32,
 	};
-	(void)take(&end, code_bytes(weight->coding, k, lanes));
-	switch (weight->scaling) {
-	case KERN_SCALING_NONE:
-		break;
-	case KERN_SCALING_D:
-		weight->scale_at = take(&end, k / 32 * halves);
-		break;
-	case KERN_SCALING_DM:
-		weight->scale_at = take(&end, k / 32 * halves);
-		weight->offset_at = take(&end, k / 32 * halves);
-		break;
-	case KERN_SCALING_SUPER:
-		weight->scale_at = take(&end, k / 16 * lanes);
-		weight->super_at = take(&end, k / 256 * halves);
-		break;
-	case KERN_SCALING_SUPER_DM:
-		weight->scale_at = take(&end, k / 32 * lanes);
-		weight->offset_at = take(&end, k / 32 * lanes);
-		weight->super_at = take(&end, k / 256 * halves);
-		weight->super_offset_at = take(&end, k / 256 * halves);
-		break;
+	if (weight->integers) {
+		const struct cpu_format format = cpu_format_of(type);
+
+		weight->chunk_bytes = cpu_chunk_layout(format).vectors * vector_bytes;
+		weight->group_bytes = (k + format.chunk - 1) / format.chunk * weight->chunk_bytes;
+	} else if (type == KERN_F32) {
+		weight->group_bytes = k * vector_bytes;
+	} else {
+		/* Kernels unpack eight k at a time. */
+		weight->group_bytes = round_up(k, 8) * vector_bytes / 2;
 	}
-	weight->group_bytes = end;
 	return 0;
 }
 
@@ -114,167 +60,265 @@ size_t cpu_weight_bytes(const struct kern_weight *weight)
 	return weight->groups * weight->group_bytes;
 }
 
-/* One element of 16 or 32 bits per (k, lane); BF16 puts two k into a word. */
-static void pack_floats(const struct kern_weight *weight, const void *row, unsigned char *group, uint32_t lane)
+/* ---- floats ------------------------------------------------------------------------------------------------------- */
+
+/* Where element k of a lane lies in its group. BF16 puts two k into a word. */
+static size_t float_at(const struct kern_weight *weight, size_t k, size_t lane)
 {
 	const size_t lanes = weight->lanes;
-	const unsigned char *from = row;
 
-	for (size_t k = 0; k < weight->k; k++) {
-		if (weight->coding == CPU_CODING_F32)
-			memcpy(group + (k * lanes + lane) * 4, from + k * 4, 4);
-		else if (weight->coding == CPU_CODING_F16)
-			memcpy(group + (k * lanes + lane) * 2, from + k * 2, 2);
-		else
-			memcpy(group + (k / 2 * lanes + lane) * 4 + k % 2 * 2, from + k * 2, 2);
+	switch (weight->type) {
+	case KERN_F32:
+		return (k * lanes + lane) * 4;
+	case KERN_F16:
+		return (k * lanes + lane) * 2;
+	default:
+		return (k / 2 * lanes + lane) * 4 + k % 2 * 2;
 	}
 }
 
-static void pack_codes(const struct kern_weight *weight, const struct kern_block *block, size_t first,
-	size_t elements, unsigned char *group, uint32_t lane)
+static void pack_floats(const struct kern_weight *weight, const unsigned char *row, unsigned char *group, size_t lane)
 {
-	const size_t lanes = weight->lanes;
-	const int offset = weight->coding == CPU_CODING_NIBBLES_8 ? 8 : 0;
+	const size_t bytes = weight->type == KERN_F32 ? 4 : 2;
 
-	if (weight->coding == CPU_CODING_INT8) {
-		for (size_t i = 0; i < elements; i++)
-			group[(first + i) * lanes + lane] = (unsigned char)block->q[i];
-		return;
-	}
-	for (size_t i = 0; i < elements; i += 8) {
-		uint32_t word = 0;
-
-		for (size_t j = 0; j < 8; j++)
-			word |= (uint32_t)((block->q[i + j] + offset) & 15) << (4 * j);
-		memcpy(group + ((first + i) / 8 * lanes + lane) * 4, &word, 4);
-	}
+	for (size_t k = 0; k < weight->k; k++)
+		memcpy(group + float_at(weight, k, lane), row + k * bytes, bytes);
 }
 
-static void put_half(unsigned char *part, size_t index, uint16_t value)
-{
-	memcpy(part + index * 2, &value, 2);
-}
-
-static void pack_scales(const struct kern_weight *weight, const struct kern_block *block, size_t first,
-	size_t elements, unsigned char *group, uint32_t lane)
-{
-	const size_t lanes = weight->lanes;
-	const bool has_super = weight->super_at != 0;
-
-	if (!has_super) {
-		put_half(group + weight->scale_at, first / 32 * lanes + lane, block->d);
-		if (weight->scaling == KERN_SCALING_DM)
-			put_half(group + weight->offset_at, first / 32 * lanes + lane, block->m);
-		return;
-	}
-	put_half(group + weight->super_at, first / 256 * lanes + lane, block->d);
-	for (size_t i = 0; i < elements / weight->block; i++)
-		group[weight->scale_at + (first / weight->block + i) * lanes + lane] = (unsigned char)block->s[i];
-	if (weight->scaling != KERN_SCALING_SUPER_DM)
-		return;
-	put_half(group + weight->super_offset_at, first / 256 * lanes + lane, block->m);
-	for (size_t i = 0; i < elements / weight->block; i++)
-		group[weight->offset_at + (first / weight->block + i) * lanes + lane] = block->t[i];
-}
-
-void cpu_weight_pack(struct kern_weight *weight, const void *source)
-{
-	const struct kern_type_info *info = kern_type_info(weight->type);
-	const size_t row_bytes = kern_row_bytes(weight->type, weight->k);
-	const unsigned char *row = source;
-	struct kern_block block;
-
-	for (uint32_t n = 0; n < weight->n; n++, row += row_bytes) {
-		unsigned char *group = weight->data + n / weight->lanes * weight->group_bytes;
-		uint32_t lane = n % weight->lanes;
-
-		if (weight->scaling == KERN_SCALING_NONE) {
-			pack_floats(weight, row, group, lane);
-			continue;
-		}
-		for (size_t k = 0; k < weight->k; k += info->block_elements) {
-			kern_block_decode(weight->type, row + k / info->block_elements * info->block_bytes, &block);
-			pack_codes(weight, &block, k, info->block_elements, group, lane);
-			pack_scales(weight, &block, k, info->block_elements, group, lane);
-		}
-	}
-}
-
-static float get_half(const unsigned char *part, size_t index)
+static uint16_t get_u16(const unsigned char *from)
 {
 	uint16_t value;
 
-	memcpy(&value, part + index * 2, 2);
-	return kern_f16_to_f32(value);
+	memcpy(&value, from, sizeof(value));
+	return value;
 }
 
 static void row_of_floats(const struct kern_weight *weight, const unsigned char *group, size_t lane, float *to)
 {
-	const size_t lanes = weight->lanes;
-	uint16_t word;
-
 	for (size_t k = 0; k < weight->k; k++) {
-		if (weight->coding == CPU_CODING_F32) {
-			memcpy(to + k, group + (k * lanes + lane) * 4, 4);
-		} else if (weight->coding == CPU_CODING_F16) {
-			to[k] = get_half(group, k * lanes + lane);
-		} else {
-			memcpy(&word, group + (k / 2 * lanes + lane) * 4 + k % 2 * 2, 2);
-			to[k] = kern_bf16_to_f32(word);
+		const unsigned char *from = group + float_at(weight, k, lane);
+
+		if (weight->type == KERN_F32)
+			memcpy(to + k, from, 4);
+		else
+			to[k] = weight->type == KERN_F16 ? kern_f16_to_f32(get_u16(from)) :
+				kern_bf16_to_f32(get_u16(from));
+	}
+}
+
+/* ---- integers ----------------------------------------------------------------------------------------------------- */
+
+/* The bytes of one lane in a chunk. */
+struct cell {
+	unsigned char *chunk;
+	size_t vector_bytes, lane, lanes;
+};
+
+/* One of the bytes [index][lanes] from a vector on. */
+static unsigned char *lane_byte(const struct cell *cell, size_t vector, size_t index)
+{
+	return cell->chunk + vector * cell->vector_bytes + index * cell->lanes + cell->lane;
+}
+
+/* One of the halves [index][lanes] from a vector on. */
+static unsigned char *lane_half(const struct cell *cell, size_t vector, size_t index)
+{
+	return cell->chunk + vector * cell->vector_bytes + (index * cell->lanes + cell->lane) * 2;
+}
+
+static uint32_t spread(uint32_t width)
+{
+	return ((1u << width) - 1) * 0x01010101u; /* the low bits of each byte */
+}
+
+static uint32_t load_word(const void *from)
+{
+	uint32_t word;
+
+	memcpy(&word, from, sizeof(word));
+	return word;
+}
+
+/* Where the lane's word of a block's vector lies. */
+static unsigned char *lane_word(const struct cell *cell, size_t vector)
+{
+	return cell->chunk + vector * cell->vector_bytes + cell->lane * 4;
+}
+
+/* A block of 32 stored codes into its planes, the largest first, which holds the low bits. */
+static void put_codes(const struct cell *cell, uint32_t bits, size_t block, const uint8_t *codes)
+{
+	size_t vector = block * bits;
+
+	for (uint32_t width = 8, from = 0; width > 0; width /= 2) {
+		if (!(bits & width))
+			continue;
+		for (uint32_t quad = 0; quad < CPU_WEIGHT_QUADS; vector++) {
+			uint32_t word = 0;
+
+			for (uint32_t at = 0; at < 8; at += width, quad++)
+				word |= (load_word(codes + 4 * quad) >> from & spread(width)) << at;
+			memcpy(lane_word(cell, vector), &word, sizeof(word));
+		}
+		from += width;
+	}
+}
+
+static void get_codes(const struct cell *cell, uint32_t bits, size_t block, uint8_t *codes)
+{
+	size_t vector = block * bits;
+
+	memset(codes, 0, CPU_WEIGHT_BLOCK);
+	for (uint32_t width = 8, from = 0; width > 0; width /= 2) {
+		if (!(bits & width))
+			continue;
+		for (uint32_t quad = 0; quad < CPU_WEIGHT_QUADS; vector++) {
+			const uint32_t word = load_word(lane_word(cell, vector));
+
+			for (uint32_t at = 0; at < 8; at += width, quad++) {
+				const uint32_t four = load_word(codes + 4 * quad) | (word >> at & spread(width)) << from;
+
+				memcpy(codes + 4 * quad, &four, sizeof(four));
+			}
+		}
+		from += width;
+	}
+}
+
+static uint8_t table_index(int8_t value)
+{
+	uint8_t index = 0;
+
+	while (index < 15 && kern_iq4_values[index] != value)
+		index++;
+	return index;
+}
+
+/* Codes count from zero up: the zero point before the shift is added. */
+static uint8_t stored_code(const struct cpu_format *format, int8_t q)
+{
+	if (format->table)
+		return table_index(q);
+	return (uint8_t)(q + (format->zero_point ? 128 >> format->shift : 0));
+}
+
+static int meant_code(const struct cpu_format *format, uint8_t code)
+{
+	if (format->table)
+		return kern_iq4_values[code];
+	return code - (format->zero_point ? 128 >> format->shift : 0);
+}
+
+static void pack_scales(const struct cpu_format *format, const struct kern_block *block, const struct cell *cell, size_t k)
+{
+	const struct cpu_chunk_layout at = cpu_chunk_layout(*format);
+	const bool super = format->scaling == KERN_SCALING_SUPER || format->scaling == KERN_SCALING_SUPER_DM;
+	const size_t index = super ? 0 : k % format->chunk / CPU_WEIGHT_BLOCK;
+
+	memcpy(lane_half(cell, at.d, index), &block->d, 2);
+	if (format->scaling == KERN_SCALING_DM)
+		memcpy(lane_half(cell, at.m, index), &block->m, 2);
+	if (format->scaling == KERN_SCALING_SUPER_DM)
+		memcpy(lane_half(cell, at.m, 1), &block->m, 2);
+	for (size_t i = 0; super && i < format->chunk / format->sub; i++) {
+		*lane_byte(cell, at.s, i) = (unsigned char)block->s[i];
+		if (format->scaling == KERN_SCALING_SUPER_DM)
+			*lane_byte(cell, at.t, i) = block->t[i];
+	}
+}
+
+static struct cell cell_of(const struct kern_weight *weight, unsigned char *group, size_t lane, size_t chunk)
+{
+	return (struct cell){group + chunk * weight->chunk_bytes, (size_t)weight->lanes * 4, lane, weight->lanes};
+}
+
+static void pack_integers(const struct kern_weight *weight, const unsigned char *row, unsigned char *group, size_t lane)
+{
+	const struct kern_type_info *info = kern_type_info(weight->type);
+	const struct cpu_format format = cpu_format_of(weight->type);
+	struct kern_block block;
+
+	for (size_t k = 0; k < weight->k; k += info->block_elements, row += info->block_bytes) {
+		const struct cell cell = cell_of(weight, group, lane, k / format.chunk);
+
+		kern_block_decode(weight->type, row, &block);
+		for (size_t first = 0; first < info->block_elements; first += CPU_WEIGHT_BLOCK) {
+			uint8_t codes[CPU_WEIGHT_BLOCK];
+
+			for (size_t i = 0; i < CPU_WEIGHT_BLOCK; i++)
+				codes[i] = stored_code(&format, block.q[first + i]);
+			put_codes(&cell, format.bits, (k + first) % format.chunk / CPU_WEIGHT_BLOCK, codes);
+		}
+		pack_scales(&format, &block, &cell, k);
+	}
+}
+
+/* Scale and offset of element k of the chunk. */
+static void scales_of(const struct cpu_format *format, const struct cell *cell, size_t k, float *scale, float *offset)
+{
+	const struct cpu_chunk_layout at = cpu_chunk_layout(*format);
+	const size_t block = k / CPU_WEIGHT_BLOCK, sub = k / format->sub;
+
+	*offset = -0.0f; /* adding this changes nothing, not even the sign of a zero */
+	switch (format->scaling) {
+	case KERN_SCALING_DM:
+		*offset = kern_f16_to_f32(get_u16(lane_half(cell, at.m, block)));
+		*scale = kern_f16_to_f32(get_u16(lane_half(cell, at.d, block)));
+		break;
+	case KERN_SCALING_SUPER:
+		*scale = kern_f16_to_f32(get_u16(lane_half(cell, at.d, 0))) * (int8_t)*lane_byte(cell, at.s, sub);
+		break;
+	case KERN_SCALING_SUPER_DM:
+		*scale = kern_f16_to_f32(get_u16(lane_half(cell, at.d, 0))) * *lane_byte(cell, at.s, sub);
+		*offset = -(kern_f16_to_f32(get_u16(lane_half(cell, at.m, 1))) * *lane_byte(cell, at.t, sub));
+		break;
+	default:
+		*scale = kern_f16_to_f32(get_u16(lane_half(cell, at.d, block)));
+		break;
+	}
+}
+
+static void row_of_integers(const struct kern_weight *weight, unsigned char *group, size_t lane, float *to)
+{
+	const struct cpu_format format = cpu_format_of(weight->type);
+
+	for (size_t first = 0; first < weight->k; first += CPU_WEIGHT_BLOCK) {
+		const struct cell cell = cell_of(weight, group, lane, first / format.chunk);
+		uint8_t codes[CPU_WEIGHT_BLOCK];
+		float scale = 0.0f, offset = 0.0f;
+
+		get_codes(&cell, format.bits, first % format.chunk / CPU_WEIGHT_BLOCK, codes);
+		for (size_t i = 0; i < CPU_WEIGHT_BLOCK; i++) {
+			if (i % format.sub == 0)
+				scales_of(&format, &cell, (first + i) % format.chunk, &scale, &offset);
+			to[first + i] = scale * (float)meant_code(&format, codes[i]) + offset;
 		}
 	}
 }
 
-/* Scale and offset of a block of weight->block elements in one lane. */
-static void block_scales(const struct kern_weight *weight, const unsigned char *group, size_t lane, size_t block,
-	float *scale, float *offset)
-{
-	const size_t at = block * weight->lanes + lane;
-	const size_t super = block * weight->block / KERN_SUPER_ELEMENTS * weight->lanes + lane;
+/* ---- both --------------------------------------------------------------------------------------------------------- */
 
-	*offset = -0.0f; /* adding this changes nothing, not even the sign of a zero */
-	switch (weight->scaling) {
-	case KERN_SCALING_DM:
-		*offset = get_half(group + weight->offset_at, at);
-		*scale = get_half(group + weight->scale_at, at);
-		break;
-	case KERN_SCALING_SUPER:
-		*scale = get_half(group + weight->super_at, super) * (int8_t)group[weight->scale_at + at];
-		break;
-	case KERN_SCALING_SUPER_DM:
-		*scale = get_half(group + weight->super_at, super) * group[weight->scale_at + at];
-		*offset = -(get_half(group + weight->super_offset_at, super) * group[weight->offset_at + at]);
-		break;
-	default:
-		*scale = get_half(group + weight->scale_at, at);
-		break;
+void cpu_weight_pack(struct kern_weight *weight, const void *source)
+{
+	const size_t row_bytes = kern_row_bytes(weight->type, weight->k);
+	const unsigned char *row = source;
+
+	for (uint32_t n = 0; n < weight->n; n++, row += row_bytes) {
+		unsigned char *group = weight->data + n / weight->lanes * weight->group_bytes;
+
+		if (weight->integers)
+			pack_integers(weight, row, group, n % weight->lanes);
+		else
+			pack_floats(weight, row, group, n % weight->lanes);
 	}
-}
-
-static int code_at(const struct kern_weight *weight, const unsigned char *group, size_t lane, size_t k)
-{
-	uint32_t word;
-
-	if (weight->coding == CPU_CODING_INT8)
-		return (int8_t)group[k * weight->lanes + lane];
-	memcpy(&word, group + (k / 8 * weight->lanes + lane) * 4, 4);
-	return (int)(word >> (4 * (k % 8)) & 15) - (weight->coding == CPU_CODING_NIBBLES_8 ? 8 : 0);
 }
 
 void cpu_weight_row(const struct kern_weight *weight, uint32_t row, float *to)
 {
-	const unsigned char *group = cpu_weight_group(weight, row / weight->lanes);
-	const size_t lane = row % weight->lanes;
+	unsigned char *group = weight->data + row / weight->lanes * weight->group_bytes;
 
-	if (weight->scaling == KERN_SCALING_NONE) {
-		row_of_floats(weight, group, lane, to);
-		return;
-	}
-	for (size_t first = 0; first < weight->k; first += weight->block) {
-		float scale, offset;
-
-		block_scales(weight, group, lane, first / weight->block, &scale, &offset);
-		for (size_t k = first; k < first + weight->block; k++)
-			to[k] = scale * (float)code_at(weight, group, lane, k) + offset;
-	}
+	if (weight->integers)
+		row_of_integers(weight, group, row % weight->lanes, to);
+	else
+		row_of_floats(weight, group, row % weight->lanes, to);
 }

@@ -1,7 +1,8 @@
 /*
  * Matrix products: every type on every instruction set of this machine, against float64 with an error gate, against the
- * documented order of summation bit by bit, and against themselves for every number of rows and every tile. Unreadable pages
- * lie behind weights, rows, bias and results.
+ * documented order of operations bit by bit, and against themselves for every number of rows and every tile. Unreadable pages
+ * lie behind weights, rows, bias and results. For integer weights the oracle multiplies what x was quantized to, and
+ * the quantization is compared with its own definition.
  *
  * The order is emulated here element by element, so that a path which sums in another order is found, and a test shows that
  * the inputs do tell orders apart.
@@ -27,8 +28,14 @@
 static const double error_gate = 2e-6;
 
 static const enum kern_type all_types[] = {KERN_F32, KERN_F16, KERN_BF16, KERN_Q8_0, KERN_Q4_0, KERN_Q4_1, KERN_Q5_0,
-	KERN_Q5_1, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K};
+	KERN_Q5_1, KERN_IQ4_NL, KERN_Q2_K, KERN_Q3_K, KERN_Q4_K, KERN_Q5_K, KERN_Q6_K, KERN_IQ4_XS};
 enum { TYPES = sizeof(all_types) / sizeof(all_types[0]) };
+
+/* Whether the table is for weights of this type. */
+static bool takes(const struct cpu_products *products, enum kern_type type)
+{
+	return cpu_weight_integers(type) == (products->quantize != NULL);
+}
 
 /* A matrix in file format, repacked, and as floats. */
 struct matrix {
@@ -62,7 +69,22 @@ static void make_source(enum kern_type type, uint32_t n, uint32_t k, struct matr
 			const uint16_t halves[2] = {(uint16_t)(0x1c00 + base_rand_below(&random, 0x400)),
 				(uint16_t)(0x1c00 + base_rand_below(&random, 0x400))};
 
-			memcpy(to + b, halves, 4);
+			/* Where the scales of a block lie. */
+			switch (type) {
+			case KERN_Q2_K:
+				memcpy(to + b + 80, halves, 4);
+				break;
+			case KERN_Q3_K:
+				memcpy(to + b + 108, halves, 2);
+				break;
+			case KERN_IQ4_NL:
+			case KERN_IQ4_XS:
+				memcpy(to + b, halves, 2);
+				break;
+			default:
+				memcpy(to + b, halves, 4);
+				break;
+			}
 		}
 	}
 	free(row);
@@ -95,6 +117,78 @@ static float *guarded_normal(size_t count, uint64_t seed)
 	return values;
 }
 
+/* x of a product: as it is, and for integer weights quantized with the scale and integers that the definition asks for. */
+struct rows {
+	const float *x;
+	struct cpu_rows8 rows8;
+	size_t bytes;
+	uint32_t rows, k;
+};
+
+static void rows_open(struct rows *rows, const struct cpu_products *products, const float *x, uint32_t count, uint32_t k)
+{
+	*rows = (struct rows){.x = x, .rows = count, .k = k};
+	if (!products->quantize)
+		return;
+	rows->rows8.row_stride = count < 16 ? count : (count + 15) / 16 * 16;
+	rows->rows8.block_bytes = cpu_rows8_block_bytes(rows->rows8.row_stride);
+	rows->bytes = k / 32 * rows->rows8.block_bytes;
+	rows->rows8.data = guarded_alloc(rows->bytes);
+	products->quantize(&rows->rows8, x, k, 0, count, k);
+}
+
+static void rows_close(struct rows *rows)
+{
+	if (rows->bytes > 0)
+		guarded_free(rows->rows8.data, rows->bytes);
+}
+
+static struct cpu_product product_of(const struct matrix *matrix, const struct rows *rows)
+{
+	return (struct cpu_product){.weight = &matrix->weight, .x = rows->x, .x_stride = rows->k, .rows8 = rows->rows8};
+}
+
+/* Quantization by its definition: b is 0 where the block is not wide. */
+struct block32 {
+	float a, b;
+	int q[32], r[32];
+};
+
+static struct block32 quantize_32(const float *x)
+{
+	struct block32 block = {.a = 0.0f};
+	float max = 0.0f;
+	int squares = 0;
+
+	for (int i = 0; i < 32; i++)
+		max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
+	block.a = max / 127.0f;
+	for (int i = 0; i < 32 && max > 0.0f; i++) {
+		block.q[i] = (int)rintf(x[i] * (1.0f / block.a));
+		squares += block.q[i] * block.q[i];
+	}
+	if (max == 0.0f || squares >= CPU_WIDE_SQUARES)
+		return block;
+	block.b = block.a / 254.0f;
+	for (int i = 0; i < 32; i++) {
+		const volatile float whole = (float)block.q[i] * block.a;
+
+		block.r[i] = (int)rintf((x[i] - whole) * (254.0f * (1.0f / block.a)));
+	}
+	return block;
+}
+
+/* Normal values with some that stand out by a factor of 30, so that every fourth block is wide or so. */
+static void fill_rows(float *x, size_t count, uint64_t seed)
+{
+	uint64_t random = seed;
+
+	fill_normal(x, count, seed);
+	for (size_t i = 0; i < count; i++)
+		if (base_rand_below(&random, 100) == 0)
+			x[i] *= 30.0f;
+}
+
 static void run_all(const struct cpu_products *products, const struct cpu_product *product, uint32_t rows, void *scratch)
 {
 	products->run(product, 0, rows, 0, product->weight->groups, scratch);
@@ -115,11 +209,11 @@ static void each_isa(void (*test)(const struct cpu_products *products))
 	const uint32_t count = attention_isas(isas);
 
 	for (uint32_t i = 0; i < count; i++) {
-		const struct cpu_products *products = cpu_products_for(isas[i]);
-
-		assert_int_equal(products->isa, isas[i]);
-		test(products);
+		test(cpu_products_float(isas[i]));
+		test(isas[i] == BASE_ISA_AVX512 ? &cpu_products_integer_avx512 : cpu_products_integer(isas[i]));
 	}
+	if (base_cpu()->amx_int8)
+		test(&cpu_products_integer_amx);
 }
 
 /* ---- float64 ------------------------------------------------------------------------------------------------------ */
@@ -129,7 +223,9 @@ static double offset_magnitude(const struct kern_weight *weight, const float *x)
 {
 	double sum = 0.0;
 
-	if (weight->scaling != KERN_SCALING_DM && weight->scaling != KERN_SCALING_SUPER_DM)
+	const enum kern_scaling scaling = kern_type_scaling(weight->type);
+
+	if (scaling != KERN_SCALING_DM && scaling != KERN_SCALING_SUPER_DM)
 		return 0.0;
 	for (uint32_t k = 0; k < weight->k; k++)
 		sum += fabs((double)x[k]);
@@ -139,16 +235,36 @@ static double offset_magnitude(const struct kern_weight *weight, const float *x)
 static void check_error(const struct cpu_products *products, enum kern_type type, uint32_t n, uint32_t k, uint32_t m)
 {
 	struct matrix matrix;
-	float *x = guarded_normal((size_t)m * k, m * 7 + k), *y = guarded_alloc((size_t)m * n * sizeof(float));
+	float *x = guarded_alloc((size_t)m * k * sizeof(float)), *y = guarded_alloc((size_t)m * n * sizeof(float));
 	double *expected = new_zeroed(n * sizeof(double)), *scale = new_zeroed(n * sizeof(double));
 	void *scratch = new_scratch(products);
-	struct cpu_product product = {.weight = &matrix.weight, .x = x, .x_stride = k, .y = y, .y_stride = n};
+	struct cpu_product product;
+	struct rows rows;
+	uint32_t wide = 0;
 
+	fill_rows(x, (size_t)m * k, m * 7 + k);
 	matrix_open(&matrix, type, n, k, products->lanes);
+	rows_open(&rows, products, x, m, k);
+	product = product_of(&matrix, &rows);
+	product.y = y;
+	product.y_stride = n;
 	run_all(products, &product, m, scratch);
 	for (uint32_t r = 0; r < m; r++) {
 		const double more = offset_magnitude(&matrix.weight, x + (size_t)r * k);
 
+		/* From here on x is what was multiplied. */
+		for (uint32_t b = 0; products->quantize && b < k / 32; b++) {
+			float *at = x + (size_t)r * k + b * 32;
+			const struct block32 block = quantize_32(at);
+
+			wide += block.b != 0.0f;
+			for (int i = 0; i < 32; i++) {
+				const float value = block.a * (float)block.q[i] + block.b * (float)block.r[i];
+
+				assert_true(fabsf(at[i] - value) <= (block.b != 0.0f ? block.b : block.a) * 0.501f);
+				at[i] = value;
+			}
+		}
 		ref_product(x + (size_t)r * k, matrix.values, n, k, expected, scale);
 		for (uint32_t i = 0; i < n; i++) {
 			const double error = fabs(y[(size_t)r * n + i] - expected[i]);
@@ -159,6 +275,8 @@ static void check_error(const struct cpu_products *products, enum kern_type type
 					(double)y[(size_t)r * n + i], expected[i], error, scale[i] + more);
 		}
 	}
+	assert_true(!products->quantize || m * k < 5000 || (wide > 0 && wide < m * k / 32 / 2));
+	rows_close(&rows);
 	matrix_close(&matrix);
 	guarded_free(scratch, products->scratch_bytes);
 	free(scale);
@@ -169,17 +287,19 @@ static void check_error(const struct cpu_products *products, enum kern_type type
 
 static void errors_of(const struct cpu_products *products)
 {
-	static const uint32_t ns[] = {1, 5, 16, 17, 63, 64, 65, 130}, ms[] = {1, 2, 3, 7, 13, 70, 96};
+	static const uint32_t ns[] = {1, 5, 16, 17, 63, 64, 65, 130}, ms[] = {1, 2, 3, 7, 13, 70, 96, 256};
 	static const uint32_t odd_ks[] = {1, 7, 33, 64, 172}, blocks_ks[] = {32, 96, 288}, super_ks[] = {256, 768};
 
 	for (size_t t = 0; t < TYPES; t++) {
 		const uint32_t block = kern_type_info(all_types[t])->block_elements;
+		if (!takes(products, all_types[t]))
+			continue;
 		const uint32_t *ks = block == 1 ? odd_ks : block == 32 ? blocks_ks : super_ks;
 		const size_t k_count = block == 1 ? 5 : block == 32 ? 3 : 2;
 
 		for (size_t i = 0; i < 8; i++)
 			for (size_t j = 0; j < k_count; j++)
-				check_error(products, all_types[t], ns[i], ks[j], ms[(i * 3 + j) % 7]);
+				check_error(products, all_types[t], ns[i], ks[j], ms[(i * 3 + j) % 8]);
 	}
 }
 
@@ -201,57 +321,112 @@ static float fused(const struct cpu_products *products, float a, float b, float 
 	return product + c;
 }
 
-static float sum_of_32(uint32_t lanes, const float *x)
+/* One element of a product with float weights as cpu_products.h says; backwards: with k descending, which is what a broken
+ * kernel might do. */
+static float emulate_floats(const struct cpu_products *products, enum kern_type type, const unsigned char *row,
+	const float *x, uint32_t k, bool backwards)
 {
-	float sums[16];
-
-	memcpy(sums, x, lanes * sizeof(float));
-	for (uint32_t i = lanes; i < 32; i++)
-		sums[i % lanes] += x[i];
-	for (uint32_t half = lanes / 2; half > 0; half /= 2)
-		for (uint32_t i = 0; i < half; i++)
-			sums[i] += sums[i + half];
-	return sums[0];
-}
-
-/* One element as cpu_products.h says; backwards: with k descending, which is what a broken kernel might do. */
-static float emulate(const struct cpu_products *products, enum kern_type type, const unsigned char *row, const float *x,
-	uint32_t k, bool backwards)
-{
-	const struct kern_type_info *info = kern_type_info(type);
-	const enum kern_scaling scaling = kern_type_scaling(type);
-	const uint32_t unit = scaling == KERN_SCALING_SUPER ? 16 : 32;
 	float total = 0.0f, *values = new_zeroed(k * sizeof(float));
-	struct kern_block block = {.q = {0}};
 
 	assert_int_equal(kern_dequantize_row(type, row, values, k), 0);
-	for (uint32_t first = 0; first < k; first += unit) {
-		const uint32_t count = k - first < unit ? k - first : unit;
-		const uint32_t inner = first % info->block_elements;
-		float sum = 0.0f, d = 1.0f, m = 0.0f;
+	for (uint32_t first = 0; first < k; first += 32) {
+		const uint32_t count = k - first < 32 ? k - first : 32;
+		float sum = 0.0f;
 
-		if (scaling != KERN_SCALING_NONE) {
-			kern_block_decode(type, row + first / info->block_elements * info->block_bytes, &block);
-			d = kern_f16_to_f32(block.d);
-			if (scaling == KERN_SCALING_DM)
-				m = kern_f16_to_f32(block.m);
-			if (scaling == KERN_SCALING_SUPER_DM)
-				m = -(kern_f16_to_f32(block.m) * block.t[inner / 32]);
-			if (scaling == KERN_SCALING_SUPER || scaling == KERN_SCALING_SUPER_DM)
-				d *= block.s[inner / unit];
-		}
 		for (uint32_t i = 0; i < count; i++) {
-			const uint32_t j = backwards ? count - 1 - i : i;
+			const uint32_t j = first + (backwards ? count - 1 - i : i);
 
-			sum = fused(products, scaling == KERN_SCALING_NONE ? values[first + j] : block.q[inner + j],
-				x[first + j], sum);
+			sum = fused(products, values[j], x[j], sum);
 		}
-		total = fused(products, d, sum, total);
-		if (scaling == KERN_SCALING_DM || scaling == KERN_SCALING_SUPER_DM)
-			total = fused(products, m, sum_of_32(products->lanes, x + first), total);
+		total += sum;
 	}
 	free(values);
 	return total;
+}
+
+/* Scale and offset of the elements from `first` on. */
+static void scales_at(enum kern_type type, const struct kern_block *block, uint32_t inner, float *w, float *m)
+{
+	const uint32_t sub = inner / kern_type_scale_elements(type);
+
+	*w = kern_f16_to_f32(block->d);
+	*m = 0.0f;
+	switch (kern_type_scaling(type)) {
+	case KERN_SCALING_DM:
+		*m = kern_f16_to_f32(block->m);
+		break;
+	case KERN_SCALING_SUPER:
+		*w *= block->s[sub];
+		break;
+	case KERN_SCALING_SUPER_DM:
+		*w *= block->s[sub];
+		*m = -(kern_f16_to_f32(block->m) * block->t[sub]);
+		break;
+	default:
+		break;
+	}
+}
+
+static int products_of(const int *q, const struct kern_block *block, uint32_t first, uint32_t inner, uint32_t unit)
+{
+	int sum = 0;
+
+	for (uint32_t j = 0; j < unit; j++)
+		sum += q[first % 32 + j] * block->q[inner + j];
+	return sum;
+}
+
+static int sum_of(const int *q, uint32_t first, uint32_t unit)
+{
+	int sum = 0;
+
+	for (uint32_t j = 0; j < unit; j++)
+		sum += q[first % 32 + j];
+	return sum;
+}
+
+/* One element of a product with integer weights; backwards: blocks in descending order. */
+static float emulate_integers(const struct cpu_products *products, enum kern_type type, const unsigned char *row,
+	const float *x, uint32_t k, bool backwards)
+{
+	const struct kern_type_info *info = kern_type_info(type);
+	const enum kern_scaling scaling = kern_type_scaling(type);
+	const uint32_t unit = kern_type_scale_elements(type);
+	struct kern_block block = {.q = {0}};
+	float total = 0.0f;
+
+	for (uint32_t i = 0; i < k; i += unit) {
+		const uint32_t first = backwards ? k - unit - i : i, inner = first % info->block_elements;
+		const struct block32 x32 = quantize_32(x + first / 32 * 32);
+		float w, m;
+
+		kern_block_decode(type, row + first / info->block_elements * info->block_bytes, &block);
+		scales_at(type, &block, inner, &w, &m);
+		total = fused(products, (float)products_of(x32.q, &block, first, inner, unit), w * x32.a, total);
+		if (scaling == KERN_SCALING_DM || scaling == KERN_SCALING_SUPER_DM) {
+			volatile float sum = x32.a * (float)sum_of(x32.q, first, unit);
+
+			if (x32.b != 0.0f)
+				sum += x32.b * (float)sum_of(x32.r, first, unit);
+			total = fused(products, m, sum, total);
+		}
+		/* The second limb comes when all scales of the block of 32 are through. */
+		if (x32.b == 0.0f || (first + unit) % 32 != 0)
+			continue;
+		for (uint32_t at = first + unit - 32; at < first + unit; at += unit) {
+			scales_at(type, &block, at % info->block_elements, &w, &m);
+			total = fused(products, (float)products_of(x32.r, &block, at, at % info->block_elements, unit), w * x32.b,
+				total);
+		}
+	}
+	return total;
+}
+
+static float emulate(const struct cpu_products *products, enum kern_type type, const unsigned char *row, const float *x,
+	uint32_t k, bool backwards)
+{
+	return products->quantize ? emulate_integers(products, type, row, x, k, backwards) :
+		emulate_floats(products, type, row, x, k, backwards);
 }
 
 /* Every third feature, in the documented order; counts where the other order gives something else. */
@@ -274,17 +449,27 @@ static uint32_t emulate_all(const struct cpu_products *products, enum kern_type 
 
 static void order_of(const struct cpu_products *products)
 {
-	enum { N = 70, M = 9 };
+	enum { N = 70, M = 35 };
 	void *scratch = new_scratch(products);
 	static float y[M][N], expected[M][N];
 
 	for (size_t t = 0; t < TYPES; t++) {
 		const uint32_t k = kern_type_info(all_types[t])->block_elements == 1 ? 172 : 512;
-		float *x = guarded_normal((size_t)M * k, 3 + t);
+		float *x = guarded_alloc((size_t)M * k * sizeof(float));
 		struct matrix matrix;
-		struct cpu_product product = {.weight = &matrix.weight, .x = x, .x_stride = k, .y = y[0], .y_stride = N};
+		struct cpu_product product;
+		struct rows quantized;
 
+		if (!takes(products, all_types[t])) {
+			guarded_free(x, (size_t)M * k * sizeof(float));
+			continue;
+		}
+		fill_rows(x, (size_t)M * k, 3 + t);
 		matrix_open(&matrix, all_types[t], N, k, products->lanes);
+		rows_open(&quantized, products, x, M, k);
+		product = product_of(&matrix, &quantized);
+		product.y = y[0];
+		product.y_stride = N;
 		/* The inputs do tell orders apart. */
 		assert_true(emulate_all(products, all_types[t], &matrix, x, M, expected[0]) > M * N / 3 / 2);
 		for (uint32_t rows = 1; rows <= M; rows++) {
@@ -297,6 +482,7 @@ static void order_of(const struct cpu_products *products)
 						base_isa_name(products->isa), kern_type_info(all_types[t])->name, rows, i / N,
 						i % N, (double)got[i], (double)wanted[i]);
 		}
+		rows_close(&quantized);
 		matrix_close(&matrix);
 		guarded_free(x, (size_t)M * k * sizeof(float));
 	}
@@ -338,12 +524,23 @@ static void same_bits_of(const struct cpu_products *products)
 
 	for (size_t t = 0; t < TYPES; t++) {
 		const uint32_t k = kern_type_info(all_types[t])->block_elements == 1 ? 100 : 512;
-		float *x = guarded_normal((size_t)M * k, 11 + t), *one = new_zeroed(M * N * sizeof(float));
+		float *x = guarded_alloc((size_t)M * k * sizeof(float)), *one = new_zeroed(M * N * sizeof(float));
 		float *many = guarded_alloc(M * N * sizeof(float));
 		struct matrix matrix;
-		struct cpu_product product = {.weight = &matrix.weight, .x = x, .x_stride = k, .y_stride = N};
+		struct cpu_product product;
+		struct rows quantized;
 
+		if (!takes(products, all_types[t])) {
+			guarded_free(many, M * N * sizeof(float));
+			free(one);
+			guarded_free(x, (size_t)M * k * sizeof(float));
+			continue;
+		}
+		fill_rows(x, (size_t)M * k, 11 + t);
 		matrix_open(&matrix, all_types[t], N, k, products->lanes);
+		rows_open(&quantized, products, x, M, k);
+		product = product_of(&matrix, &quantized);
+		product.y_stride = N;
 		product.y = one;
 		for (uint32_t r = 0; r < M; r++)
 			products->run(&product, r, 1, 0, matrix.weight.groups, scratch);
@@ -353,6 +550,7 @@ static void same_bits_of(const struct cpu_products *products)
 			assert_memory_equal(many, one, rows * N * sizeof(float));
 			check_tiles(products, &product, rows, N, one, scratch);
 		}
+		rows_close(&quantized);
 		matrix_close(&matrix);
 		guarded_free(many, M * N * sizeof(float));
 		free(one);
@@ -372,15 +570,20 @@ static void same_bits(void **state)
 /* Bias and addition come last, and rows nobody asked for are not written. */
 static void results_of(const struct cpu_products *products)
 {
-	enum { N = 37, K = 64, M = 7 };
+	enum { N = 37, K = 64, M = 19 };
 	float *x = guarded_normal(M * K, 21), *bias = guarded_normal(N, 22), *y = guarded_alloc(M * N * sizeof(float));
 	float plain[M][N], before[M][N];
 	struct kern_out outs[M] = {{.row = 0}};
 	void *scratch = new_scratch(products);
 	struct matrix matrix;
-	struct cpu_product product = {.weight = &matrix.weight, .x = x, .x_stride = K, .y = plain[0], .y_stride = N};
+	struct cpu_product product;
+	struct rows quantized;
 
-	matrix_open(&matrix, KERN_Q8_0, N, K, products->lanes);
+	matrix_open(&matrix, products->quantize ? KERN_Q8_0 : KERN_F16, N, K, products->lanes);
+	rows_open(&quantized, products, x, M, K);
+	product = product_of(&matrix, &quantized);
+	product.y = plain[0];
+	product.y_stride = N;
 	run_all(products, &product, M, scratch);
 	product.y = y;
 	for (int variant = 1; variant < 4; variant++) {
@@ -405,6 +608,7 @@ static void results_of(const struct cpu_products *products)
 	run_all(products, &product, M, scratch);
 	for (int i = 0; i < M * N; i++)
 		assert_true(y[i] == (i / N % 2 == 0 ? plain[i / N][i % N] : 0.0f));
+	rows_close(&quantized);
 	matrix_close(&matrix);
 	guarded_free(scratch, products->scratch_bytes);
 	guarded_free(y, M * N * sizeof(float));
@@ -428,6 +632,10 @@ static void rows_of(const struct cpu_products *products)
 		float *row = guarded_alloc(k * sizeof(float));
 		struct matrix matrix;
 
+		if (!takes(products, all_types[t])) {
+			guarded_free(row, k * sizeof(float));
+			continue;
+		}
 		matrix_open(&matrix, all_types[t], N, k, products->lanes);
 		for (uint32_t n = 0; n < N; n++) {
 			cpu_weight_row(&matrix.weight, n, row);
@@ -444,12 +652,51 @@ static void rows(void **state)
 	each_isa(rows_of);
 }
 
+/* A block that holds something which is no number makes its row's results NaN, and no other row's. */
+static void not_numbers_of(const struct cpu_products *products)
+{
+	enum { N = 20, K = 96, M = 20 };
+	static const float odd[] = {NAN, INFINITY, -INFINITY};
+	float *x = guarded_normal(M * K, 31), y[M][N];
+	void *scratch = new_scratch(products);
+	struct matrix matrix;
+	struct cpu_product product;
+	struct rows quantized;
+
+	for (int i = 0; i < 3; i++)
+		x[(3 * i + 1) * K + 40 + i] = odd[i];
+	memset(x + 11 * K, 0, K * sizeof(float));
+	for (int i = 0; i < K; i++)
+		x[12 * K + i] = 1e-42f;
+	matrix_open(&matrix, products->quantize ? KERN_Q4_1 : KERN_BF16, N, K, products->lanes);
+	rows_open(&quantized, products, x, M, K);
+	product = product_of(&matrix, &quantized);
+	product.y = y[0];
+	product.y_stride = N;
+	run_all(products, &product, M, scratch);
+	for (int r = 0; r < M; r++)
+		for (int n = 0; n < N; n++) {
+			assert_int_equal(!isfinite(y[r][n]), r == 1 || r == 4 || r == 7);
+			assert_true((r != 11 && (r != 12 || !products->quantize)) || y[r][n] == 0.0f);
+		}
+	rows_close(&quantized);
+	matrix_close(&matrix);
+	guarded_free(scratch, products->scratch_bytes);
+	guarded_free(x, M * K * sizeof(float));
+}
+
+static void not_numbers(void **state)
+{
+	(void)state;
+	each_isa(not_numbers_of);
+}
+
 static void refusals(void **state)
 {
 	struct kern_weight weight;
 
 	(void)state;
-	assert_int_equal(cpu_weight_shape(&weight, KERN_Q2_K, 4, 256, 16), -ENOTSUP);
+	assert_int_equal(cpu_weight_shape(&weight, (enum kern_type)9, 4, 256, 16), -ENOTSUP);
 	assert_int_equal(cpu_weight_shape(&weight, (enum kern_type)99, 4, 256, 16), -ENOTSUP);
 	assert_int_equal(cpu_weight_shape(&weight, KERN_Q4_0, 4, 33, 16), -EINVAL);
 	assert_int_equal(cpu_weight_shape(&weight, KERN_F32, 0, 32, 16), -EINVAL);
@@ -464,6 +711,7 @@ int main(void)
 		cmocka_unit_test(same_bits),
 		cmocka_unit_test(results),
 		cmocka_unit_test(rows),
+		cmocka_unit_test(not_numbers),
 		cmocka_unit_test(refusals),
 	};
 

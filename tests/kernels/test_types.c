@@ -93,6 +93,10 @@ static const struct golden {
 	{KERN_Q4_K, 0xd96a9b02819c8c99, 0},
 	{KERN_Q5_K, 0xfb372e4a5a31ca42, 0},
 	{KERN_Q6_K, 0x8b6f7c1f6feff925, 0},
+	{KERN_IQ4_NL, 0x116948e8d360bcc0, 0},
+	{KERN_IQ4_XS, 0x519af98bc81001a2, 0},
+	{KERN_Q2_K, 0x710b7aa0d5238998, 0},
+	{KERN_Q3_K, 0x8e98a7e2d3bdb365, 0},
 };
 
 /* Bytes without a pattern that a wrong layout would keep, and 1/32 for the half-precision scales. */
@@ -100,12 +104,13 @@ static void fill_blocks(enum kern_type type, unsigned char *to)
 {
 	const struct kern_type_info *info = kern_type_info(type);
 	const size_t bytes = kern_row_bytes(type, ELEMENTS);
-	const bool two = type == KERN_Q4_1 || type == KERN_Q5_1 || type == KERN_Q4_K || type == KERN_Q5_K;
+	const bool two = type == KERN_Q4_1 || type == KERN_Q5_1 || type == KERN_Q2_K ||
+		type == KERN_Q4_K || type == KERN_Q5_K;
 
 	for (size_t i = 0; i < bytes; i++)
 		to[i] = (unsigned char)(i * 197 + (i >> 3) * 31 + 11);
 	for (size_t at = 0; at < bytes; at += info->block_bytes) {
-		unsigned char *scale = to + at + (type == KERN_Q6_K ? 208 : 0);
+		unsigned char *scale = to + at + (type == KERN_Q6_K ? 208 : type == KERN_Q3_K ? 108 : type == KERN_Q2_K ? 80 : 0);
 
 		scale[0] = 0x00;
 		scale[1] = 0x28;
@@ -125,7 +130,7 @@ static void dequantized_values(void **state)
 		assert_int_equal(kern_dequantize_row(goldens[i].type, blocks, values, ELEMENTS), 0);
 		assert_int_equal(fnv1a(values, sizeof(values)), goldens[i].dequantized);
 	}
-	assert_int_equal(kern_dequantize_row(KERN_Q2_K, blocks, values, 256), -ENOTSUP);
+	assert_int_equal(kern_dequantize_row((enum kern_type)9, blocks, values, 256), -ENOTSUP);
 	assert_int_equal(kern_dequantize_row(KERN_Q4_0, blocks, values, 31), -EINVAL);
 }
 

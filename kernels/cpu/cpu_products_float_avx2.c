@@ -1,5 +1,5 @@
 /*
- * Matrix products with AVX2: 8 lanes, tiles of 6 rows by 16 features (12 sums, 2 weights and a broadcast in 16
+ * Products with float weights, with AVX2: 8 lanes, tiles of 6 rows by 16 features (12 sums, 2 weights and a broadcast in 16
  * registers). Runs only where base_cpu() says so.
  */
 #include "kernels/cpu/cpu_vector_avx2.inc"
@@ -12,9 +12,10 @@ enum { TILE_GROUPS = 2, TILE_ROWS = 6, SKINNY_ROWS = 2 };
 #define TILE_TABLE                                                                                                       \
 	TILE_TABLE_ROW(1), TILE_TABLE_ROW(2), TILE_TABLE_ROW(3), TILE_TABLE_ROW(4), TILE_TABLE_ROW(5), TILE_TABLE_ROW(6)
 
-#include "kernels/cpu/cpu_products.inc"
+#include "kernels/cpu/cpu_products_float.inc"
 
-const struct cpu_products cpu_products_avx2 = {
+const struct cpu_products cpu_products_float_avx2 = {
+	.name = "avx2",
 	.isa = BASE_ISA_AVX2,
 	.lanes = LANES,
 	.tile_groups = TILE_GROUPS,

@@ -1,5 +1,5 @@
 /*
- * Matrix products with AVX-512: 16 lanes, tiles of 6 rows by 64 features (24 sums, 4 weights and a broadcast in 32
+ * Products with float weights, with AVX-512: 16 lanes, tiles of 6 rows by 64 features (24 sums, 4 weights and a broadcast in 32
  * registers). Runs only where base_cpu() says so.
  */
 #include "kernels/cpu/cpu_vector_avx512.inc"
@@ -13,9 +13,10 @@ enum { TILE_GROUPS = 4, TILE_ROWS = 6, SKINNY_ROWS = 2 };
 #define TILE_TABLE                                                                                                       \
 	TILE_TABLE_ROW(1), TILE_TABLE_ROW(2), TILE_TABLE_ROW(3), TILE_TABLE_ROW(4), TILE_TABLE_ROW(5), TILE_TABLE_ROW(6)
 
-#include "kernels/cpu/cpu_products.inc"
+#include "kernels/cpu/cpu_products_float.inc"
 
-const struct cpu_products cpu_products_avx512 = {
+const struct cpu_products cpu_products_float_avx512 = {
+	.name = "avx512",
 	.isa = BASE_ISA_AVX512,
 	.lanes = LANES,
 	.tile_groups = TILE_GROUPS,

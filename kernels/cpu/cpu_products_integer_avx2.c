@@ -1,0 +1,17 @@
+/*
+ * Products with integer weights on AVX2: 8 lanes. Runs only where base_cpu() says so.
+ */
+#include "kernels/cpu/cpu_integer_avx2.inc"
+
+#include "kernels/cpu/cpu_products_integer.inc"
+
+const struct cpu_products cpu_products_integer_avx2 = {
+	.name = "avx2",
+	.isa = BASE_ISA_AVX2,
+	.lanes = LANES,
+	.tile_groups = 1,
+	.tile_rows = 4,
+	.scratch_bytes = CPU_PRODUCT_ROWS * LANES * sizeof(float),
+	.run = run,
+	.quantize = quantize,
+};
