@@ -75,6 +75,14 @@ def mean_error(inputs, name):
     return math.exp(sum(math.log(formats[name]["rmse"]) for formats in inputs.values()) / len(inputs))
 
 
+def check_peers(inputs):
+    """The rivals are no straw men: a rotation costs little where there is nothing to spread, and helps where there is."""
+    for peer in RIVALS.values():
+        plain, turned = ({i: formats[name]["rmse"] for i, formats in inputs.items()} for name in (peer, peer + ", rotated"))
+        assert turned["random"] < 1.2 * plain["random"] and turned["outlier-K"] < 0.8 * plain["outlier-K"], (plain, turned)
+    assert inputs["random"]["llama.cpp q8_0"]["rmse"] < 0.015 and inputs["random"]["llama.cpp q4_0"]["rmse"] < 0.2
+
+
 def check_rivals(inputs):
     for ours, theirs in RIVALS.items():
         if ours not in inputs["random"]:
@@ -99,6 +107,7 @@ def check_shape(*shape):
         assert formats["int8"]["rmse"] > formats["bf16"]["rmse"] > formats["f32"]["rmse"]
         assert formats["int8"]["cosine_least"] <= formats["int8"]["cosine"]
     check_cosines(inputs)
+    check_peers(inputs)
     check_rivals(inputs)
 
 
