@@ -1,6 +1,9 @@
 /*
  * attnquant measure model: perplexity and divergence of a model under every KV format, and with its weights in every
- * format, against the same file with a cache of float32.
+ * format, against the same file with a cache of float32; or, with --exact, against its weights multiplied as float32.
+ *
+ * Products of quantized weights round the activations too. Two runs that differ anywhere round differently everywhere,
+ * so that the reference's rounding is counted twice: the exact reference keeps a small loss apart from it.
  *
  * All models are loaded side by side, and every chunk of text goes through all of them, so that the reference's logits are
  * kept for one chunk alone. As is the custom, the second half of each chunk counts. Weights are requantized through
@@ -27,7 +30,7 @@ enum {
 	TOKENS = 4096,
 	CONTEXT = 512,
 	STEP_ROWS = 128, /* no result depends on it */
-	RUNS_MAX = MEASURE_KV_MAX + KERN_TYPE_END + 1
+	RUNS_MAX = 2 * (MEASURE_KV_MAX + 1) + KERN_TYPE_END
 };
 
 /* One row of the table. The first is the reference. */
@@ -46,9 +49,10 @@ struct measurement {
 	struct measure_kv_list kv;
 	enum kern_type weights[KERN_TYPE_END];
 	uint32_t weight_count;
-	bool json;
+	bool json, exact;
 
 	struct kern_backend *backend;
+	struct model *own; /* the file as it is */
 	struct run runs[RUNS_MAX];
 	uint32_t run_count;
 	struct measure_text text;
@@ -59,7 +63,7 @@ struct measurement {
 
 /* ---- the command line --------------------------------------------------------------------------------- */
 
-enum { OPTION_KV = 256 };
+enum { OPTION_KV = 256, OPTION_EXACT };
 
 static const struct argp_option options[] = {
 	{ "model", 'm', "FILE.gguf", 0, "the model (required)", 0 },
@@ -68,6 +72,7 @@ static const struct argp_option options[] = {
 	{ "context", 'c', "N", 0, "tokens in a chunk (default 512)", 0 },
 	{ "kv", OPTION_KV, "LIST", 0, "KV formats, such as int8,int8/bf16 for K/V; none, all (default)", 0 },
 	{ "weights", 'w', "LIST", 0, "formats to requantize to, such as Q8_0,Q4_0; none, all (default)", 0 },
+	{ "exact", OPTION_EXACT, NULL, 0, "the reference has the file's weights as F32", 0 },
 	{ "json", 'j', NULL, 0, "print JSON", 0 },
 	{ 0 },
 };
@@ -123,6 +128,9 @@ static error_t parse(int key, char *value, struct argp_state *state)
 		return 0;
 	case 'w':
 		weights_argument(m, value);
+		return 0;
+	case OPTION_EXACT:
+		m->exact = true;
 		return 0;
 	case 'j':
 		m->json = true;
@@ -204,6 +212,8 @@ static struct model *load_as(struct measurement *m, enum kern_type type)
 	return model;
 }
 
+static const struct measure_kv plain_cache = { KERN_KV_F32, KERN_KV_F32, "f32" };
+
 /* A run of a model with a cache; false, with a message, where the model's heads do not suit the format. */
 static bool add_run(struct measurement *m, struct model *model, const char *weights, const struct measure_kv *cache)
 {
@@ -226,34 +236,45 @@ static bool add_run(struct measurement *m, struct model *model, const char *weig
 	return true;
 }
 
+/* Every cache with the same weights, f32 first. */
+static void add_caches(struct measurement *m, struct model *model, const char *weights)
+{
+	if (!add_run(m, model, weights, &plain_cache))
+		tool_die(TOOL_FAILED, "%s", base_error_message());
+	for (uint32_t i = 0; i < m->kv.count; i++) {
+		const struct measure_kv *kv = &m->kv.list[i];
+
+		if ((kv->k != plain_cache.k || kv->v != plain_cache.v) && !add_run(m, model, weights, kv))
+			tool_say("without %s: %s", kv->name, base_error_message());
+	}
+}
+
 static void load_all(struct measurement *m)
 {
-	static const struct measure_kv reference = { KERN_KV_F32, KERN_KV_F32, "f32" };
 	const struct model_info *info;
-	struct model *model;
 
 	tool_progress("loading %s", m->path);
-	model = load(m, m->path);
-	info = model_info(model);
-	if (!model_tokenizer(model))
+	m->own = load(m, m->path);
+	info = model_info(m->own);
+	if (!model_tokenizer(m->own))
 		tool_die(TOOL_FAILED, "%s has no tokenizer, so that no text can be read", m->path);
 	if (m->context > info->context) {
 		m->context = info->context;
 		tool_say("chunks have %u tokens: the model's context is not longer", m->context);
 	}
 	/* Before the weights: their requantization takes a while, and all for nothing where the text is missing. */
-	measure_text_open(&m->text, m->text_path, model_tokenizer(model), info->vocab, m->context, m->tokens);
-	if (!add_run(m, model, info->weights, &reference))
-		tool_die(TOOL_FAILED, "%s", base_error_message());
-	for (uint32_t i = 0; i < m->kv.count; i++) {
-		const struct measure_kv *kv = &m->kv.list[i];
+	measure_text_open(&m->text, m->text_path, model_tokenizer(m->own), info->vocab, m->context, m->tokens);
+	if (m->exact)
+		add_caches(m, load_as(m, KERN_F32), "F32");
+	add_caches(m, m->own, info->weights);
+	for (uint32_t i = 0; i < m->weight_count; i++) {
+		const enum kern_type type = m->weights[i];
 
-		if ((kv->k != reference.k || kv->v != reference.v) && !add_run(m, model, info->weights, kv))
-			tool_say("without %s: %s", kv->name, base_error_message());
-	}
-	for (uint32_t i = 0; i < m->weight_count; i++)
-		if (!add_run(m, load_as(m, m->weights[i]), kern_type_info(m->weights[i])->name, &reference))
+		if (m->exact && type == KERN_F32)
+			continue;
+		if (!add_run(m, load_as(m, type), kern_type_info(type)->name, &plain_cache))
 			tool_die(TOOL_FAILED, "%s", base_error_message());
+	}
 }
 
 static void release_all(struct measurement *m)
@@ -331,7 +352,7 @@ static void run_chunk(struct measurement *m, struct run *run, uint32_t chunk)
 
 static void run_all(struct measurement *m)
 {
-	const uint32_t vocab = model_info(m->runs[0].model)->vocab;
+	const uint32_t vocab = model_info(m->own)->vocab;
 
 	measure_chunk_create(&m->chunk, vocab, scored(m));
 	m->logits = measure_alloc((size_t)STEP_ROWS * vocab, sizeof(*m->logits));
@@ -340,7 +361,7 @@ static void run_all(struct measurement *m)
 		for (uint32_t i = 0; i < m->run_count; i++)
 			run_chunk(m, &m->runs[i], chunk);
 	measure_progress_end();
-	if (model_damaged(m->runs[0].model))
+	if (model_damaged(m->own))
 		tool_die(TOOL_FAILED, "%s was truncated while it was read; the figures are worth nothing", m->path);
 	measure_chunk_free(&m->chunk);
 	free(m->logits);
@@ -371,7 +392,7 @@ static void print_table(const struct measurement *m)
 {
 	struct tool_table *table =
 		tool_table_new("weights|cache|>perplexity|>change|>+-|>mean KLD|>largest KLD|>same best token");
-	const struct model_info *info = model_info(m->runs[0].model);
+	const struct model_info *info = model_info(m->own);
 	char count[TOOL_NUMBER_BYTES];
 
 	tool_table_title(stdout, "%s: %s tokens of %s in chunks of %u, their second halves scored", info->name,
@@ -399,7 +420,7 @@ static void print_table(const struct measurement *m)
 
 static void print_json(const struct measurement *m)
 {
-	const struct model_info *info = model_info(m->runs[0].model);
+	const struct model_info *info = model_info(m->own);
 	cJSON *root = cJSON_CreateObject(), *list;
 	char *text;
 
@@ -441,7 +462,9 @@ static const struct argp model_argp = {
 	       "which is the same file with a cache of f32.\v"
 	       "Each KV format is measured with the weights of the file; then the weights are requantized to each other format, "
 	       "with a cache of f32. Weights are best requantized from a file of F32, F16 or BF16. The change of perplexity "
-	       "has its standard error beside it.",
+	       "has its standard error beside it. Products of quantized weights round the activations too, in the reference as "
+	       "well; with --exact the reference has the file's weights as F32, which are multiplied as such, and the KV "
+	       "formats are measured both with these and with the file's. That takes 4 bytes per weight.",
 };
 
 int attnquant_measure_model_command(int argc, char **argv)

@@ -29,7 +29,7 @@ COSINE = {"f32": 0.9999999, "bf16": 0.9999, "f16": 0.9999, "int8": 0.9999, "fp8"
 # Ours, and the peer's of the same bits: ours must err less over all inputs, and on none by more than a quarter beyond it
 # (a scale for each 32 numbers, as the peer has, suits V of N(0, 1) whose weights are all the same).
 RIVALS = {"int8": "llama.cpp q8_0", "int4": "llama.cpp q4_0"}
-# On the model: the most mean divergence (None: no gate), the most growth of perplexity in percent.
+# On the model, whose weights are multiplied exactly so that only the cache differs: the most mean divergence (None: no gate), the most growth of perplexity in percent.
 MODEL_GATES = {"int8": (1e-3, 0.1), "int4": (None, 0.5)}
 
 
@@ -162,6 +162,9 @@ def case_tiny(place):
     assert 0 < runs["F32", "int8"]["divergence"] < 1e-3
     assert runs["Q4_0", "f32"]["divergence"] > runs["Q8_0", "f32"]["divergence"] > 0
     assert runs["Q4_0", "f32"]["weight_bytes"] < runs["Q8_0", "f32"]["weight_bytes"] < reference["weight_bytes"]
+    exact = measure("model", "-m", model, "-t", text, "-n", "64", "-c", "64", "-w", "F32,Q8_0", "--kv", "int8", "--exact")
+    assert [(row["weights"], row["kv"]) for row in exact["runs"]] == [("F32", "f32"), ("F32", "int8")] * 2 + [("Q8_0", "f32")]
+    assert [row["reference"] for row in exact["runs"]] == [True] + 4 * [False]
     table = run("measure", "model", "-m", model, "-t", text, "-n", "64", "-c", "64", "-w", "none", "--kv", "int8")
     assert "reference" in table and "int8" in table and "Q8_0" not in table, table
     # Other text is a surprise, so the figure above is no accident.
@@ -191,14 +194,17 @@ def case_real(place):
         raise Skip(f"WikiText-2 is not at {TEXT}")
     formats = [name for name in known_formats() if name in MODEL_GATES]
     said = measure("model", "--model", model, "--tokens", "2048", "--kv", ",".join(formats), "--weights", "none",
-                   ATTND_DATA=DATA)
+                   "--exact", ATTND_DATA=DATA)
     assert said["tokens"] == 2048 and said["context"] == 512
     assert 10 < said["runs"][0]["perplexity"] < 30, said["runs"][0]
-    assert [row["kv"] for row in said["runs"]] == ["f32", *formats]
+    assert [(row["weights"], row["kv"]) for row in said["runs"]] == [
+        (weights, kv) for weights in ("F32", "Q4_1") for kv in ("f32", *formats)]
     for row in said["runs"][1:]:
+        print(f"# {row['weights']}, {row['kv']}: mean divergence {row['divergence']:.3g}, perplexity "
+              f"{row['change_percent']:+.3f} % +- {row['change_error_percent']:.3f} %, same best token "
+              f"{row['same_best_percent']:.2f} %")
+    for row in said["runs"][1:len(formats) + 1]:
         divergence, growth = MODEL_GATES[row["kv"]]
-        print(f"# {row['kv']}: mean divergence {row['divergence']:.3g}, perplexity {row['change_percent']:+.3f} % "
-              f"+- {row['change_error_percent']:.3f} %, same best token {row['same_best_percent']:.2f} %")
         assert divergence is None or 0 < row["divergence"] <= divergence, row
         assert row["change_percent"] <= growth, row
 
