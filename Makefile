@@ -88,6 +88,10 @@ $(O)/obj/kernels/cpu/%_avx512.o: ISA := $(AVX512)
 # These ask the processor for VNNI themselves; nothing else may use it.
 $(addprefix $(O)/obj/kernels/cpu/cpu_,attention_avx512.o products_integer_avx512.o): ISA := $(AVX512) -mavx512vnni
 $(O)/obj/kernels/cpu/%_amx.o: ISA := $(AVX512) -mavx512vnni -mamx-tile -mamx-int8 -mamx-bf16
+# The limits that kernels are measured against: the calls are guarded one by one.
+$(O)/obj/tests/bench/%_avx2.o: ISA := $(AVX2)
+$(O)/obj/tests/bench/%_avx512.o: ISA := $(AVX512) -mavx512vnni -mavx512bf16
+$(O)/obj/tests/bench/%_amx.o: ISA := -mamx-tile -mamx-int8 -mamx-bf16
 
 # ---- Sources ---------------------------------------------------------------------------------------------
 
@@ -132,6 +136,16 @@ bench: ## build and run the benchmarks
 	@$(MAKE) all benchmarks
 	@O=$(O) TESTS='$(TESTS)' tests/run.sh --show 'bench:$(O):bench'
 
+check-kernels: ## the tests of kernels in all suites, and once more without AMX, AVX-512 and all vector units
+	@$(MAKE) check KINDS=kernels
+	@for isa in avx512 avx2 scalar; do echo "ATTND_ISA=$$isa"; \
+		ATTND_ISA=$$isa TESTS='$(TESTS)' tests/run.sh 'plain:$(O):kernels' || exit 1; done
+
+bench-kernels: ## each kernel's fraction of this machine's limits (MODEL=file.gguf: whole models beside llama-bench)
+	@tools/setup.sh check
+	@$(MAKE) all benchmarks TESTS=bench_kernels
+	@mkdir -p $(O)/bench && MODEL='$(MODEL)' $(O)/tests/bench/bench_kernels --json $(O)/bench/kernels.json
+
 all-tests: $(TEST_PROGRAMS) $(if $(filter checks abi kernels sim fault system,$(KINDS)),all) ## build the tests, without running them
 benchmarks: $(BENCH_PROGRAMS)
 
@@ -172,7 +186,7 @@ help: ## this list
 	@echo; echo "Variables:"
 	@sed -n 's/^\([A-Z]*\) *?= *\([^#]*\)#  *\(.*\)/  \1\t\3/p' $(MAKEFILE_LIST) | expand -t 14
 
-.PHONY: all run check bench all-tests benchmarks install uninstall dist clean help FORCE
+.PHONY: all run check check-kernels bench bench-kernels all-tests benchmarks install uninstall dist clean help FORCE
 
 # ---- How things are made ---------------------------------------------------------------------------------
 
