@@ -4,33 +4,46 @@
  * A *block* holds 64 consecutive tokens of one session for all layers and KV heads; inside it each (layer, KV head)
  * has its own contiguous *page*. A session's block table lists its blocks in order of position.
  *
- * Formats. f32 and bf16 store K and V as they come. int8 stores, for each token and head, 8-bit integers and
- * one float32 scale; K is smoothed first: the session's mean of K per layer, head and channel is subtracted, which
- * softmax cannot see once q.mean is added back to those logits, and each channel is divided by a width, a power of two >= 1 that
- * tames channels much wider than the others (q is multiplied by it before the product).
+ * Formats. f32, bf16 and f16 store K and V as they come. The *smoothed* formats store codes and scales, and subtract from K
+ * first the session's mean of K per layer, head and channel, which softmax cannot see once q.mean is added back to those
+ * logits, and divide each channel by a width, a power of two >= 1 that tames channels much wider than the others (q is
+ * multiplied by it before the product):
+ *   int8  integers of +-127, one float32 scale for each token and head;
+ *   fp8   e4m3 without infinities, one float32 scale for each token and head;
+ *   int4  codes c of 0 .. 15 that stand for c - 8 (K) and 2c - 15 (V), one bf16 scale for each token, head and *group* of 32 channels (the last
+ *         group may be smaller), chosen to make the squared error small. K, after smoothing, and V are *rotated* before: an
+ *         orthonormal Hadamard transform of each run of as many channels as the largest power of two that divides D. Where
+ *         V is int4, block 0 holds rotated V too; the output is rotated back at the end.
  *
- * Where the mean comes from: block 0 of a session is kept in bf16 (f32 sessions: f32) whatever the format; when its 64th
+ * Where the mean comes from: block 0 of a session is kept in bf16 where the format is a smoothed one; when its 64th
  * token arrives the mean and the widths of its 64 K rows are computed and stored in block 0, beside the page; every later
  * token is smoothed by them. So the stored bits depend on tokens and positions only: not on how a prefill was cut, not on
  * neighbours, and TRUNCATE and FORK need nothing rebuilt (a truncation below 64 makes the mean be computed again). The
  * attention sink and the start of the prompt stay exact as a side effect.
  *
  * Page layouts (T = 64 tokens, D = head_dim):
- *   f32, bf16: K [T][D], V [T][D]; block 0 then float32 mean[D], float32 width[D].
+ *   f32, bf16, f16: K [T][D], V [T][D]; block 0 then float32 mean[D], float32 width[D].
  *   int8: K and V interleaved for the dot product unit, four channels of a token, and four tokens of a channel, side by
  *         side: K [D/4][T][4], V [T/4][D][4]; float32 k_scale[T], v_scale[T]; int32 k_sum[T] (sum of the token's quantized
  *         K: lets an unsigned-by-signed dot product take Q offset by 128).
+ *   fp8: K [T/16][D][16], V [T][D]; float32 k_scale[T], v_scale[T], of the codes as the upper bits of f16.
+ *   int4: as int8, with quads in pairs: K [D/8][T][4], V [T/8][D][4], the low nibbles being the first quad and the high
+ *         ones the second; bf16 k_scale[groups][T], v_scale[groups][T].
  * Every array starts at a multiple of 64 bytes. K and V may have different formats: the K part comes first.
  */
 #ifndef KERN_KV_H
 #define KERN_KV_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-enum kern_kv { KERN_KV_F32 = 1, KERN_KV_BF16 = 2, KERN_KV_INT8 = 3 }; /* the contract's numbers */
+/* The contract's numbers. */
+enum kern_kv {
+	KERN_KV_F32 = 1, KERN_KV_BF16 = 2, KERN_KV_INT8 = 3, KERN_KV_F16 = 4, KERN_KV_FP8 = 5, KERN_KV_INT4 = 6, KERN_KV_END
+};
 
-enum { KERN_PAGE_TOKENS = 64 };
+enum { KERN_PAGE_TOKENS = 64, KERN_KV_GROUP = 32 };
 
 /* Geometry of a session's cache. Filled by kern_kv_init from the first six fields. */
 struct kern_kv_geometry {
@@ -43,12 +56,29 @@ struct kern_kv_geometry {
 /* -EINVAL with a message for a geometry that the kernels do not take. */
 int kern_kv_init(struct kern_kv_geometry *geometry);
 
+/* "int8" and so on; NULL for a number that is no format. */
+const char *kern_kv_name(enum kern_kv format);
+
+/* The format of a name of `len` bytes; 0 for none. */
+enum kern_kv kern_kv_by_name(const char *name, size_t len);
+
+/* Whether the format needs the mean and the widths of block 0 for K. */
+static inline bool kern_kv_is_smoothed(enum kern_kv format)
+{
+	return format == KERN_KV_INT8 || format == KERN_KV_FP8 || format == KERN_KV_INT4;
+}
+
+static inline uint32_t kern_kv_groups(uint32_t head_dim)
+{
+	return (head_dim + KERN_KV_GROUP - 1) / KERN_KV_GROUP;
+}
+
 /* Where the arrays of a page begin, in bytes from its start; 0 for what this page has not (only k is really at 0). */
 struct kern_kv_layout {
-	enum kern_kv k_format, v_format; /* of this page: block 0 never holds int8 */
+	enum kern_kv k_format, v_format; /* of this page: block 0 never holds a smoothed format */
 	size_t k, k_scale, k_sum;
 	size_t v, v_scale;
-	size_t mean, width; /* block 0 only; filled when K is int8 */
+	size_t mean, width; /* block 0 only; filled when K is smoothed */
 	size_t bytes;
 };
 

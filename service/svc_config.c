@@ -83,7 +83,7 @@ static const struct setting settings[] = {
 	{ "kv", "pool", SETTING_SIZE, AT(kv_pool_bytes), 0, SVC_AUTO, 1024 * K *K *K *K, NULL,
 		"auto",
 		"Memory for KV caches, taken at start, of each device; auto: a quarter of the node's memory, at most 2G." },
-	{ "kv", "default", SETTING_CHOICE, AT(kv_default), 0, KERN_KV_F32, 0, "f32 bf16 int8",
+	{ "kv", "default", SETTING_CHOICE, AT(kv_default), 0, KERN_KV_F32, 0, "f32 bf16 int8 f16 fp8 int4",
 		"bf16", "Format of sessions that name none." },
 
 	{ "limits", "sessions", SETTING_COUNT, AT(sessions), 0, 1, 65536, NULL, "1024",

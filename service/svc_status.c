@@ -30,7 +30,7 @@ static void add_hex(cJSON *object, const char *name, uint64_t value)
 
 static const char *kv_name(unsigned kv)
 {
-	static const char *const names[] = { "default", "f32", "bf16", "int8" };
+	static const char *const names[] = { "default", "f32", "bf16", "int8", "f16", "fp8", "int4" };
 
 	return kv < sizeof(names) / sizeof(names[0]) ? names[kv] : "?";
 }

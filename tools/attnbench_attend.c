@@ -44,7 +44,7 @@ static const struct argp_option option_table[] = {
 	{ "q-rows", KEY_Q_ROWS, "N", 0, "queries in one request (1)", 1 },
 	{ "append", KEY_APPEND, "N", 0, "keys and values that each request adds first (0)", 1 },
 	{ "window", KEY_WINDOW, "N", 0, "each query sees the last N keys alone (0: all)", 1 },
-	{ "kv", KEY_KV, "FORMAT", 0, "of the KV cache: f32, bf16, int8, or the daemon's default",
+	{ "kv", KEY_KV, "FORMAT", 0, "of the KV cache: f32, bf16, int8, f16, fp8, int4, or the daemon's default",
 		1 },
 	{ 0 },
 };

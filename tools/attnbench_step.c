@@ -43,7 +43,7 @@ static const struct argp_option option_table[] = {
 	{ "context", KEY_CONTEXT, "N", 0, "tokens that each session holds before (64)", 1 },
 	{ "output", KEY_OUTPUT, "WHAT", 0, "none, logits, top, argmax (default), hidden or sampled",
 		1 },
-	{ "kv", KEY_KV, "FORMAT", 0, "of the KV cache: f32, bf16, int8, or the daemon's default",
+	{ "kv", KEY_KV, "FORMAT", 0, "of the KV cache: f32, bf16, int8, f16, fp8, int4, or the daemon's default",
 		1 },
 	{ 0 },
 };

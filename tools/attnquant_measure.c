@@ -36,12 +36,10 @@ static bool known(enum kern_kv k, enum kern_kv v)
 
 static void name_of(char *out, size_t size, enum kern_kv format)
 {
-	static const char *const names[] = {
-		[KERN_KV_F32] = "f32", [KERN_KV_BF16] = "bf16", [KERN_KV_INT8] = "int8"
-	};
+	const char *name = kern_kv_name(format);
 
-	if (format < sizeof(names) / sizeof(*names) && names[format])
-		snprintf(out, size, "%s", names[format]);
+	if (name != NULL)
+		snprintf(out, size, "%s", name);
 	else
 		snprintf(out, size, "kv%u", (unsigned)format);
 }

@@ -69,7 +69,7 @@ static const struct argp_option option_table[] = {
 	{ "repeat-window", KEY_REPEAT_WINDOW, "N", 0, "lately is the last N tokens (64)", 2 },
 	{ "seed", KEY_SEED, "N", 0, "of the draws, and of random tensors (0)", 2 },
 	{ NULL, 0, NULL, 0, "How it is served:", 3 },
-	{ "kv", KEY_KV, "FORMAT", 0, "of the KV cache: f32, bf16, int8, or the daemon's default",
+	{ "kv", KEY_KV, "FORMAT", 0, "of the KV cache: f32, bf16, int8, f16, fp8, int4, or the daemon's default",
 		3 },
 	{ "class", KEY_CLASS, "CLASS", 0, "latency, interactive (default) or bulk", 3 },
 	{ "deadline", KEY_DEADLINE, "MS", 0, "for the first token, or for the attention", 3 },

@@ -12,7 +12,7 @@
 #include "base/base_features.h"
 #include "tools/tool_text.h"
 
-const char *const tool_args_kv[] = { "default", "f32", "bf16", "int8", NULL };
+const char *const tool_args_kv[] = { "default", "f32", "bf16", "int8", "f16", "fp8", "int4", NULL };
 const char *const tool_args_classes[] = { "latency", "interactive", "bulk", NULL };
 
 static void print_version(FILE *stream, struct argp_state *state)

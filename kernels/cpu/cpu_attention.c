@@ -70,7 +70,7 @@ static void cut_append(struct cpu_attention_job *job)
 	const bool brings_survey = job->kv_position < KERN_PAGE_TOKENS && end >= KERN_PAGE_TOKENS;
 
 	job->append_parts = 1;
-	if (job->kv_rows > 0 && !(job->kv->k == KERN_KV_INT8 && brings_survey))
+	if (job->kv_rows > 0 && !(kern_kv_is_smoothed(job->kv->k) && brings_survey))
 		job->append_parts = (end - 1) / KERN_PAGE_TOKENS - job->kv_position / KERN_PAGE_TOKENS + 1;
 	job->units[CPU_ATTENTION_APPEND] = job->kv_rows > 0 ? job->kv->kv_heads * job->append_parts : 0;
 }

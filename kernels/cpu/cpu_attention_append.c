@@ -20,60 +20,115 @@ static struct page page_of(const struct cpu_attention_job *job, uint32_t kv_head
 	};
 }
 
-static void store_float(const struct cpu_attention_kernels *kernels, unsigned char *array, enum kern_kv format,
+static void store_plain(const struct cpu_attention_kernels *kernels, unsigned char *array, enum kern_kv format,
 	uint32_t token, const float *x, uint32_t dim)
 {
 	if (format == KERN_KV_F32)
 		kernels->store(array + (size_t)token * dim * sizeof(float), x, dim, KERN_DTYPE_F32);
 	else
-		kernels->store(array + (size_t)token * dim * sizeof(uint16_t), x, dim, KERN_DTYPE_BF16);
+		kernels->store(array + (size_t)token * dim * sizeof(uint16_t), x, dim,
+			format == KERN_KV_F16 ? KERN_DTYPE_F16 : KERN_DTYPE_BF16);
 }
 
-/* Smooths x by the session's first page. Int8 K lies as the dot product unit reads it, [dim/4][64][4]. */
-static void store_k_int8(const struct cpu_attention_kernels *kernels, const struct page *page, uint32_t token, float *x,
-	const struct page *first, uint32_t dim)
+/* int8 K lies as the dot product unit reads it, [dim/4][64][4]. */
+static void store_k_int8(const struct cpu_attention_kernels *kernels, const struct page *page, uint32_t token,
+	const float *x, uint32_t dim)
 {
-	const float *mean = (const float *)(first->at + first->layout.mean);
-	const float *width = (const float *)(first->at + first->layout.width);
-	int8_t row[CPU_ATTENTION_DIM_MAX];
-	int8_t *k = (int8_t *)(page->at + page->layout.k) + (size_t)token * 4;
+	int8_t row[CPU_ATTENTION_DIM_MAX], *k = (int8_t *)(page->at + page->layout.k) + (size_t)token * 4;
 	int32_t sum;
 
-	kernels->smooth(x, mean, width, dim);
 	((float *)(page->at + page->layout.k_scale))[token] = kernels->quantize(row, x, dim, &sum);
 	((int32_t *)(page->at + page->layout.k_sum))[token] = sum;
 	for (uint32_t d = 0; d < dim; d += 4)
 		memcpy(k + (size_t)d * KERN_PAGE_TOKENS, row + d, 4);
 }
 
+/* [64/16][dim][16] */
+static void store_k_fp8(const struct cpu_attention_kernels *kernels, const struct page *page, uint32_t token,
+	const float *x, uint32_t dim)
+{
+	enum { NEIGHBOURS = CPU_ATTENTION_TILE_TOKENS };
+	uint8_t row[CPU_ATTENTION_DIM_MAX];
+	uint8_t *k = page->at + page->layout.k + (size_t)(token / NEIGHBOURS) * NEIGHBOURS * dim + token % NEIGHBOURS;
+
+	((float *)(page->at + page->layout.k_scale))[token] = kernels->quantize_fp8(row, x, dim);
+	for (uint32_t d = 0; d < dim; d++)
+		k[(size_t)d * NEIGHBOURS] = row[d];
+}
+
+/* The scales of a token, among those of the page: [groups][64]. */
+static void store_group_scales(unsigned char *array, const uint16_t *scales, uint32_t token, uint32_t dim)
+{
+	for (uint32_t group = 0; group < kern_kv_groups(dim); group++)
+		((uint16_t *)array)[group * KERN_PAGE_TOKENS + token] = scales[group];
+}
+
+/* [dim/8][64][4] */
+static void store_k_int4(const struct cpu_attention_kernels *kernels, const struct page *page, uint32_t token, float *x,
+	uint32_t dim)
+{
+	uint8_t row[CPU_ATTENTION_DIM_MAX], *k = page->at + page->layout.k + (size_t)token * 4;
+	uint16_t scales[CPU_ATTENTION_GROUPS];
+
+	kernels->rotate(x, dim);
+	kernels->quantize_int4(row, scales, x, dim, false);
+	store_group_scales(page->at + page->layout.k_scale, scales, token, dim);
+	for (uint32_t d = 0; d < dim; d += 8, k += 4 * KERN_PAGE_TOKENS) {
+		for (uint32_t i = 0; i < 4; i++)
+			k[i] = (uint8_t)(row[d + i] | row[d + 4 + i] << 4);
+	}
+}
+
+/* Smooths x by the session's first page where the format wants it. */
 static void append_k(const struct cpu_attention_job *job, const struct cpu_attention_kernels *kernels,
 	const struct page *first, const struct page *page, uint32_t token, float *x)
 {
+	const enum kern_kv format = page->layout.k_format;
 	const uint32_t dim = job->kv->head_dim;
+	float *mean = (float *)(first->at + first->layout.mean), *width = (float *)(first->at + first->layout.width);
 
-	if (page->layout.k_format == KERN_KV_INT8) {
-		store_k_int8(kernels, page, token, x, first, dim);
+	if (kern_kv_is_smoothed(format)) {
+		kernels->smooth(x, mean, width, dim);
+		if (format == KERN_KV_INT8)
+			store_k_int8(kernels, page, token, x, dim);
+		else if (format == KERN_KV_FP8)
+			store_k_fp8(kernels, page, token, x, dim);
+		else
+			store_k_int4(kernels, page, token, x, dim);
 		return;
 	}
-	store_float(kernels, page->at + page->layout.k, page->layout.k_format, token, x, dim);
+	store_plain(kernels, page->at + page->layout.k, format, token, x, dim);
 	/* Only a page of block 0 can be of another format than the session, and its last token completes the survey. */
-	if (page->layout.k_format != job->kv->k && token == KERN_PAGE_TOKENS - 1)
-		kernels->survey((float *)(page->at + page->layout.mean), (float *)(page->at + page->layout.width),
-			page->at + page->layout.k, page->layout.k_format, dim);
+	if (format != job->kv->k && token == KERN_PAGE_TOKENS - 1)
+		kernels->survey(mean, width, page->at + page->layout.k, format, dim);
 }
 
-static void append_v(const struct cpu_attention_kernels *kernels, const struct page *page, uint32_t token,
-	const float *x, uint32_t dim)
+static void append_v(const struct cpu_attention_job *job, const struct cpu_attention_kernels *kernels,
+	const struct page *page, uint32_t token, float *x)
 {
-	unsigned char *v = page->at + page->layout.v;
+	const uint32_t dim = job->kv->head_dim;
+	unsigned char *v = page->at + page->layout.v, *scale = page->at + page->layout.v_scale;
+	uint8_t row[CPU_ATTENTION_DIM_MAX];
+	uint16_t scales[CPU_ATTENTION_GROUPS];
 
-	if (page->layout.v_format == KERN_KV_INT8) {
-		int8_t row[CPU_ATTENTION_DIM_MAX];
-
-		((float *)(page->at + page->layout.v_scale))[token] = kernels->quantize(row, x, dim, NULL);
-		kernels->interleave(v + (size_t)(token / 4) * dim * 4, row, dim, token % 4);
-	} else {
-		store_float(kernels, v, page->layout.v_format, token, x, dim);
+	if (job->kv->v == KERN_KV_INT4)
+		kernels->rotate(x, dim);
+	switch (page->layout.v_format) {
+	case KERN_KV_INT8:
+		((float *)scale)[token] = kernels->quantize((int8_t *)row, x, dim, NULL);
+		kernels->interleave(v + (size_t)(token / 4) * dim * 4, row, dim, 8, token % 4 * 8);
+		break;
+	case KERN_KV_FP8:
+		((float *)scale)[token] = kernels->quantize_fp8(v + (size_t)token * dim, x, dim);
+		break;
+	case KERN_KV_INT4:
+		kernels->quantize_int4(row, scales, x, dim, true);
+		store_group_scales(scale, scales, token, dim);
+		kernels->interleave(v + (size_t)(token / 8) * dim * 4, row, dim, 4, token % 4 * 8 + token / 4 % 2 * 4);
+		break;
+	default:
+		store_plain(kernels, v, page->layout.v_format, token, x, dim);
+		break;
 	}
 }
 
@@ -97,6 +152,6 @@ void cpu_attention_append(const struct cpu_attention_job *job, uint32_t kv_head,
 			kernels->rope(scratch, job->rope_cos_sin + (size_t)row * job->rotated, job->rope, job->rotated);
 		append_k(job, kernels, &first, &page, token, scratch);
 		kernels->load(scratch, (const unsigned char *)job->v + v_at * element, dim, job->dtype);
-		append_v(kernels, &page, token, scratch, dim);
+		append_v(job, kernels, &page, token, scratch);
 	}
 }

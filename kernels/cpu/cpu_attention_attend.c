@@ -41,7 +41,7 @@ static void load_queries(const struct cpu_attention_tile *tile, struct cpu_atten
 	}
 }
 
-/* For int8 pages: integers of q, and q.mean, which those pages lack. */
+/* For pages of int8 or int4 K: integers of q, and q.mean, which those pages lack. */
 static void quantize_queries(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch)
 {
 	const struct cpu_attention_job *job = tile->job;
@@ -53,36 +53,102 @@ static void quantize_queries(const struct cpu_attention_tile *tile, struct cpu_a
 	for (uint32_t i = 0; i < tile->vectors; i++) {
 		const float *q = scratch->q + (size_t)i * dim;
 
-		scratch->q_scale[i] = tile->kernels->quantize_query(scratch->packed + (size_t)i * dim, q, width, dim);
+		if (job->kv->k == KERN_KV_INT8)
+			scratch->q_scale[i] = tile->kernels->quantize_query(scratch->packed + (size_t)i * dim, q, width, dim);
+		else
+			scratch->q_scale[i] = tile->kernels->quantize_query4((int8_t *)scratch->packed + (size_t)i * dim,
+				scratch->group_sums + (size_t)i * CPU_ATTENTION_GROUPS, q, width, dim);
 		scratch->mean_product[i] = tile->kernels->dot(q, mean, dim);
 	}
 }
 
-/* Products of `count` vectors from `first` with a page, of whose tokens the first `tokens` matter. */
-static void multiply_page(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
-	const unsigned char *page, const struct kern_kv_layout *layout, uint32_t first, uint32_t count, uint32_t tokens,
-	const void *ahead)
+/* A page, and what is asked for while it is worked on. */
+struct page {
+	const unsigned char *at, *next; /* next: NULL where there is none, or the two are not of the same integers */
+	const struct kern_kv_layout *layout;
+	uint32_t base; /* position of its first token */
+};
+
+static bool has_integers(enum kern_kv format)
+{
+	return format == KERN_KV_INT8 || format == KERN_KV_INT4;
+}
+
+/* Pages whose K and V lie alike in integers: while one half is worked on, the other or the next page is asked for. */
+static bool looks_ahead(const struct kern_kv_layout *layout)
+{
+	return has_integers(layout->k_format) && layout->k_format == layout->v_format;
+}
+
+static void multiply_int8(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const struct page *page, uint32_t first, uint32_t count, const void *ahead)
 {
 	const uint32_t dim = tile->job->kv->head_dim;
-	float *products = scratch->weights + (size_t)first * KERN_PAGE_TOKENS;
+	const struct cpu_attention_int8 k = {
+		.k = (const int8_t *)(page->at + page->layout->k),
+		.scale = (const float *)(page->at + page->layout->k_scale),
+		.sum = (const int32_t *)(page->at + page->layout->k_sum),
+	};
+	const struct cpu_attention_query8 q = {
+		.packed = scratch->packed + (size_t)first * dim,
+		.scale = scratch->q_scale + first,
+		.mean_product = scratch->mean_product + first,
+	};
 
-	if (layout->k_format == KERN_KV_INT8) {
-		const struct cpu_attention_int8 k = {
-			.k = (const int8_t *)(page + layout->k),
-			.scale = (const float *)(page + layout->k_scale),
-			.sum = (const int32_t *)(page + layout->k_sum),
-		};
-		const struct cpu_attention_query8 q = {
-			.packed = scratch->packed + (size_t)first * dim,
-			.scale = scratch->q_scale + first,
-			.mean_product = scratch->mean_product + first,
-		};
+	tile->kernels->product_int8(scratch->weights + (size_t)first * KERN_PAGE_TOKENS, &k, &q, count, dim, ahead);
+}
 
-		tile->kernels->product_int8(products, &k, &q, count, dim, ahead);
-		return;
-	}
-	tile->kernels->transpose(scratch->k, page + layout->k, layout->k_format, tokens, dim);
-	tile->kernels->product(products, scratch->k, scratch->q + (size_t)first * dim, count, tokens, dim);
+static void multiply_int4(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const struct page *page, uint32_t first, uint32_t count, const void *ahead)
+{
+	const uint32_t dim = tile->job->kv->head_dim;
+	const struct cpu_attention_int4 k = {
+		.k = (const uint8_t *)scratch->k,
+		.scale = (const uint16_t *)(page->at + page->layout->k_scale),
+	};
+	const struct cpu_attention_query4 q = {
+		.packed = (const int8_t *)scratch->packed + (size_t)first * dim,
+		.sums = scratch->group_sums + (size_t)first * CPU_ATTENTION_GROUPS,
+		.scale = scratch->q_scale + first,
+		.mean_product = scratch->mean_product + first,
+	};
+
+	tile->kernels->unpack((uint8_t *)scratch->k, page->at + page->layout->k, 4 * KERN_PAGE_TOKENS, dim / 8, false, ahead);
+	tile->kernels->product_int4(scratch->weights + (size_t)first * KERN_PAGE_TOKENS, &k, &q, count, dim);
+}
+
+static void multiply_plain(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const struct page *page, uint32_t first, uint32_t count, uint32_t tokens)
+{
+	const struct cpu_attention_job *job = tile->job;
+	const struct kern_kv_layout block0 = kern_kv_layout(job->kv, 0);
+	const unsigned char *page0 = kern_kv_page(job->kv, job->blocks[0], 0, job->layer, tile->kv_head);
+	const uint32_t dim = job->kv->head_dim;
+	const struct cpu_attention_plain k = {
+		.k = page->at + page->layout->k,
+		.format = page->layout->k_format,
+		.scale = (const float *)(page->at + page->layout->k_scale),
+		.mean = (const float *)(page0 + block0.mean),
+		.width = (const float *)(page0 + block0.width),
+	};
+
+	tile->kernels->transpose(scratch->k, &k, tokens, dim);
+	tile->kernels->product(scratch->weights + (size_t)first * KERN_PAGE_TOKENS, scratch->k,
+		scratch->q + (size_t)first * dim, count, tokens, dim);
+}
+
+/* Products of `count` vectors from `first` with a page, of whose tokens the first `tokens` matter. */
+static void multiply_page(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const struct page *page, uint32_t first, uint32_t count, uint32_t tokens)
+{
+	const void *ahead = looks_ahead(page->layout) ? page->at + page->layout->v : NULL;
+
+	if (page->layout->k_format == KERN_KV_INT8)
+		multiply_int8(tile, scratch, page, first, count, ahead);
+	else if (page->layout->k_format == KERN_KV_INT4)
+		multiply_int4(tile, scratch, page, first, count, ahead);
+	else
+		multiply_plain(tile, scratch, page, first, count, tokens);
 }
 
 /* What a range has within the page that begins at `base`, from the start of the page. */
@@ -94,16 +160,16 @@ static struct cpu_attention_range clip(struct cpu_attention_range range, uint32_
 	return (struct cpu_attention_range){ begin < end ? begin : end, end };
 }
 
-/* A page, and what is asked for while it is worked on. */
-struct page {
-	const unsigned char *at, *next; /* next: NULL where there is none, or not of int8 throughout */
-	const struct kern_kv_layout *layout;
-	uint32_t base; /* position of its first token */
-};
-
-static bool is_int8(const struct kern_kv_layout *layout)
+static struct cpu_attention_weights8 packed_weights(const struct cpu_attention_tile *tile,
+	struct cpu_attention_scratch *scratch, enum kern_kv v_format, uint32_t first)
 {
-	return layout->k_format == KERN_KV_INT8 && layout->v_format == KERN_KV_INT8;
+	const uint32_t groups = v_format == KERN_KV_INT4 ? kern_kv_groups(tile->job->kv->head_dim) : 1;
+
+	return (struct cpu_attention_weights8){
+		.packed = scratch->packed_weights + (size_t)first * groups * KERN_PAGE_TOKENS,
+		.scale = scratch->weight_scale + first,
+		.groups = groups,
+	};
 }
 
 /* Weights of V for the rows that see the same part of a page. */
@@ -117,22 +183,20 @@ static void weigh_rows(const struct cpu_attention_tile *tile, struct cpu_attenti
 		.cap = job->soft_cap * LOG2_E,
 		.begin = part.begin,
 		.end = part.end,
-		.v_scale = (const float *)(page->at + page->layout->v_scale),
+		.v_format = page->layout->v_format,
+		.v_scale = page->at + page->layout->v_scale,
 	};
 	const struct cpu_attention_running running = { scratch->max + first, scratch->sum + first, scratch->factor + first };
-	const struct cpu_attention_weights8 weights = {
-		.packed = scratch->packed_weights + (size_t)first * KERN_PAGE_TOKENS,
-		.scale = scratch->weight_scale + first,
-	};
+	const struct cpu_attention_weights8 weights = packed_weights(tile, scratch, how.v_format, first);
 	float *products = scratch->weights + (size_t)first * KERN_PAGE_TOKENS;
 
-	if (page->layout->v_format == KERN_KV_INT8)
+	if (has_integers(how.v_format))
 		tile->kernels->softmax_int8(&weights, products, count, &how, &running);
 	else
 		tile->kernels->softmax(products, count, &how, &running);
 }
 
-/* Weighted sum of V of float32 or bf16 for the same. For many vectors V has been widened to where the transposed K was. */
+/* Weighted sum of V that is not of integers, for the same. For many vectors V has been widened to where the transposed K was. */
 static void add_rows(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
 	const struct page *page, bool widened, uint32_t row, uint32_t rows, struct cpu_attention_range part)
 {
@@ -147,18 +211,22 @@ static void add_rows(const struct cpu_attention_tile *tile, struct cpu_attention
 		count, v, widened ? KERN_KV_F32 : page->layout->v_format, part.begin, part.end, dim);
 }
 
-/* Weighted sum of int8 V, for rows that may see different parts: what they do not see weighs 0. */
-static void add_int8(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+/* Weighted sum of V of integers, for rows that may see different parts: what they do not see weighs 0. */
+static void add_integers(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
 	const struct page *page, uint32_t first, uint32_t count)
 {
 	const uint32_t dim = tile->job->kv->head_dim;
-	const struct cpu_attention_weights8 weights = {
-		.packed = scratch->packed_weights + (size_t)first * KERN_PAGE_TOKENS,
-		.scale = scratch->weight_scale + first,
-	};
+	const enum kern_kv format = page->layout->v_format;
+	const struct cpu_attention_weights8 weights = packed_weights(tile, scratch, format, first);
+	const void *v = page->at + page->layout->v, *ahead = page->next;
 
-	tile->kernels->accumulate_int8(scratch->o + (size_t)first * dim, scratch->factor + first, &weights, count,
-		(const int8_t *)(page->at + page->layout->v), dim, page->next);
+	if (format == KERN_KV_INT4) {
+		tile->kernels->unpack((uint8_t *)scratch->k, v, 4 * dim, KERN_PAGE_TOKENS / 8, true, ahead);
+		v = scratch->k;
+		ahead = NULL;
+	}
+	tile->kernels->accumulate_int8(scratch->o + (size_t)first * dim, scratch->factor + first, &weights, count, v, dim,
+		ahead);
 }
 
 static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
@@ -176,11 +244,11 @@ static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attent
 	if (first == last)
 		return;
 	count = (last - first) * tile->heads;
-	multiply_page(tile, scratch, page->at, layout, first * tile->heads, count, clip(range[last - 1], page->base).end,
-		is_int8(layout) ? page->at + layout->v : NULL);
-	widened = layout->v_format == KERN_KV_BF16 && count >= WIDEN_VECTORS;
+	multiply_page(tile, scratch, page, first * tile->heads, count, clip(range[last - 1], page->base).end);
+	widened = layout->v_format != KERN_KV_F32 && !has_integers(layout->v_format) && count >= WIDEN_VECTORS;
 	if (widened)
-		tile->kernels->widen(scratch->k, page->at + layout->v, KERN_KV_BF16, KERN_PAGE_TOKENS * tile->job->kv->head_dim);
+		tile->kernels->widen(scratch->k, page->at + layout->v, layout->v_format,
+			KERN_PAGE_TOKENS * tile->job->kv->head_dim);
 	for (uint32_t row = first, rows; row < last; row += rows) {
 		struct cpu_attention_range part = clip(range[row], page->base);
 
@@ -191,11 +259,11 @@ static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attent
 				break;
 		}
 		weigh_rows(tile, scratch, page, row, rows, part);
-		if (layout->v_format != KERN_KV_INT8)
+		if (!has_integers(layout->v_format))
 			add_rows(tile, scratch, page, widened, row, rows, part);
 	}
-	if (layout->v_format == KERN_KV_INT8)
-		add_int8(tile, scratch, page, first * tile->heads, count);
+	if (has_integers(layout->v_format))
+		add_integers(tile, scratch, page, first * tile->heads, count);
 }
 
 static void prefetch(const unsigned char *at, size_t bytes)
@@ -204,14 +272,14 @@ static void prefetch(const unsigned char *at, size_t bytes)
 		__builtin_prefetch(at + i, 0, 2);
 }
 
-/* Asks for the next page: the processor's own prefetching stops at every 4096 bytes. Where both pages are of int8, each
- * half asks for the next one on its way, and only the scales are left. */
+/* Asks for the next page: the processor's own prefetching stops at every 4096 bytes. Where each half of a page asks for
+ * the next one on its way, only the scales are left. */
 static void look_ahead(struct page *page, const unsigned char *next, const struct kern_kv_layout *layout)
 {
-	if (is_int8(page->layout) && is_int8(layout)) {
+	if (page->layout == layout && looks_ahead(layout)) {
 		page->next = next;
 		prefetch(next + layout->k_scale, layout->v - layout->k_scale);
-		prefetch(next + layout->v_scale, KERN_PAGE_TOKENS * sizeof(float));
+		prefetch(next + layout->v_scale, layout->bytes - layout->v_scale);
 	} else {
 		prefetch(next, layout->bytes);
 	}
@@ -284,7 +352,7 @@ void cpu_attention_attend(const struct cpu_attention_tile *tile, uint32_t split,
 	const struct kern_kv_layout layout[2] = { kern_kv_layout(job->kv, 0), kern_kv_layout(job->kv, 1) };
 
 	load_queries(tile, scratch);
-	if (job->kv->k == KERN_KV_INT8 && scratch->range[tile->rows - 1].end > KERN_PAGE_TOKENS)
+	if (has_integers(job->kv->k) && scratch->range[tile->rows - 1].end > KERN_PAGE_TOKENS)
 		quantize_queries(tile, scratch);
 	if (job->partial == NULL) {
 		attend_all(tile, scratch, layout);
@@ -306,6 +374,8 @@ void cpu_attention_finish(const struct cpu_attention_tile *tile, const struct cp
 		/* A row that sees nothing has a sum of 0 and an o of zeros. */
 		if (state[i].sum != 0.0f)
 			tile->kernels->multiply(o + (size_t)i * dim, 1.0f / state[i].sum, dim);
+		if (job->kv->v == KERN_KV_INT4)
+			tile->kernels->rotate(o + (size_t)i * dim, dim);
 		tile->kernels->store((unsigned char *)job->o + to * element_bytes(job->dtype), o + (size_t)i * dim, dim,
 			job->dtype);
 		if (job->lse != NULL)

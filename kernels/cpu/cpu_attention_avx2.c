@@ -7,7 +7,7 @@
  */
 #include <immintrin.h>
 
-#include "kernels/cpu/cpu_attention_rows.h"
+#include "kernels/cpu/cpu_attention_codes.h"
 
 enum { LANES = 8, PAGE_VECS = KERN_PAGE_TOKENS / LANES, TILE_TOKENS = CPU_ATTENTION_TILE_TOKENS, TILE_VECS = 2 };
 enum { BLOCK_ROWS = 6, BLOCK_ROWS_INT8 = 3 };
@@ -98,15 +98,58 @@ static void transpose_bf16(float *tile, const uint16_t *k, uint32_t dim)
 	}
 }
 
-static void transpose(float *tile, const void *k, enum kern_kv format, uint32_t tokens, uint32_t dim)
+static void transpose_f16(float *tile, const uint16_t *k, uint32_t dim)
+{
+	const __m256i low = _mm256_set1_epi32(0xffff);
+	__m256i r[4];
+
+	for (uint32_t d = 0; d < dim; d += 8, tile += 8 * TILE_TOKENS) {
+		transpose_words(r, (const uint32_t *)k + d / 2, dim / 2);
+		for (int i = 0; i < 4; i++) {
+			const __m256i halves = _mm256_permute4x64_epi64(
+				_mm256_packus_epi32(_mm256_and_si256(r[i], low), _mm256_srli_epi32(r[i], 16)), 0xd8);
+
+			_mm256_storeu_ps(tile + 2 * i * TILE_TOKENS, _mm256_cvtph_ps(_mm256_castsi256_si128(halves)));
+			_mm256_storeu_ps(tile + (2 * i + 1) * TILE_TOKENS, _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)));
+		}
+	}
+}
+
+/* The f16 of 8 codes, as float32. */
+static inline __m256 widen_fp8(const uint8_t *codes)
+{
+	const __m128i high = _mm_slli_epi16(_mm_cvtepu8_epi16(_mm_loadl_epi64((const void *)codes)), 8);
+
+	return _mm256_cvtph_ps(_mm_and_si128(_mm_srai_epi16(high, 1), _mm_set1_epi16((short)0xbf80)));
+}
+
+/* 8 tokens from `token`. */
+static void restore_fp8(float *tile, const struct cpu_attention_plain *k, uint32_t token, uint32_t dim)
+{
+	const uint8_t *from = (const uint8_t *)k->k + (size_t)(token / TILE_TOKENS) * TILE_TOKENS * dim + token % TILE_TOKENS;
+	const __m256 scale = _mm256_loadu_ps(k->scale + token);
+
+	for (uint32_t d = 0; d < dim; d++, from += TILE_TOKENS, tile += TILE_TOKENS) {
+		const __m256 x = _mm256_mul_ps(widen_fp8(from), scale);
+
+		_mm256_storeu_ps(tile, _mm256_fmadd_ps(x, _mm256_set1_ps(k->width[d]), _mm256_set1_ps(k->mean[d])));
+	}
+}
+
+static void transpose(float *tile, const struct cpu_attention_plain *k, uint32_t tokens, uint32_t dim)
 {
 	for (uint32_t token = 0; token < (tokens + TILE_TOKENS - 1) / TILE_TOKENS * TILE_TOKENS; token += LANES) {
 		float *to = tile + token / TILE_TOKENS * TILE_TOKENS * dim + token % TILE_TOKENS;
+		const size_t at = (size_t)token * dim;
 
-		if (format == KERN_KV_F32)
-			transpose_f32(to, (const float *)k + (size_t)token * dim, dim);
+		if (k->format == KERN_KV_F32)
+			transpose_f32(to, (const float *)k->k + at, dim);
+		else if (k->format == KERN_KV_BF16)
+			transpose_bf16(to, (const uint16_t *)k->k + at, dim);
+		else if (k->format == KERN_KV_F16)
+			transpose_f16(to, (const uint16_t *)k->k + at, dim);
 		else
-			transpose_bf16(to, (const uint16_t *)k + (size_t)token * dim, dim);
+			restore_fp8(to, k, token, dim);
 	}
 }
 
@@ -246,6 +289,51 @@ static void product_int8(float *products, const struct cpu_attention_int8 *k, co
 	}
 }
 
+/* ---- int4 K ------------------------------------------------------------------------------------------------- */
+
+static inline __m256 load_bf16(const uint16_t *from)
+{
+	return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)from)), 16));
+}
+
+/* The largest sums of pairs are 2 * 15 * 127, of which a group's 8 quads fit 16 bits. */
+static inline __m256i group_products(const struct cpu_attention_int4 *page, const int8_t *q, uint32_t d, uint32_t end,
+	uint32_t token)
+{
+	__m256i pairs = _mm256_setzero_si256();
+
+	for (; d < end; d += 4) {
+		const __m256i codes = _mm256_loadu_si256((const void *)(page->k + (d * KERN_PAGE_TOKENS + token * 4)));
+		int32_t word;
+
+		memcpy(&word, q + d, sizeof(word));
+		pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(codes, _mm256_set1_epi32(word)));
+	}
+	return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+
+static void product_int4(float *products, const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *query,
+	uint32_t vectors, uint32_t dim)
+{
+	for (uint32_t i = 0; i < vectors * PAGE_VECS; i++) {
+		const uint32_t vector = i / PAGE_VECS, token = i % PAGE_VECS * LANES;
+		__m256 total = _mm256_setzero_ps();
+
+		for (uint32_t d = 0, group = 0; d < dim; d += KERN_KV_GROUP, group++) {
+			const uint32_t end = d + KERN_KV_GROUP < dim ? d + KERN_KV_GROUP : dim;
+			const int32_t surplus = 8 * query->sums[vector * CPU_ATTENTION_GROUPS + group];
+			const __m256i sum = _mm256_sub_epi32(group_products(k, query->packed + (size_t)vector * dim, d, end, token),
+				_mm256_set1_epi32(surplus));
+			const __m256 scale = _mm256_mul_ps(_mm256_set1_ps(INT4_SHRINK),
+				load_bf16(k->scale + group * KERN_PAGE_TOKENS + token));
+
+			total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, total);
+		}
+		_mm256_storeu_ps(products + vector * KERN_PAGE_TOKENS + token, _mm256_fmadd_ps(total,
+			_mm256_set1_ps(query->scale[vector] * INT4_GROW), _mm256_set1_ps(query->mean_product[vector])));
+	}
+}
+
 /* ---- softmax ------------------------------------------------------------------------------------------------ */
 
 /* As row_exp2. */
@@ -321,25 +409,42 @@ static void softmax_one(float *products, const struct cpu_attention_softmax *how
 	*old_max = max;
 }
 
-static void softmax(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
+static void softmax_states(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
 	const struct cpu_attention_running *running)
 {
 	for (uint32_t i = 0; i < vectors; i++)
 		softmax_one(products + (size_t)i * KERN_PAGE_TOKENS, how, &running->max[i], &running->sum[i], &running->factor[i]);
 }
 
-/* Multiplies by the scales of the tokens that are seen; returns the bits of the largest weight. */
-static uint32_t scale_weights(float *weights, const struct cpu_attention_softmax *how)
+/* V's scales of a group, of the tokens that are seen; the others may be anything. */
+static inline __m256 load_v_scale(const struct cpu_attention_softmax *how, uint32_t group, uint32_t token)
+{
+	const __m256 seen = visible8(token, how->begin, how->end);
+
+	if (how->v_format == KERN_KV_INT4)
+		return _mm256_and_ps(seen, load_bf16((const uint16_t *)how->v_scale + group * KERN_PAGE_TOKENS + token));
+	return _mm256_and_ps(seen, _mm256_loadu_ps((const float *)how->v_scale + token));
+}
+
+static void softmax(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
+	const struct cpu_attention_running *running)
+{
+	softmax_states(products, vectors, how, running);
+	for (uint32_t i = 0; how->v_format == KERN_KV_FP8 && i < vectors * PAGE_VECS; i++)
+		_mm256_storeu_ps(products + i * LANES,
+			_mm256_mul_ps(_mm256_loadu_ps(products + i * LANES), load_v_scale(how, 0, i % PAGE_VECS * LANES)));
+}
+
+/* The bits of the largest weight of any group. */
+static uint32_t largest_weight(const float *p, const struct cpu_attention_softmax *how, uint32_t groups)
 {
 	__m256i largest = _mm256_setzero_si256();
 	uint32_t bits[LANES], most = 0;
 
-	for (uint32_t i = 0; i < PAGE_VECS; i++) {
-		const __m256 seen = visible8(i * LANES, how->begin, how->end);
-		const __m256 w = _mm256_mul_ps(_mm256_loadu_ps(weights + i * LANES),
-			_mm256_and_ps(_mm256_loadu_ps(how->v_scale + i * LANES), seen));
+	for (uint32_t i = 0; i < groups * PAGE_VECS; i++) {
+		const uint32_t token = i % PAGE_VECS * LANES;
+		const __m256 w = _mm256_mul_ps(_mm256_loadu_ps(p + token), load_v_scale(how, i / PAGE_VECS, token));
 
-		_mm256_storeu_ps(weights + i * LANES, w);
 		largest = _mm256_max_epu32(largest, _mm256_castps_si256(w));
 	}
 	_mm256_storeu_si256((void *)bits, largest);
@@ -348,23 +453,32 @@ static uint32_t scale_weights(float *weights, const struct cpu_attention_softmax
 	return most & FLOAT_MAGNITUDE_BITS;
 }
 
+static inline __m256i whole_weights(const float *p, const struct cpu_attention_softmax *how, uint32_t group,
+	uint32_t token, __m256 inverse)
+{
+	const __m256 w = _mm256_mul_ps(_mm256_loadu_ps(p + token), load_v_scale(how, group, token));
+
+	return _mm256_cvtps_epi32(_mm256_mul_ps(w, inverse));
+}
+
 static void softmax_int8(const struct cpu_attention_weights8 *weights, float *products, uint32_t vectors,
 	const struct cpu_attention_softmax *how, const struct cpu_attention_running *running)
 {
-	softmax(products, vectors, how, running);
+	int16_t *packed = weights->packed;
+
+	softmax_states(products, vectors, how, running);
 	for (uint32_t i = 0; i < vectors; i++, products += KERN_PAGE_TOKENS) {
-		int16_t *packed = (int16_t *)weights->packed + (size_t)i * KERN_PAGE_TOKENS;
 		__m256 factor;
 		float inverse;
 
-		weights->scale[i] = row_weight_scale(scale_weights(products, how), &inverse);
+		weights->scale[i] = row_weight_scale(largest_weight(products, how, weights->groups), &inverse);
 		factor = _mm256_set1_ps(inverse);
-		for (int j = 0; j < PAGE_VECS; j += 2) {
-			__m256i first = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(products + j * LANES), factor));
-			__m256i second = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(products + j * LANES + LANES), factor));
+		for (uint32_t j = 0; j < weights->groups * PAGE_VECS; j += 2, packed += 2 * LANES) {
+			const uint32_t group = j / PAGE_VECS, token = j % PAGE_VECS * LANES;
+			__m256i first = whole_weights(products, how, group, token, factor);
+			__m256i second = whole_weights(products, how, group, token + LANES, factor);
 
-			_mm256_storeu_si256((void *)(packed + j * LANES),
-				_mm256_permute4x64_epi64(_mm256_packs_epi32(first, second), 0xd8));
+			_mm256_storeu_si256((void *)packed, _mm256_permute4x64_epi64(_mm256_packs_epi32(first, second), 0xd8));
 		}
 	}
 }
@@ -375,6 +489,10 @@ static inline __attribute__((always_inline)) __m256 load_v(const enum kern_kv fo
 {
 	if (format == KERN_KV_F32)
 		return _mm256_loadu_ps((const float *)v + at);
+	if (format == KERN_KV_F16)
+		return _mm256_cvtph_ps(_mm_loadu_si128((const void *)((const uint16_t *)v + at)));
+	if (format == KERN_KV_FP8)
+		return widen_fp8((const uint8_t *)v + at);
 	return _mm256_castsi256_ps(_mm256_slli_epi32(
 		_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)((const uint16_t *)v + at))), 16));
 }
@@ -383,6 +501,10 @@ static void widen(float *to, const void *v, enum kern_kv format, uint32_t n)
 {
 	for (uint32_t i = 0; format == KERN_KV_BF16 && i < n; i += LANES)
 		_mm256_storeu_ps(to + i, load_v(KERN_KV_BF16, v, i));
+	for (uint32_t i = 0; format == KERN_KV_F16 && i < n; i += LANES)
+		_mm256_storeu_ps(to + i, load_v(KERN_KV_F16, v, i));
+	for (uint32_t i = 0; format == KERN_KV_FP8 && i < n; i += LANES)
+		_mm256_storeu_ps(to + i, load_v(KERN_KV_FP8, v, i));
 }
 
 /* vecs * 8 channels from `channel`. */
@@ -456,19 +578,31 @@ static void accumulate(float *o, const float *weights, uint32_t vectors, const v
 {
 	if (format == KERN_KV_F32)
 		accumulate_format(KERN_KV_F32, o, weights, vectors, v, begin, end, dim);
-	else
+	else if (format == KERN_KV_BF16)
 		accumulate_format(KERN_KV_BF16, o, weights, vectors, v, begin, end, dim);
+	else if (format == KERN_KV_F16)
+		accumulate_format(KERN_KV_F16, o, weights, vectors, v, begin, end, dim);
+	else
+		accumulate_format(KERN_KV_FP8, o, weights, vectors, v, begin, end, dim);
 }
 
-/* vecs * 8 channels from `channel`. */
+/* A vector's weights for a channel. */
+static inline const int16_t *packed_weights(const struct cpu_attention_weights8 *weights, uint32_t vector, uint32_t channel)
+{
+	const uint32_t group = weights->groups > 1 ? channel / KERN_KV_GROUP : 0;
+
+	return (const int16_t *)weights->packed + ((size_t)vector * weights->groups + group) * KERN_PAGE_TOKENS;
+}
+
+/* vecs * 8 channels of one group from `channel`. */
 static inline __attribute__((always_inline)) void accumulate_int8_block(const int rows, const int vecs, float *o,
 	const float *factor, const struct cpu_attention_weights8 *weights, uint32_t first, const int8_t *v, uint32_t dim,
 	uint32_t channel, const int8_t *ahead)
 {
 	__m256i sum[BLOCK_ROWS_INT8][4];
 
-	multiply_quads(rows, 2 * vecs, sum, (const int16_t *)weights->packed + (size_t)first * KERN_PAGE_TOKENS,
-		KERN_PAGE_TOKENS, v + (size_t)channel * 4, (size_t)dim * 4, KERN_PAGE_TOKENS / 4, ahead + (size_t)channel * 4);
+	multiply_quads(rows, 2 * vecs, sum, packed_weights(weights, first, channel),
+		(size_t)weights->groups * KERN_PAGE_TOKENS, v + (size_t)channel * 4, (size_t)dim * 4, KERN_PAGE_TOKENS / 4, ahead + (size_t)channel * 4);
 	for (int r = 0; r < rows; r++) {
 		const __m256 scale = _mm256_set1_ps(weights->scale[first + (uint32_t)r]);
 		const __m256 old_factor = _mm256_set1_ps(factor[first + (uint32_t)r]);
@@ -515,15 +649,21 @@ const struct cpu_attention_kernels cpu_attention_avx2 = {
 	.rope = row_rope,
 	.smooth = row_smooth,
 	.quantize = row_quantize,
+	.quantize_fp8 = row_quantize_fp8,
+	.quantize_int4 = row_quantize_int4,
+	.rotate = row_rotate,
 	.interleave = row_interleave,
 	.survey = row_survey,
 	.dot = dot,
 	.quantize_query = quantize_query,
+	.quantize_query4 = row_quantize_query4,
 	.fold = row_fold,
 	.multiply = row_multiply,
 	.transpose = transpose,
 	.product = product,
 	.product_int8 = product_int8,
+	.unpack = row_unpack,
+	.product_int4 = product_int4,
 	.widen = widen,
 	.softmax = softmax,
 	.softmax_int8 = softmax_int8,

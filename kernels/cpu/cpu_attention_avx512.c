@@ -7,7 +7,7 @@
  */
 #include <immintrin.h>
 
-#include "kernels/cpu/cpu_attention_rows.h"
+#include "kernels/cpu/cpu_attention_codes.h"
 
 enum { LANES = 16, PAGE_VECS = KERN_PAGE_TOKENS / LANES, BLOCK_ROWS = 6, BLOCK_ROWS_INT8 = 4 };
 
@@ -83,13 +83,53 @@ static void transpose_bf16(float *tile, const uint16_t *k, uint32_t dim)
 	}
 }
 
-static void transpose(float *tile, const void *k, enum kern_kv format, uint32_t tokens, uint32_t dim)
+static void transpose_f16(float *tile, const uint16_t *k, uint32_t dim)
+{
+	__m512i r[4];
+
+	for (uint32_t d = 0; d < dim; d += 8, tile += 8 * LANES) {
+		transpose_words(r, (const uint32_t *)k + d / 2, dim / 2);
+		for (int i = 0; i < 4; i++) {
+			_mm512_storeu_ps(tile + 2 * i * LANES, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(r[i])));
+			_mm512_storeu_ps(tile + (2 * i + 1) * LANES,
+				_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(r[i], 16))));
+		}
+	}
+}
+
+/* The f16 of 16 codes, as float32. */
+static inline __m512 widen_fp8(__m128i codes)
+{
+	const __m256i high = _mm256_slli_epi16(_mm256_cvtepu8_epi16(codes), 8);
+
+	return _mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16((short)0xbf80)));
+}
+
+static void restore_fp8(float *tile, const struct cpu_attention_plain *k, uint32_t token, uint32_t dim)
+{
+	const uint8_t *from = (const uint8_t *)k->k + (size_t)token * dim;
+	const __m512 scale = _mm512_loadu_ps(k->scale + token);
+
+	for (uint32_t d = 0; d < dim; d++, from += LANES, tile += LANES) {
+		const __m512 x = _mm512_mul_ps(widen_fp8(_mm_loadu_si128((const void *)from)), scale);
+
+		_mm512_storeu_ps(tile, _mm512_fmadd_ps(x, _mm512_set1_ps(k->width[d]), _mm512_set1_ps(k->mean[d])));
+	}
+}
+
+static void transpose(float *tile, const struct cpu_attention_plain *k, uint32_t tokens, uint32_t dim)
 {
 	for (uint32_t token = 0; token < tokens; token += LANES) {
-		if (format == KERN_KV_F32)
-			transpose_f32(tile + (size_t)token * dim, (const float *)k + (size_t)token * dim, dim);
+		const size_t at = (size_t)token * dim;
+
+		if (k->format == KERN_KV_F32)
+			transpose_f32(tile + at, (const float *)k->k + at, dim);
+		else if (k->format == KERN_KV_BF16)
+			transpose_bf16(tile + at, (const uint16_t *)k->k + at, dim);
+		else if (k->format == KERN_KV_F16)
+			transpose_f16(tile + at, (const uint16_t *)k->k + at, dim);
 		else
-			transpose_bf16(tile + (size_t)token * dim, (const uint16_t *)k + (size_t)token * dim, dim);
+			restore_fp8(tile + at, k, token, dim);
 	}
 }
 
@@ -285,6 +325,93 @@ static void product_int8(float *products, const struct cpu_attention_int8 *k, co
 	}
 }
 
+/* ---- int4 K ------------------------------------------------------------------------------------------------- */
+
+static inline __m512 load_bf16(const uint16_t *from)
+{
+	return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)from)), 16));
+}
+
+/* 32 tokens from `token`. Sums of a group begin with what the codes' bias of 8 has too much. */
+static inline __attribute__((always_inline)) void product_int4_block(const int rows, float *products,
+	const struct cpu_attention_int4 *page, const struct cpu_attention_query4 *q, uint32_t first, uint32_t token,
+	uint32_t dim)
+{
+	enum { VECS = 2 };
+	__m512 total[BLOCK_ROWS_INT8][VECS];
+
+	for (int r = 0; r < rows; r++) {
+		for (int i = 0; i < VECS; i++)
+			total[r][i] = _mm512_setzero_ps();
+	}
+	for (uint32_t d = 0, group = 0; d < dim; group++) {
+		const uint32_t end = d + KERN_KV_GROUP < dim ? d + KERN_KV_GROUP : dim;
+		__m512i sum[BLOCK_ROWS_INT8][VECS];
+
+		for (int r = 0; r < rows; r++) {
+			const int32_t surplus = 8 * q->sums[(first + (uint32_t)r) * CPU_ATTENTION_GROUPS + group];
+
+			for (int i = 0; i < VECS; i++)
+				sum[r][i] = _mm512_set1_epi32(-surplus);
+		}
+		for (; d < end; d += 4) {
+			const uint8_t *from = page->k + ((size_t)d * KERN_PAGE_TOKENS + (size_t)token * 4);
+			const __m512i left[VECS] = { _mm512_loadu_si512(from), _mm512_loadu_si512(from + 64) };
+
+			for (int r = 0; r < rows; r++) {
+				const __m512i right = broadcast4((const uint8_t *)q->packed + (first + (uint32_t)r) * dim + d);
+
+				for (int i = 0; i < VECS; i++)
+					add_dots(&sum[r][i], left[i], right);
+			}
+		}
+		for (uint32_t i = 0; i < VECS; i++) {
+			const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(INT4_SHRINK),
+				load_bf16(page->scale + group * KERN_PAGE_TOKENS + token + i * LANES));
+
+			for (int r = 0; r < rows; r++)
+				total[r][i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][i]), scale, total[r][i]);
+		}
+	}
+	for (int r = 0; r < rows; r++) {
+		const __m512 scale = _mm512_set1_ps(q->scale[first + (uint32_t)r] * INT4_GROW);
+		const __m512 mean_product = _mm512_set1_ps(q->mean_product[first + (uint32_t)r]);
+
+		for (int i = 0; i < VECS; i++)
+			_mm512_storeu_ps(products + (first + (uint32_t)r) * KERN_PAGE_TOKENS + token + i * LANES,
+				_mm512_fmadd_ps(total[r][i], scale, mean_product));
+	}
+}
+
+static inline __attribute__((always_inline)) void product_int4_rows(const int rows, float *products,
+	const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *q, uint32_t first, uint32_t dim)
+{
+	for (uint32_t token = 0; token < KERN_PAGE_TOKENS; token += 2 * LANES)
+		product_int4_block(rows, products, k, q, first, token, dim);
+}
+
+static void product_int4(float *products, const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *q,
+	uint32_t vectors, uint32_t dim)
+{
+	for (uint32_t first = 0, rows; first < vectors; first += rows) {
+		rows = block_rows(vectors - first, BLOCK_ROWS_INT8);
+		switch (rows) {
+		case 1:
+			product_int4_rows(1, products, k, q, first, dim);
+			break;
+		case 2:
+			product_int4_rows(2, products, k, q, first, dim);
+			break;
+		case 3:
+			product_int4_rows(3, products, k, q, first, dim);
+			break;
+		default:
+			product_int4_rows(4, products, k, q, first, dim);
+			break;
+		}
+	}
+}
+
 /* ---- softmax ------------------------------------------------------------------------------------------------ */
 
 enum { SOFTMAX_ROWS = 4 };
@@ -410,20 +537,37 @@ static inline __attribute__((always_inline)) __m512 largest_logits(const int row
 	return max_of_rows(largest);
 }
 
-/* Logits less max become probabilities, times v_scale where weights are to be integers. Returns their sums without
- * v_scale, and the largest weights' bits. */
+/* V's scales of a group, of the tokens that are seen; the others may be anything. */
+static inline __attribute__((always_inline)) __m512 load_v_scale(const struct cpu_attention_softmax *how, uint32_t group,
+	uint64_t visible, uint32_t i)
+{
+	const __mmask16 mask = (__mmask16)(visible >> i * LANES);
+
+	if (how->v_format == KERN_KV_INT4)
+		return _mm512_maskz_mov_ps(mask,
+			load_bf16((const uint16_t *)how->v_scale + group * KERN_PAGE_TOKENS + i * LANES));
+	return _mm512_maskz_loadu_ps(mask, (const float *)how->v_scale + i * LANES);
+}
+
+/* Logits less max become probabilities, times v_scale where V has one and weights are no integers; returns their sums
+ * without v_scale, and for integers the bits of the largest weight of any group. */
 static inline __attribute__((always_inline)) __m512 exponentials(const int rows, const bool integers, float *products,
-	uint64_t visible, const struct cpu_attention_softmax *how, __m512 max, __m512i *largest_bits)
+	uint64_t visible, const struct cpu_attention_softmax *how, uint32_t groups, __m512 max, __m512i *largest_bits)
 {
 	const __m512 scale = _mm512_set1_ps(how->cap != 0.0f ? 1.0f : how->scale);
 	__m512 sum[SOFTMAX_ROWS], v_scale[PAGE_VECS];
 	__m512i largest[SOFTMAX_ROWS];
 
-	for (int i = 0; integers && i < PAGE_VECS; i++)
-		v_scale[i] = _mm512_maskz_loadu_ps((__mmask16)(visible >> i * LANES), how->v_scale + i * LANES);
+	for (uint32_t i = 0; i < PAGE_VECS; i++) {
+		v_scale[i] = _mm512_set1_ps(1.0f);
+		if (integers || how->v_format == KERN_KV_FP8)
+			v_scale[i] = load_v_scale(how, 0, visible, i);
+		for (uint32_t group = 1; integers && group < groups; group++)
+			v_scale[i] = _mm512_max_ps(v_scale[i], load_v_scale(how, group, visible, i));
+	}
 	for (int r = 0; r < rows; r++) {
 		const __m512 row_max = of_row(max, r);
-		__m512 p[PAGE_VECS];
+		__m512 p[PAGE_VECS], w[PAGE_VECS];
 
 		for (int i = 0; i < PAGE_VECS; i++) {
 			float *at = products + r * KERN_PAGE_TOKENS + i * LANES;
@@ -431,55 +575,64 @@ static inline __attribute__((always_inline)) __m512 exponentials(const int rows,
 			/* Not in one operation: huge logits would come out above their rounded maximum. */
 			p[i] = _mm512_sub_ps(_mm512_mul_ps(_mm512_loadu_ps(at), scale), row_max);
 			p[i] = exp2_16((__mmask16)(visible >> i * LANES), p[i]);
+			w[i] = _mm512_mul_ps(p[i], v_scale[i]);
+			_mm512_storeu_ps(at, integers ? p[i] : w[i]);
 		}
 		sum[r] = _mm512_add_ps(_mm512_add_ps(p[0], p[1]), _mm512_add_ps(p[2], p[3]));
-		for (int i = 0; i < PAGE_VECS; i++) {
-			if (integers)
-				p[i] = _mm512_mul_ps(p[i], v_scale[i]);
-			_mm512_storeu_ps(products + r * KERN_PAGE_TOKENS + i * LANES, p[i]);
-		}
-		if (integers)
-			largest[r] = _mm512_max_epu32(
-				_mm512_max_epu32(_mm512_castps_si512(p[0]), _mm512_castps_si512(p[1])),
-				_mm512_max_epu32(_mm512_castps_si512(p[2]), _mm512_castps_si512(p[3])));
+		largest[r] = _mm512_max_epu32(_mm512_max_epu32(_mm512_castps_si512(w[0]), _mm512_castps_si512(w[1])),
+			_mm512_max_epu32(_mm512_castps_si512(w[2]), _mm512_castps_si512(w[3])));
 	}
 	for (int r = rows; r < SOFTMAX_ROWS; r++) {
 		sum[r] = sum[0];
-		if (integers)
-			largest[r] = largest[0];
+		largest[r] = largest[0];
 	}
 	if (integers)
 		*largest_bits = max_bits_of_rows(largest);
 	return sum_of_rows(sum);
 }
 
-/* Weights to integers of 15 bits: [high byte of 64 tokens][low byte of 64]. Also as row_weight_scale. */
-static inline __attribute__((always_inline)) void pack_weights(const int rows, uint8_t *packed, float *weight_scale,
-	const float *products, __m512i largest_bits)
+/* 64 weights to integers of 15 bits: [high byte of 64 tokens][low byte of 64]. */
+static inline __attribute__((always_inline)) void pack_row(uint8_t *packed, const float *p, const __m512 v_scale[PAGE_VECS],
+	__m512 inverse)
 {
-	const __m512i exponent_bits = _mm512_set1_epi32(FLOAT_INFINITY_BITS), byte = _mm512_set1_epi16(0xff);
+	const __m512i byte = _mm512_set1_epi16(0xff);
+	/* Packing leaves words of four tokens in the order 0 4 8 12, 1 5 9 13, ... */
+	const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+	__m512i whole[PAGE_VECS], first, second;
+
+	for (int i = 0; i < PAGE_VECS; i++)
+		whole[i] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(p + i * LANES), v_scale[i]), inverse));
+	first = _mm512_packs_epi32(whole[0], whole[1]);
+	second = _mm512_packs_epi32(whole[2], whole[3]);
+	_mm512_storeu_si512(packed, _mm512_permutexvar_epi32(order,
+		_mm512_packus_epi16(_mm512_srli_epi16(first, 8), _mm512_srli_epi16(second, 8))));
+	_mm512_storeu_si512(packed + KERN_PAGE_TOKENS, _mm512_permutexvar_epi32(order,
+		_mm512_packus_epi16(_mm512_and_si512(first, byte), _mm512_and_si512(second, byte))));
+}
+
+/* All groups' weights share a scale, that of the largest; as row_weight_scale. */
+static inline __attribute__((always_inline)) void pack_weights(const int rows,
+	const struct cpu_attention_weights8 *weights, uint32_t first, const float *products, uint64_t visible,
+	const struct cpu_attention_softmax *how, __m512i largest_bits)
+{
+	const __m512i exponent_bits = _mm512_set1_epi32(FLOAT_INFINITY_BITS);
 	const __m512i shift = _mm512_set1_epi32((CPU_ATTENTION_WEIGHT_BITS - 1) << 23);
 	const __m512i exponent = _mm512_max_epu32(_mm512_and_si512(largest_bits, exponent_bits), _mm512_set1_epi32(27 << 23));
 	const __mmask16 is_nan = _mm512_cmpge_epu32_mask(largest_bits, exponent_bits);
 	const __m512 scale = _mm512_castsi512_ps(_mm512_sub_epi32(exponent, shift)), nan = _mm512_set1_ps(NAN);
 	const __m512 inverse = _mm512_castsi512_ps(_mm512_sub_epi32(
 		_mm512_add_epi32(_mm512_set1_epi32((int)(254u << 23)), shift), exponent));
-	/* Packing leaves words of four tokens in the order 0 4 8 12, 1 5 9 13, ... */
-	const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+	const size_t row_bytes = (size_t)weights->groups * 2 * KERN_PAGE_TOKENS;
 
-	store_fold(weight_scale, (__mmask8)((1 << rows) - 1), _mm512_mask_mov_ps(scale, is_nan, nan));
-	for (int r = 0; r < rows; r++, packed += 2 * KERN_PAGE_TOKENS, products += KERN_PAGE_TOKENS) {
-		const __m512 factor = of_row(inverse, r);
-		__m512i whole[PAGE_VECS], first, second;
+	store_fold(weights->scale + first, (__mmask8)((1 << rows) - 1), _mm512_mask_mov_ps(scale, is_nan, nan));
+	for (uint32_t group = 0; group < weights->groups; group++) {
+		uint8_t *packed = (uint8_t *)weights->packed + first * row_bytes + (size_t)group * 2 * KERN_PAGE_TOKENS;
+		__m512 v_scale[PAGE_VECS];
 
-		for (int i = 0; i < PAGE_VECS; i++)
-			whole[i] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(products + i * LANES), factor));
-		first = _mm512_packs_epi32(whole[0], whole[1]);
-		second = _mm512_packs_epi32(whole[2], whole[3]);
-		_mm512_storeu_si512(packed, _mm512_permutexvar_epi32(order,
-			_mm512_packus_epi16(_mm512_srli_epi16(first, 8), _mm512_srli_epi16(second, 8))));
-		_mm512_storeu_si512(packed + KERN_PAGE_TOKENS, _mm512_permutexvar_epi32(order,
-			_mm512_packus_epi16(_mm512_and_si512(first, byte), _mm512_and_si512(second, byte))));
+		for (uint32_t i = 0; i < PAGE_VECS; i++)
+			v_scale[i] = load_v_scale(how, group, visible, i);
+		for (int r = 0; r < rows; r++)
+			pack_row(packed + (size_t)r * row_bytes, products + r * KERN_PAGE_TOKENS, v_scale, of_row(inverse, r));
 	}
 }
 
@@ -497,13 +650,12 @@ static inline __attribute__((always_inline)) void softmax_rows(const int rows, c
 	max = _mm512_max_ps(old, largest_logits(rows, products, visible, how));
 	shift = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(max, none, _CMP_NEQ_UQ), max);
 	factor = exp2_16(0xffff, _mm512_sub_ps(old, shift));
-	sum = exponentials(rows, integers, products, visible, how, shift, &largest_bits);
+	sum = exponentials(rows, integers, products, visible, how, integers ? weights->groups : 1, shift, &largest_bits);
 	store_fold(running->max + first, mask, max);
 	store_fold(running->factor + first, mask, factor);
 	store_fold(running->sum + first, mask, _mm512_fmadd_ps(load_fold(running->sum + first, mask), factor, sum));
 	if (integers)
-		pack_weights(rows, (uint8_t *)weights->packed + (size_t)first * 2 * KERN_PAGE_TOKENS, weights->scale + first,
-			products, largest_bits);
+		pack_weights(rows, weights, first, products, visible, how, largest_bits);
 }
 
 static inline __attribute__((always_inline)) void softmax_all(const bool integers, float *products, uint32_t vectors,
@@ -548,6 +700,10 @@ static inline __attribute__((always_inline)) __m512 load_v(const enum kern_kv fo
 {
 	if (format == KERN_KV_F32)
 		return _mm512_maskz_loadu_ps(mask, (const float *)v + at);
+	if (format == KERN_KV_F16)
+		return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, (const uint16_t *)v + at));
+	if (format == KERN_KV_FP8)
+		return widen_fp8(_mm_maskz_loadu_epi8(mask, (const uint8_t *)v + at));
 	return _mm512_castsi512_ps(_mm512_slli_epi32(
 		_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, (const uint16_t *)v + at)), 16));
 }
@@ -556,6 +712,10 @@ static void widen(float *to, const void *v, enum kern_kv format, uint32_t n)
 {
 	for (uint32_t i = 0; format == KERN_KV_BF16 && i < n; i += LANES)
 		_mm512_storeu_ps(to + i, load_v(KERN_KV_BF16, v, i, 0xffff));
+	for (uint32_t i = 0; format == KERN_KV_F16 && i < n; i += LANES)
+		_mm512_storeu_ps(to + i, load_v(KERN_KV_F16, v, i, 0xffff));
+	for (uint32_t i = 0; format == KERN_KV_FP8 && i < n; i += LANES)
+		_mm512_storeu_ps(to + i, load_v(KERN_KV_FP8, v, i, 0xffff));
 }
 
 /* vecs * 16 channels from `channel`; mask says which of the 16 where there is but one vec. */
@@ -630,19 +790,31 @@ static void accumulate(float *o, const float *weights, uint32_t vectors, const v
 {
 	if (format == KERN_KV_F32)
 		accumulate_format(KERN_KV_F32, o, weights, vectors, v, begin, end, dim);
-	else
+	else if (format == KERN_KV_BF16)
 		accumulate_format(KERN_KV_BF16, o, weights, vectors, v, begin, end, dim);
+	else if (format == KERN_KV_F16)
+		accumulate_format(KERN_KV_F16, o, weights, vectors, v, begin, end, dim);
+	else
+		accumulate_format(KERN_KV_FP8, o, weights, vectors, v, begin, end, dim);
 }
 
-/* vecs * 16 channels from `channel`; mask says which of the 16 where there is but one vec. */
+/* A vector's weights for a channel. */
+static inline const uint8_t *packed_weights(const struct cpu_attention_weights8 *weights, uint32_t vector, uint32_t channel)
+{
+	const uint32_t group = weights->groups > 1 ? channel / KERN_KV_GROUP : 0;
+
+	return (const uint8_t *)weights->packed + ((size_t)vector * weights->groups + group) * 2 * KERN_PAGE_TOKENS;
+}
+
+/* vecs * 16 channels of one group from `channel`; mask says which of the 16 where there is but one vec. */
 static inline __attribute__((always_inline)) void accumulate_int8_block(const int rows, const int vecs, float *o,
 	const float *factor, const struct cpu_attention_weights8 *weights, uint32_t first, const uint8_t *v, uint32_t dim,
 	uint32_t channel, __mmask16 mask, const uint8_t *ahead)
 {
 	__m512i high[BLOCK_ROWS_INT8][PAGE_VECS], low[BLOCK_ROWS_INT8][PAGE_VECS];
 
-	multiply_quads(rows, vecs, high, low, (const uint8_t *)weights->packed + (size_t)first * 2 * KERN_PAGE_TOKENS,
-		2 * KERN_PAGE_TOKENS, KERN_PAGE_TOKENS, v + (size_t)channel * 4, (size_t)dim * 4, KERN_PAGE_TOKENS / 4, mask,
+	multiply_quads(rows, vecs, high, low, packed_weights(weights, first, channel),
+		(size_t)weights->groups * 2 * KERN_PAGE_TOKENS, KERN_PAGE_TOKENS, v + (size_t)channel * 4, (size_t)dim * 4, KERN_PAGE_TOKENS / 4, mask,
 		ahead + (size_t)channel * 4);
 	for (int r = 0; r < rows; r++) {
 		const __m512 scale = _mm512_set1_ps(weights->scale[first + (uint32_t)r]);
@@ -661,11 +833,12 @@ static inline __attribute__((always_inline)) void accumulate_int8_block(const in
 static inline __attribute__((always_inline)) void accumulate_int8_rows(const int rows, float *o, const float *factor,
 	const struct cpu_attention_weights8 *weights, uint32_t first, const uint8_t *v, uint32_t dim, const uint8_t *ahead)
 {
-	const int vecs = rows <= 2 ? 4 : 2;
 	uint32_t channel = 0;
 
-	for (; channel + (uint32_t)vecs * LANES <= dim; channel += (uint32_t)vecs * LANES)
-		accumulate_int8_block(rows, vecs, o, factor, weights, first, v, dim, channel, 0xffff, ahead);
+	for (; rows <= 2 && weights->groups == 1 && channel + 4 * LANES <= dim; channel += 4 * LANES)
+		accumulate_int8_block(rows, 4, o, factor, weights, first, v, dim, channel, 0xffff, ahead);
+	for (; channel + 2 * LANES <= dim; channel += 2 * LANES)
+		accumulate_int8_block(rows, 2, o, factor, weights, first, v, dim, channel, 0xffff, ahead);
 	for (; channel < dim; channel += LANES)
 		accumulate_int8_block(rows, 1, o, factor, weights, first, v, dim, channel, dim - channel < LANES ? 0xff : 0xffff,
 			ahead);
@@ -703,15 +876,21 @@ const struct cpu_attention_kernels cpu_attention_avx512 = {
 	.rope = row_rope,
 	.smooth = row_smooth,
 	.quantize = row_quantize,
+	.quantize_fp8 = row_quantize_fp8,
+	.quantize_int4 = row_quantize_int4,
+	.rotate = row_rotate,
 	.interleave = row_interleave,
 	.survey = row_survey,
 	.dot = dot,
 	.quantize_query = quantize_query,
+	.quantize_query4 = row_quantize_query4,
 	.fold = row_fold,
 	.multiply = row_multiply,
 	.transpose = transpose,
 	.product = product,
 	.product_int8 = product_int8,
+	.unpack = row_unpack,
+	.product_int4 = product_int4,
 	.widen = widen,
 	.softmax = softmax,
 	.softmax_int8 = softmax_int8,

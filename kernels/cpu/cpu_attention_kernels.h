@@ -27,6 +27,7 @@ enum {
 	CPU_ATTENTION_SPLIT_TOKENS = 512, /* KV is split at multiples of this; part of the definition of the result */
 	CPU_ATTENTION_QUERY_LIMIT = 127 * 128,
 	CPU_ATTENTION_WEIGHT_BITS = 15,
+	CPU_ATTENTION_GROUPS = CPU_ATTENTION_DIM_MAX / KERN_KV_GROUP,
 };
 
 /* State of a query vector's softmax: sum of 2^(logit - max) over the keys seen so far. */
@@ -45,10 +46,32 @@ struct cpu_attention_query8 {
 	const float *scale, *mean_product;
 };
 
-/* Weights of a page's tokens ready for int8 V: [vectors] scales, and integers in the table's own packing. */
+/* The int4 K of a page, unpacked as int8 lies: [dim/4][64][4] codes of 0 .. 15. */
+struct cpu_attention_int4 {
+	const uint8_t *k;
+	const uint16_t *scale; /* [groups][64] bf16 */
+};
+
+/* Query vectors ready for int4 K: a scale and integers of 8 bits, whose rounding is far below that of K. */
+struct cpu_attention_query4 {
+	const int8_t *packed;  /* [vectors][head_dim], rotated */
+	const int32_t *sums;   /* [vectors][CPU_ATTENTION_GROUPS]: of each group's integers */
+	const float *scale, *mean_product;
+};
+
+/* K as the float32 functions take it: float32, bf16, f16, or fp8 with what makes it whole again. */
+struct cpu_attention_plain {
+	const void *k;
+	enum kern_kv format;
+	const float *scale, *mean, *width; /* fp8 only: [64], [dim], [dim] */
+};
+
+/* Weights of a page's tokens ready for int8 V: [vectors] scales, and integers in the table's own packing. int4 V has weights
+ * for each group of channels, as its scales are in them; groups is 1 for int8. */
 struct cpu_attention_weights8 {
-	void *packed; /* [vectors][64] of 2 bytes each */
+	void *packed; /* [vectors][groups][64] of 2 bytes each */
 	float *scale;
+	uint32_t groups;
 };
 
 /* How raw products become probabilities, the same for all vectors of a call. */
@@ -56,7 +79,8 @@ struct cpu_attention_softmax {
 	float scale;         /* of products: to logits, or with a cap to logits / cap */
 	float cap;           /* of logits; 0 off */
 	uint32_t begin, end; /* tokens of the page that are seen */
-	const float *v_scale; /* of the page; softmax_int8 only */
+	enum kern_kv v_format;
+	const void *v_scale; /* of the page: float32 [64] where V is int8 or fp8, bf16 [groups][64] where it is int4 */
 };
 
 /* The running states of some vectors, and the factor by which the last page has shrunk what they held before. */
@@ -75,14 +99,23 @@ struct cpu_attention_kernels {
 	/* x to integers of +-127; returns the scale, and their sum if `sum` is not NULL. A row with a NaN or infinity
 	 * becomes zeros with a NaN for scale, so that whoever sees the token gets NaN, as with float32. */
 	float (*quantize)(int8_t *to, const float *x, uint32_t n, int32_t *sum);
-	/* Puts n bytes 4 bytes apart, where the bytes between belong to other tokens. */
-	void (*interleave)(void *to, const int8_t *from, uint32_t n, uint32_t place);
+	/* The same as e4m3: one code a byte, and as f16 whose upper bits they are. */
+	float (*quantize_fp8)(uint8_t *to, const float *x, uint32_t n);
+	/* The same as codes of 4 bits, one a byte, with a bf16 scale for each group. All scales are NaN where one would be.
+	 * K: code - 8 times the scale, which may be negative; V: 2 * code - 15 times the scale. */
+	void (*quantize_int4)(uint8_t *to, uint16_t *scales, const float *x, uint32_t n, bool is_v);
+	/* The rotation of int4, its own inverse. */
+	void (*rotate)(float *x, uint32_t n);
+	/* Puts n codes of `bits` bits 4 bytes apart, `shift` bits up in each word whose other bits belong to other tokens. */
+	void (*interleave)(void *to, const void *from, uint32_t n, uint32_t bits, uint32_t shift);
 	/* What 64 rows of float32 or bf16 say about each channel: the mean (0 where it is not finite), and how much wider it is
 	 * than the average channel, as a power of two >= 1. */
 	void (*survey)(float *mean, float *width, const void *rows, enum kern_kv format, uint32_t dim);
 	float (*dot)(const float *a, const float *b, uint32_t n);
 	/* Packs q * width for `product_int8`; returns its scale. NaN as in quantize. */
 	float (*quantize_query)(void *packed, const float *q, const float *width, uint32_t n);
+	/* The same for `product_int4`, rotated. */
+	float (*quantize_query4)(int8_t *packed, int32_t *sums, const float *q, const float *width, uint32_t n);
 	/* Adds a later part to (state, o). The parts of a row are added in ascending order of position. */
 	void (*fold)(struct cpu_attention_state *state, float *o, const struct cpu_attention_state *part,
 		const float *part_o, uint32_t dim);
@@ -90,20 +123,25 @@ struct cpu_attention_kernels {
 
 	/* ---- pages ----------------------------------------------------------------------------------------- */
 
-	/* K of float32 or bf16, its first `tokens` rows (rounded up to 16), to float32 [64/16][dim][16]. */
-	void (*transpose)(float *tile, const void *k, enum kern_kv format, uint32_t tokens, uint32_t dim);
+	/* The first `tokens` rows of K (rounded up to 16) to float32 [64/16][dim][16]. */
+	void (*transpose)(float *tile, const struct cpu_attention_plain *k, uint32_t tokens, uint32_t dim);
 	/* Raw products of q [vectors][dim] with the first `tokens` (rounded up to 16) of a tile: [vectors][64]. */
 	void (*product)(float *products, const float *tile, const float *q, uint32_t vectors, uint32_t tokens,
 		uint32_t dim);
 	/* ahead: memory that is wanted next, as large as the page's K; it is asked for on the way. Also in accumulate_int8. */
 	void (*product_int8)(float *products, const struct cpu_attention_int8 *k,
 		const struct cpu_attention_query8 *q, uint32_t vectors, uint32_t dim, const void *ahead);
-	/* n elements of V, bf16, to float32, for use by many vectors. n: a multiple of 64. */
+	/* int4 codes of K as they are, and of V as odd integers of +-15, from pairs of rows of row_bytes: low nibbles to the
+	 * first row, high ones to the second. */
+	void (*unpack)(uint8_t *to, const uint8_t *from, uint32_t row_bytes, uint32_t pairs, bool is_v, const void *ahead);
+	void (*product_int4)(float *products, const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *q,
+		uint32_t vectors, uint32_t dim);
+	/* n elements of V, not float32, to float32, for use by many vectors. n: a multiple of 64. */
 	void (*widen)(float *to, const void *v, enum kern_kv format, uint32_t n);
-	/* Products [vectors][64] become weights of V, in place; the states move on. */
+	/* Products [vectors][64] become weights of V, in place, v_scale included; the states move on. */
 	void (*softmax)(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
 		const struct cpu_attention_running *running);
-	/* The same, with weights times v_scale, as integers; products are overwritten. */
+	/* The same for int8 and int4 V, with weights as integers; products are overwritten. */
 	void (*softmax_int8)(const struct cpu_attention_weights8 *weights, float *products, uint32_t vectors,
 		const struct cpu_attention_softmax *how, const struct cpu_attention_running *running);
 	/* o [vectors][dim] += weights [vectors][64] * V, tokens begin <= t < end only: others may be NaN. */

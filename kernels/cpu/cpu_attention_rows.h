@@ -232,15 +232,6 @@ static void row_smooth(float *restrict x, const float *restrict mean, const floa
 		x[i] = (x[i] - mean[i]) * row_float((254u << 23) - row_bits(width[i]));
 }
 
-static void row_interleave(void *to, const int8_t *restrict from, uint32_t n, uint32_t place)
-{
-	const uint32_t shift = place * 8, others = ~(UINT32_C(0xff) << shift);
-	uint32_t *restrict words = to;
-
-	for (uint32_t i = 0; i < n; i++)
-		words[i] = (words[i] & others) | (uint32_t)(uint8_t)from[i] << shift;
-}
-
 /* Of non-negative weights whose largest has these bits: the power of two that one is divided by to become an integer of 15
  * bits. NaN if one of them is NaN or infinite, as their bits are above all. */
 static inline float row_weight_scale(uint32_t largest, float *inverse)
@@ -254,9 +245,9 @@ static inline float row_weight_scale(uint32_t largest, float *inverse)
 }
 
 /* A NaN's integers do not matter, its scale is NaN; they are clamped before they become integers. */
-static inline void row_pack_weights(int16_t *restrict to, const float *restrict weights, float inverse)
+static inline void row_pack_weights(int16_t *restrict to, const float *restrict weights, uint32_t n, float inverse)
 {
-	for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
+	for (uint32_t t = 0; t < n; t++) {
 		float w = weights[t] * inverse;
 		int32_t whole;
 

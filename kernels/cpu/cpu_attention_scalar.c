@@ -2,7 +2,7 @@
  * The page functions of attention in plain C: for processors without AVX2, and the plainest statement of what the
  * vector files do. See cpu_attention_kernels.h.
  */
-#include "kernels/cpu/cpu_attention_rows.h"
+#include "kernels/cpu/cpu_attention_codes.h"
 
 static float quantize_query(void *packed, const float *q, const float *width, uint32_t n)
 {
@@ -20,18 +20,29 @@ static float dot(const float *a, const float *b, uint32_t n)
 
 enum { LANES = CPU_ATTENTION_TILE_TOKENS };
 
-static void transpose(float *restrict tile, const void *k, enum kern_kv format, uint32_t tokens, uint32_t dim)
+/* Channel d of a token, of any format that is not of integers. */
+static float plain_k(const struct cpu_attention_plain *k, uint32_t t, uint32_t d, uint32_t dim)
 {
-	const float *f32 = k;
-	const uint16_t *bf16 = k;
+	switch (k->format) {
+	case KERN_KV_BF16:
+		return row_from_bf16(((const uint16_t *)k->k)[t * dim + d]);
+	case KERN_KV_F16:
+		return row_from_f16(((const uint16_t *)k->k)[t * dim + d]);
+	case KERN_KV_FP8:
+		return row_from_fp8(((const uint8_t *)k->k)[t / LANES * LANES * dim + d * LANES + t % LANES]) * k->scale[t] *
+			k->width[d] + k->mean[d];
+	default:
+		return ((const float *)k->k)[t * dim + d];
+	}
+}
 
+static void transpose(float *restrict tile, const struct cpu_attention_plain *k, uint32_t tokens, uint32_t dim)
+{
 	for (uint32_t t = 0; t < tokens; t++) {
 		float *to = tile + t / LANES * LANES * dim + t % LANES;
 
-		for (uint32_t d = 0; format == KERN_KV_F32 && d < dim; d++)
-			to[d * LANES] = f32[t * dim + d];
-		for (uint32_t d = 0; format == KERN_KV_BF16 && d < dim; d++)
-			to[d * LANES] = row_from_bf16(bf16[t * dim + d]);
+		for (uint32_t d = 0; d < dim; d++)
+			to[d * LANES] = plain_k(k, t, d, dim);
 	}
 }
 
@@ -71,12 +82,46 @@ static void product_int8(float *restrict products, const struct cpu_attention_in
 	}
 }
 
+static void product_int4(float *restrict products, const struct cpu_attention_int4 *k,
+	const struct cpu_attention_query4 *query, uint32_t vectors, uint32_t dim)
+{
+	for (uint32_t i = 0; i < vectors; i++) {
+		const int8_t *q = query->packed + (size_t)i * dim;
+
+		for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
+			float total = 0.0f;
+
+			for (uint32_t group = 0; group < kern_kv_groups(dim); group++) {
+				const uint32_t end = (group + 1) * KERN_KV_GROUP < dim ? (group + 1) * KERN_KV_GROUP : dim;
+				int32_t sum = -8 * query->sums[i * CPU_ATTENTION_GROUPS + group];
+
+				for (uint32_t d = group * KERN_KV_GROUP; d < end; d++)
+					sum += q[d] * k->k[(d / 4 * KERN_PAGE_TOKENS + t) * 4 + d % 4];
+				total += (float)sum * (row_from_bf16(k->scale[group * KERN_PAGE_TOKENS + t]) * INT4_SHRINK);
+			}
+			products[i * KERN_PAGE_TOKENS + t] = total * (query->scale[i] * INT4_GROW) + query->mean_product[i];
+		}
+	}
+}
+
+static float plain_v(const void *v, enum kern_kv format, size_t at)
+{
+	switch (format) {
+	case KERN_KV_BF16:
+		return row_from_bf16(((const uint16_t *)v)[at]);
+	case KERN_KV_F16:
+		return row_from_f16(((const uint16_t *)v)[at]);
+	case KERN_KV_FP8:
+		return row_from_fp8(((const uint8_t *)v)[at]);
+	default:
+		return ((const float *)v)[at];
+	}
+}
+
 static void widen(float *restrict to, const void *v, enum kern_kv format, uint32_t n)
 {
-	const uint16_t *bf16 = v;
-
-	for (uint32_t i = 0; format == KERN_KV_BF16 && i < n; i++)
-		to[i] = row_from_bf16(bf16[i]);
+	for (uint32_t i = 0; i < n; i++)
+		to[i] = plain_v(v, format, i);
 }
 
 /* Products of the tokens that are seen become probabilities, the others zeros. */
@@ -103,39 +148,60 @@ static void softmax_one(float *restrict products, const struct cpu_attention_sof
 	*max = largest;
 }
 
-static void softmax(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
+static void softmax_states(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
 	const struct cpu_attention_running *running)
 {
 	for (uint32_t i = 0; i < vectors; i++)
 		softmax_one(products + (size_t)i * KERN_PAGE_TOKENS, how, &running->max[i], &running->sum[i], &running->factor[i]);
 }
 
+static void softmax(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
+	const struct cpu_attention_running *running)
+{
+	softmax_states(products, vectors, how, running);
+	for (uint32_t i = 0; how->v_format == KERN_KV_FP8 && i < vectors; i++) {
+		for (uint32_t t = how->begin; t < how->end; t++)
+			products[i * KERN_PAGE_TOKENS + t] *= ((const float *)how->v_scale)[t];
+	}
+}
+
+static float v_scale_at(const struct cpu_attention_softmax *how, uint32_t group, uint32_t t)
+{
+	if (t < how->begin || t >= how->end)
+		return 0.0f;
+	if (how->v_format == KERN_KV_INT4)
+		return row_from_bf16(((const uint16_t *)how->v_scale)[group * KERN_PAGE_TOKENS + t]);
+	return ((const float *)how->v_scale)[t];
+}
+
+/* All groups' weights share a scale, that of the largest. */
+static void pack_weights(const struct cpu_attention_weights8 *weights, uint32_t i, const float *p,
+	const struct cpu_attention_softmax *how)
+{
+	int16_t *packed = (int16_t *)weights->packed + (size_t)i * weights->groups * KERN_PAGE_TOKENS;
+	float w[CPU_ATTENTION_GROUPS * KERN_PAGE_TOKENS], inverse;
+	const uint32_t count = weights->groups * KERN_PAGE_TOKENS;
+
+	for (uint32_t j = 0; j < count; j++)
+		w[j] = p[j % KERN_PAGE_TOKENS] * v_scale_at(how, j / KERN_PAGE_TOKENS, j % KERN_PAGE_TOKENS);
+	weights->scale[i] = row_weight_scale(row_largest_bits(w, count), &inverse);
+	row_pack_weights(packed, w, count, inverse);
+}
+
 static void softmax_int8(const struct cpu_attention_weights8 *weights, float *products, uint32_t vectors,
 	const struct cpu_attention_softmax *how, const struct cpu_attention_running *running)
 {
-	softmax(products, vectors, how, running);
-	for (uint32_t i = 0; i < vectors; i++, products += KERN_PAGE_TOKENS) {
-		int16_t *packed = (int16_t *)weights->packed + (size_t)i * KERN_PAGE_TOKENS;
-		float inverse;
-
-		for (uint32_t t = how->begin; t < how->end; t++)
-			products[t] *= how->v_scale[t];
-		weights->scale[i] = row_weight_scale(row_largest_bits(products, KERN_PAGE_TOKENS), &inverse);
-		row_pack_weights(packed, products, inverse);
-	}
+	softmax_states(products, vectors, how, running);
+	for (uint32_t i = 0; i < vectors; i++)
+		pack_weights(weights, i, products + (size_t)i * KERN_PAGE_TOKENS, how);
 }
 
 static void accumulate_one(float *restrict o, const float *weights, const void *v, enum kern_kv format,
 	uint32_t begin, uint32_t end, uint32_t dim)
 {
 	for (uint32_t t = begin; t < end; t++) {
-		const float *f32 = (const float *)v + (size_t)t * dim;
-		const uint16_t *bf16 = (const uint16_t *)v + (size_t)t * dim;
-
-		for (uint32_t d = 0; format == KERN_KV_F32 && d < dim; d++)
-			o[d] += weights[t] * f32[d];
-		for (uint32_t d = 0; format == KERN_KV_BF16 && d < dim; d++)
-			o[d] += weights[t] * row_from_bf16(bf16[d]);
+		for (uint32_t d = 0; d < dim; d++)
+			o[d] += weights[t] * plain_v(v, format, (size_t)t * dim + d);
 	}
 }
 
@@ -149,17 +215,19 @@ static void accumulate(float *o, const float *weights, uint32_t vectors, const v
 static void accumulate_int8(float *restrict o, const float *factor, const struct cpu_attention_weights8 *weights,
 	uint32_t vectors, const int8_t *v, uint32_t dim, const void *ahead)
 {
-	const int16_t *w = weights->packed;
-
 	(void)ahead;
-	for (uint32_t i = 0; i < vectors; i++, o += dim, w += KERN_PAGE_TOKENS) {
+	for (uint32_t i = 0; i < vectors; i++, o += dim) {
+		const int16_t *all = (const int16_t *)weights->packed + (size_t)i * weights->groups * KERN_PAGE_TOKENS;
 		int32_t sum[CPU_ATTENTION_DIM_MAX] = { 0 };
 
 		for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t += 4) {
 			const int8_t *quad = v + (size_t)t * dim;
 
-			for (uint32_t d = 0; d < dim; d++, quad += 4)
-				sum[d] += w[t] * quad[0] + w[t + 1] * quad[1] + w[t + 2] * quad[2] + w[t + 3] * quad[3];
+			for (uint32_t d = 0; d < dim; d++, quad += 4) {
+				const int16_t *w = all + (weights->groups > 1 ? d / KERN_KV_GROUP : 0) * KERN_PAGE_TOKENS + t;
+
+				sum[d] += w[0] * quad[0] + w[1] * quad[1] + w[2] * quad[2] + w[3] * quad[3];
+			}
 		}
 		for (uint32_t d = 0; d < dim; d++)
 			o[d] = o[d] * factor[i] + (float)sum[d] * weights->scale[i];
@@ -172,15 +240,21 @@ const struct cpu_attention_kernels cpu_attention_scalar = {
 	.rope = row_rope,
 	.smooth = row_smooth,
 	.quantize = row_quantize,
+	.quantize_fp8 = row_quantize_fp8,
+	.quantize_int4 = row_quantize_int4,
+	.rotate = row_rotate,
 	.interleave = row_interleave,
 	.survey = row_survey,
 	.dot = dot,
 	.quantize_query = quantize_query,
+	.quantize_query4 = row_quantize_query4,
 	.fold = row_fold,
 	.multiply = row_multiply,
 	.transpose = transpose,
 	.product = product,
 	.product_int8 = product_int8,
+	.unpack = row_unpack,
+	.product_int4 = product_int4,
 	.widen = widen,
 	.softmax = softmax,
 	.softmax_int8 = softmax_int8,

@@ -167,6 +167,10 @@ static void chunks_and_threads(void **state)
 		{ .shape = { 2, 2, 80, KERN_KV_BF16, KERN_KV_BF16 }, .tokens = TOKENS, .window = 300, .rotated = 40 },
 		{ .shape = { 4, 1, 32, KERN_KV_F32, KERN_KV_F32 }, .tokens = TOKENS, .window = 500, .soft_cap = 2 },
 		{ .shape = { 2, 1, 96, KERN_KV_F32, KERN_KV_INT8 }, .tokens = TOKENS },
+		{ .shape = { 6, 2, 80, KERN_KV_INT4, KERN_KV_INT4 }, .tokens = TOKENS, .rotated = 80 },
+		{ .shape = { 5, 1, 64, KERN_KV_FP8, KERN_KV_FP8 }, .tokens = TOKENS, .window = 100 },
+		{ .shape = { 2, 1, 40, KERN_KV_F16, KERN_KV_INT4 }, .tokens = TOKENS, .soft_cap = 2 },
+		{ .shape = { 3, 1, 48, KERN_KV_INT4, KERN_KV_F16 }, .tokens = TOKENS },
 	};
 	enum base_isa isas[3];
 	const uint32_t isa_count = attention_isas(isas);
@@ -191,7 +195,9 @@ static void large_group(void **state)
 static void cache_on_every_isa(void **state)
 {
 	static const struct attention_shape shapes[] = { { 3, 1, 64, KERN_KV_INT8, KERN_KV_INT8 },
-		{ 2, 2, 40, KERN_KV_BF16, KERN_KV_INT8 }, { 2, 2, 8, KERN_KV_F32, KERN_KV_BF16 } };
+		{ 2, 2, 40, KERN_KV_BF16, KERN_KV_INT8 }, { 2, 2, 8, KERN_KV_F32, KERN_KV_BF16 },
+		{ 2, 1, 80, KERN_KV_INT4, KERN_KV_INT4 }, { 2, 1, 24, KERN_KV_FP8, KERN_KV_FP8 },
+		{ 2, 1, 128, KERN_KV_F16, KERN_KV_INT4 } };
 	enum base_isa isas[3];
 	const uint32_t isa_count = attention_isas(isas);
 

@@ -2,12 +2,13 @@
  * Attention over the paged cache against float64: every head dimension, ratio of heads, format, instruction set,
  * window, soft cap, and the log-sum-exp; and how much the int8 and bf16 formats lose.
  *
- * Gates. f32: maximum error 1e-5 * max|V|. int8 and bf16: cosine 0.9999 over the whole output (bf16, random: 0.99999),
- * (int8, wide: 0.9998) on these inputs:
+ * Gates. f32: maximum error 1e-5 * max|V|. Cosine over the whole output: int8 and bf16 0.9999 (bf16, random: 0.99999; int8,
+ * wide: 0.9998), f16 0.99999, fp8 0.999 (wide: 0.998), int4 0.99 (wide: 0.98), on these inputs:
  *   random:   q, k, v of N(0, 1);
  *   outliers: the same, and in each KV head 4 channels of K have means of +20, -20, +10, -10 (unit variance), as the
  *             persistent channels of real models have;
  *   spikes:   outliers, and 1 % of the tokens have one further channel of K raised by 8;
+ *   sink:     random, and the first token draws the attention of every query;
  *   wide:     random, and 4 channels of K have a standard deviation of 8, as rotated persistent channels have.
  */
 #include <setjmp.h>
@@ -73,6 +74,16 @@ static void widen(const struct trial *trial, float *q, float *k)
 		for (uint32_t i = 0; i < 4; i++)
 			k[row * dim + i * dim / 4] *= 8;
 	}
+}
+
+static void add_sink(const struct trial *trial, float *q, float *k)
+{
+	const uint32_t dim = trial->shape.head_dim;
+
+	for (size_t row = 0; row < (size_t)trial->q_rows * trial->shape.heads; row++)
+		q[row * dim + 1] += 3;
+	for (size_t head = 0; head < trial->shape.kv_heads; head++)
+		k[head * dim + 1] += 2 * sqrtf((float)dim);
 }
 
 static void compare(const struct ref_attention *ref, const float *o, const float *lse, size_t v_count,
@@ -197,16 +208,16 @@ static void f32_options(void **state)
 
 static const struct { const char *name; void (*spoil)(const struct trial *, float *, float *); } inputs[] = {
 	{ "random", NULL }, { "outliers", add_outliers }, { "spikes", add_spikes },
-	{ "wide", widen },
+	{ "wide", widen }, { "sink", add_sink },
 };
 
-enum { INPUTS = sizeof(inputs) / sizeof(*inputs), SHAPES = 6 };
+enum { INPUTS = sizeof(inputs) / sizeof(*inputs), SHAPES = 7 };
 
 /* All inputs and the first so many shapes; prints the least cosine of each input. */
 static void check_format(enum kern_kv k, enum kern_kv v, const double gate[INPUTS], uint32_t shape_count)
 {
 	static const struct attention_shape shapes[SHAPES] = { { 9, 3, 64, 0, 0 }, { 8, 2, 128, 0, 0 }, { 4, 4, 32, 0, 0 },
-		{ 4, 1, 96, 0, 0 }, { 2, 1, 256, 0, 0 }, { 3, 3, 80, 0, 0 } };
+		{ 4, 1, 96, 0, 0 }, { 2, 1, 256, 0, 0 }, { 3, 3, 80, 0, 0 }, { 2, 1, 192, 0, 0 } };
 
 	for (uint32_t input = 0; input < INPUTS; input++) {
 		double least = 1;
@@ -227,8 +238,8 @@ static void check_format(enum kern_kv k, enum kern_kv v, const double gate[INPUT
 	}
 }
 
-static const double gate_int8[INPUTS] = { 0.9999, 0.9999, 0.9999, 0.9998 };
-static const double gate_bf16[INPUTS] = { 0.99999, 0.9999, 0.9999, 0.9999 };
+static const double gate_int8[INPUTS] = { 0.9999, 0.9999, 0.9999, 0.9998, 0.9999 };
+static const double gate_bf16[INPUTS] = { 0.99999, 0.9999, 0.9999, 0.9999, 0.9999 };
 
 static void int8_gate(void **state)
 {
@@ -242,9 +253,130 @@ static void bf16_gate(void **state)
 	check_format(KERN_KV_BF16, KERN_KV_BF16, gate_bf16, SHAPES);
 }
 
+static const double gate_f16[INPUTS] = { 0.99999, 0.99999, 0.99999, 0.9999, 0.99999 };
+static const double gate_fp8[INPUTS] = { 0.999, 0.999, 0.999, 0.998, 0.999 };
+static const double gate_int4[INPUTS] = { 0.99, 0.99, 0.99, 0.98, 0.99 };
+
+static void f16_gate(void **state)
+{
+	(void)state;
+	check_format(KERN_KV_F16, KERN_KV_F16, gate_f16, SHAPES);
+}
+
+static void fp8_gate(void **state)
+{
+	(void)state;
+	check_format(KERN_KV_FP8, KERN_KV_FP8, gate_fp8, SHAPES);
+}
+
+static void int4_gate(void **state)
+{
+	(void)state;
+	check_format(KERN_KV_INT4, KERN_KV_INT4, gate_int4, SHAPES);
+}
+
+/* ---- beside llama.cpp's formats ----------------------------------------------------------------------------- */
+
+/* The rotation of runs of a power of two, by its definition. */
+static void rotate(float *x, uint32_t dim)
+{
+	const uint32_t run = dim & -dim;
+	float y[256];
+
+	for (uint32_t i = 0; i < dim; i++) {
+		double sum = 0;
+
+		for (uint32_t j = 0; j < run; j++)
+			sum += (double)x[i / run * run + j] * (__builtin_popcount(i % run & j) % 2 == 0 ? 1 : -1);
+		y[i] = (float)(sum / sqrt((double)run));
+	}
+	memcpy(x, y, dim * sizeof(*x));
+}
+
+/* Blocks of 32 become what q4_0 (limit -8, codes to 7) or q8_0 (limit 127) leaves of them; their scales stay exact. */
+static void round_blocks(float *x, uint32_t dim, float limit)
+{
+	for (uint32_t first = 0; first < dim; first += 32) {
+		const uint32_t end = first + 32 < dim ? first + 32 : dim;
+		float extreme = 0, scale;
+
+		for (uint32_t i = first; i < end; i++)
+			extreme = fabsf(x[i]) > fabsf(extreme) ? x[i] : extreme;
+		scale = extreme / limit;
+		for (uint32_t i = first; i < end && scale != 0; i++)
+			x[i] = fminf(fmaxf(roundf(x[i] / scale), -fabsf(limit)), limit < 0 ? 7 : limit) * scale;
+	}
+}
+
+/* The cosine that attention reaches whose K and V went through q4_0 or q8_0, all but the first page, as ours. */
+static double peer_cosine(const struct trial *trial, float limit, bool rotated)
+{
+	const struct attention_shape *shape = &trial->shape;
+	const uint32_t dim = shape->head_dim;
+	const size_t q_count = (size_t)trial->q_rows * shape->heads * dim;
+	const size_t kv_count = (size_t)trial->tokens * shape->kv_heads * dim;
+	float *q = new_normal(q_count, 1), *k = new_normal(kv_count, 2), *v = new_normal(kv_count, 3);
+	float *o = new_zeroed(q_count * sizeof(*o)), *lse = new_zeroed(q_count * sizeof(*lse));
+	struct ref_attention ref = {
+		.heads = shape->heads, .kv_heads = shape->kv_heads, .head_dim = dim,
+		.q_rows = trial->q_rows, .keys = trial->tokens, .q_position = trial->tokens - trial->q_rows, .causal = true,
+		.scale = 1 / sqrt((double)dim), .q = q, .k = k, .v = v, .o = new_zeroed(q_count * sizeof(double)),
+		.logits = new_zeroed(trial->tokens * sizeof(double)), .lse = new_zeroed(q_count * sizeof(double)),
+	};
+	struct result result = { .cosine = 1 };
+
+	if (trial->spoil != NULL)
+		trial->spoil(trial, q, k);
+	ref_attention(&ref);
+	for (size_t i = 0; i < q_count; i++)
+		o[i] = (float)ref.o[i]; /* the truth, to be compared with what follows */
+	for (size_t at = (size_t)KERN_PAGE_TOKENS * shape->kv_heads * dim; at < kv_count; at += dim) {
+		if (rotated)
+			rotate(k + at, dim), rotate(v + at, dim);
+		round_blocks(k + at, dim, limit), round_blocks(v + at, dim, limit);
+		if (rotated)
+			rotate(k + at, dim), rotate(v + at, dim);
+	}
+	ref_attention(&ref);
+	compare(&ref, o, lse, kv_count, BASE_ISA_SCALAR, &result);
+	free(ref.o), free(ref.logits), free(ref.lse);
+	free(q), free(k), free(v), free(o), free(lse);
+	return result.cosine;
+}
+
+/* int8 has one scale for a whole head where q8_0 has one for 32 channels: on inputs without structure it only comes near. */
+static void better_than_peers(void **state)
+{
+	static const struct attention_shape shapes[] = { { 8, 2, 128, 0, 0 }, { 9, 3, 64, 0, 0 }, { 4, 1, 96, 0, 0 } };
+
+	(void)state;
+	for (uint32_t i = 0; i < INPUTS * 3; i++) {
+		struct trial trial = { .shape = shapes[i % 3], .tokens = 600, .q_rows = 10, .spoil = inputs[i / 3].spoil };
+		double ours[2], peers[2], rotated;
+
+		peers[0] = peer_cosine(&trial, 127, false);
+		peers[1] = peer_cosine(&trial, -8, false);
+		rotated = peer_cosine(&trial, -8, true);
+		trial.shape.k = trial.shape.v = KERN_KV_INT8;
+		ours[0] = run_trial(&trial).cosine;
+		trial.shape.k = trial.shape.v = KERN_KV_INT4;
+		ours[1] = run_trial(&trial).cosine;
+		print_message("%-8s x %3u: int8 %.6f q8_0 %.6f, int4 %.5f q4_0 %.5f rotated %.5f\n", inputs[i / 3].name,
+			trial.shape.head_dim, ours[0], peers[0], ours[1], peers[1], rotated);
+		assert_true(1 - ours[0] < (i / 3 == 1 || i / 3 == 2 ? 1 : 2) * (1 - peers[0]));
+		assert_true(ours[1] > peers[1]);
+		assert_true(ours[1] > rotated);
+	}
+}
+
 static void mixed_gates(void **state)
 {
 	(void)state;
+	check_format(KERN_KV_INT8, KERN_KV_INT4, gate_int4, 2);
+	check_format(KERN_KV_INT4, KERN_KV_BF16, gate_int4, 2);
+	check_format(KERN_KV_F16, KERN_KV_INT4, gate_int4, 2);
+	check_format(KERN_KV_FP8, KERN_KV_INT8, gate_fp8, 2);
+	check_format(KERN_KV_INT8, KERN_KV_FP8, gate_fp8, 2);
 	check_format(KERN_KV_INT8, KERN_KV_BF16, gate_int8, 2);
 	check_format(KERN_KV_BF16, KERN_KV_INT8, gate_int8, 2);
 	check_format(KERN_KV_F32, KERN_KV_INT8, gate_int8, 2);
@@ -259,7 +391,11 @@ int main(void)
 		cmocka_unit_test(f32_options),
 		cmocka_unit_test(int8_gate),
 		cmocka_unit_test(bf16_gate),
+		cmocka_unit_test(f16_gate),
+		cmocka_unit_test(fp8_gate),
+		cmocka_unit_test(int4_gate),
 		cmocka_unit_test(mixed_gates),
+		cmocka_unit_test(better_than_peers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

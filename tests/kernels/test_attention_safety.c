@@ -19,7 +19,9 @@
 
 enum { TOKENS = 180, BAD = 130 };
 
-static const enum kern_kv formats[] = { KERN_KV_F32, KERN_KV_BF16, KERN_KV_INT8 };
+static const enum kern_kv formats[] = { KERN_KV_F32, KERN_KV_BF16, KERN_KV_INT8, KERN_KV_F16, KERN_KV_FP8, KERN_KV_INT4 };
+
+enum { FORMATS = sizeof(formats) / sizeof(*formats) };
 
 /* Bytes that are random, but the same for the same seed. */
 static void fill_random(void *to, size_t bytes, uint64_t seed)
@@ -68,14 +70,15 @@ static void random_bits_and_guards(void **state)
 	const uint32_t isa_count = attention_isas(isas);
 
 	(void)state;
-	for (uint32_t i = 0; i < 3 * 3 * isa_count * 6; i++) {
-		const uint32_t dim = dims[i / 9 / isa_count];
+	for (uint32_t i = 0; i < FORMATS * FORMATS * isa_count * 6; i++) {
+		const uint32_t dim = dims[i / (FORMATS * FORMATS) / isa_count];
 		struct attention_rig rig;
 		struct arrays a;
 
-		attention_rig_open(&rig, (struct attention_shape){ 3, 1, dim, formats[i % 3], formats[(i + i / 9) % 3] }, 1, 100);
-		rig.dtype = (enum kern_dtype)(i / 3 % 3);
-		rig.isa = isas[i / 9 % isa_count];
+		attention_rig_open(&rig, (struct attention_shape){ 3, 1, dim, formats[i % FORMATS],
+			formats[i / FORMATS % FORMATS] }, 1, 100);
+		rig.dtype = (enum kern_dtype)((i + i / FORMATS) % 3);
+		rig.isa = isas[i / (FORMATS * FORMATS) % isa_count];
 		rig.soft_cap = i % 2 == 0 ? 0.0f : 3.0f;
 		a = arrays_new(&rig.kv, 100, rig.dtype);
 		fill_random(a.q, a.q_bytes, i);
@@ -142,11 +145,11 @@ static void poison_stays_where_it_is_seen(void **state)
 	const uint32_t isa_count = attention_isas(isas);
 
 	(void)state;
-	for (uint32_t i = 0; i < isa_count * 3 * 4; i++) {
-		struct attention_shape shape = { 4, 2, 40, formats[i / isa_count % 3], formats[i / isa_count % 3] };
+	for (uint32_t i = 0; i < isa_count * FORMATS * 4; i++) {
+		struct attention_shape shape = { 4, 2, 40, formats[i / isa_count % FORMATS], formats[i / isa_count % FORMATS] };
 
-		check_poison(shape, isas[i % isa_count], BAD, poisons[i / isa_count / 3]);
-		check_poison(shape, isas[i % isa_count], 20, poisons[i / isa_count / 3]);
+		check_poison(shape, isas[i % isa_count], BAD, poisons[i / isa_count / FORMATS]);
+		check_poison(shape, isas[i % isa_count], 20, poisons[i / isa_count / FORMATS]);
 	}
 }
 
@@ -158,16 +161,18 @@ static void poison_leaves_the_window(void **state)
 	const uint32_t isa_count = attention_isas(isas);
 
 	(void)state;
-	for (uint32_t i = 0; i < isa_count * 3 * 4; i++) {
-		struct attention_shape shape = { 3, 1, 64, formats[i / isa_count % 3], formats[i / isa_count % 3] };
+	for (uint32_t i = 0; i < isa_count * FORMATS * 4; i++) {
+		struct attention_shape shape = { 3, 1, 64, formats[i / isa_count % FORMATS], formats[i / isa_count % FORMATS] };
 		struct session s = session_new(shape, isas[i % isa_count]);
 
 		s.rig.window = 50;
-		s.k[20 * 64 + 3] = poisons[i / isa_count / 3];
-		s.v[20 * 64 + 3] = poisons[i / isa_count / 3];
+		s.k[20 * 64 + 3] = poisons[i / isa_count / FORMATS];
+		s.v[20 * 64 + 3] = poisons[i / isa_count / FORMATS];
 		attention_rig_step(&s.rig, 0, TOKENS, s.q, s.k, s.v, s.o, NULL);
 		for (size_t at = 70 * 3 * 64; at < TOKENS * 3 * 64; at++)
-			assert_true(isfinite(s.o[at]));
+			if (!isfinite(s.o[at]))
+				fail_msg("%s, format %d, poison %g: row %zu", base_isa_name(s.rig.isa), (int)shape.k,
+					(double)poisons[i / isa_count / FORMATS], at / 3 / 64);
 		session_free(&s);
 	}
 }
@@ -179,8 +184,8 @@ static void garbage_outside_is_not_seen(void **state)
 	const uint32_t isa_count = attention_isas(isas);
 
 	(void)state;
-	for (uint32_t i = 0; i < isa_count * 9; i++) {
-		struct attention_shape shape = { 3, 1, 40, formats[i / isa_count % 3], formats[i / isa_count / 3] };
+	for (uint32_t i = 0; i < isa_count * FORMATS * FORMATS; i++) {
+		struct attention_shape shape = { 3, 1, 40, formats[i / isa_count % FORMATS], formats[i / isa_count / FORMATS] };
 		struct session clean = session_new(shape, isas[i % isa_count]), spoilt = session_new(shape, isas[i % isa_count]);
 		const size_t bytes = (size_t)TOKENS * 3 * 40 * sizeof(float);
 
@@ -225,14 +230,14 @@ static void inputs_that_change(void **state)
 	const uint32_t isa_count = attention_isas(isas);
 
 	(void)state;
-	for (uint32_t i = 0; i < isa_count * 3; i++) {
+	for (uint32_t i = 0; i < isa_count * FORMATS; i++) {
 		struct attention_rig victim;
 		struct scribbler scribbler;
 		struct arrays arrays;
 		pthread_t thread;
 
-		attention_rig_open(&victim, (struct attention_shape){ 4, 2, 64, formats[i % 3], formats[i % 3] }, 1, TOKENS);
-		victim.isa = isas[i / 3];
+		attention_rig_open(&victim, (struct attention_shape){ 4, 2, 64, formats[i % FORMATS], formats[i % FORMATS] }, 1, TOKENS);
+		victim.isa = isas[i / FORMATS];
 		victim.dtype = (enum kern_dtype)(i % 3);
 		arrays = arrays_new(&victim.kv, TOKENS, victim.dtype);
 		scribbler.arrays = &arrays;

@@ -135,7 +135,10 @@ struct attnd_completion {
 
 /* ---- parameter blocks (at the start of the input range) ---------------------------------------------- */
 
-enum attnd_kv { ATTND_KV_DEFAULT = 0, ATTND_KV_F32 = 1, ATTND_KV_BF16 = 2, ATTND_KV_INT8 = 3, ATTND_KV_END };
+enum attnd_kv {
+	ATTND_KV_DEFAULT = 0, ATTND_KV_F32 = 1, ATTND_KV_BF16 = 2, ATTND_KV_INT8 = 3, ATTND_KV_F16 = 4, ATTND_KV_FP8 = 5,
+	ATTND_KV_INT4 = 6, ATTND_KV_END
+};
 
 enum attnd_session_kind { ATTND_SESSION_MODEL = 1, ATTND_SESSION_ATTENTION = 2 };
 
