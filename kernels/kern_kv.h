@@ -10,10 +10,11 @@
  * multiplied by it before the product):
  *   int8  integers of +-127, one float32 scale for each token and head;
  *   fp8   e4m3 without infinities, one float32 scale for each token and head;
- *   int4  codes c of 0 .. 15 that stand for c - 8 (K) and 2c - 15 (V), one bf16 scale for each token, head and *group* of 32 channels (the last
- *         group may be smaller), chosen to make the squared error small. K, after smoothing, and V are *rotated* before: an
- *         orthonormal Hadamard transform of each run of as many channels as the largest power of two that divides D. Where
- *         V is int4, block 0 holds rotated V too; the output is rotated back at the end.
+ *   int4  codes of 0 .. 15 less 8, one bf16 scale for each token, head and *group* of 32 channels (the last group may be
+ *         smaller), chosen to make the squared error small; a negative one means for V its magnitude, and codes less 7.
+ *         K, after smoothing, and V are *rotated* before: an orthonormal Hadamard transform of each run of as many
+ *         channels as the largest power of two that divides D. Where V is int4, block 0 holds rotated V too; the output is
+ *         rotated back at the end.
  *
  * Where the mean comes from: block 0 of a session is kept in bf16 where the format is a smoothed one; when its 64th
  * token arrives the mean and the widths of its 64 K rows are computed and stored in block 0, beside the page; every later

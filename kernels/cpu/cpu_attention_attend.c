@@ -113,7 +113,7 @@ static void multiply_int4(const struct cpu_attention_tile *tile, struct cpu_atte
 		.mean_product = scratch->mean_product + first,
 	};
 
-	tile->kernels->unpack((uint8_t *)scratch->k, page->at + page->layout->k, 4 * KERN_PAGE_TOKENS, dim / 8, false, ahead);
+	tile->kernels->unpack_k((uint8_t *)scratch->k, page->at + page->layout->k, dim, ahead);
 	tile->kernels->product_int4(scratch->weights + (size_t)first * KERN_PAGE_TOKENS, &k, &q, count, dim);
 }
 
@@ -221,7 +221,7 @@ static void add_integers(const struct cpu_attention_tile *tile, struct cpu_atten
 	const void *v = page->at + page->layout->v, *ahead = page->next;
 
 	if (format == KERN_KV_INT4) {
-		tile->kernels->unpack((uint8_t *)scratch->k, v, 4 * dim, KERN_PAGE_TOKENS / 8, true, ahead);
+		tile->kernels->unpack_v((uint8_t *)scratch->k, v, (const uint16_t *)(page->at + page->layout->v_scale), dim, ahead);
 		v = scratch->k;
 		ahead = NULL;
 	}

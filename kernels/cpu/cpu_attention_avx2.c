@@ -422,7 +422,8 @@ static inline __m256 load_v_scale(const struct cpu_attention_softmax *how, uint3
 	const __m256 seen = visible8(token, how->begin, how->end);
 
 	if (how->v_format == KERN_KV_INT4)
-		return _mm256_and_ps(seen, load_bf16((const uint16_t *)how->v_scale + group * KERN_PAGE_TOKENS + token));
+		return _mm256_and_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), seen),
+			load_bf16((const uint16_t *)how->v_scale + group * KERN_PAGE_TOKENS + token));
 	return _mm256_and_ps(seen, _mm256_loadu_ps((const float *)how->v_scale + token));
 }
 
@@ -662,7 +663,8 @@ const struct cpu_attention_kernels cpu_attention_avx2 = {
 	.transpose = transpose,
 	.product = product,
 	.product_int8 = product_int8,
-	.unpack = row_unpack,
+	.unpack_k = row_unpack_k,
+	.unpack_v = row_unpack_v,
 	.product_int4 = product_int4,
 	.widen = widen,
 	.softmax = softmax,

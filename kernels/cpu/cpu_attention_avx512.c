@@ -545,7 +545,7 @@ static inline __attribute__((always_inline)) __m512 load_v_scale(const struct cp
 
 	if (how->v_format == KERN_KV_INT4)
 		return _mm512_maskz_mov_ps(mask,
-			load_bf16((const uint16_t *)how->v_scale + group * KERN_PAGE_TOKENS + i * LANES));
+			_mm512_abs_ps(load_bf16((const uint16_t *)how->v_scale + group * KERN_PAGE_TOKENS + i * LANES)));
 	return _mm512_maskz_loadu_ps(mask, (const float *)how->v_scale + i * LANES);
 }
 
@@ -889,7 +889,8 @@ const struct cpu_attention_kernels cpu_attention_avx512 = {
 	.transpose = transpose,
 	.product = product,
 	.product_int8 = product_int8,
-	.unpack = row_unpack,
+	.unpack_k = row_unpack_k,
+	.unpack_v = row_unpack_v,
 	.product_int4 = product_int4,
 	.widen = widen,
 	.softmax = softmax,

@@ -45,10 +45,7 @@ static float row_quantize_fp8(uint8_t *restrict to, const float *restrict x, uin
 
 /* ---- int4 -------------------------------------------------------------------------------------------------- */
 
-/* Where zero lies among the codes of K, whose scales may be negative, and of V, whose scales may not. */
-#define INT4_ZERO_K 8.0f
-#define INT4_ZERO_V 7.5f
-enum { INT4_MOST = 15 };
+enum { INT4_ZERO = 8, INT4_MOST = 15 };
 
 #define SIGN_BIT 0x80000000u
 
@@ -79,9 +76,9 @@ static void row_rotate(float *x, uint32_t n)
 		x[i] *= scale;
 }
 
-static inline float row_int4_code(float x, float inverse, float zero)
+static inline float row_int4_code(float x, float inverse)
 {
-	float code = x * inverse + zero + ROUND_MAGIC;
+	float code = x * inverse + (ROUND_MAGIC + INT4_ZERO);
 
 	code = code - ROUND_MAGIC;
 	code = code > 0.0f ? code : 0.0f;
@@ -89,14 +86,14 @@ static inline float row_int4_code(float x, float inverse, float zero)
 }
 
 /* Squared error of a group with a scale. */
-static inline float row_int4_error(const float *restrict x, uint32_t n, float scale, float zero)
+static inline float row_int4_error(const float *restrict x, uint32_t n, float scale)
 {
 	const float inverse = 1.0f / scale;
 	float sum[ROW_LANES] = { 0 };
 
 	for (uint32_t i = 0; i < n; i += ROW_LANES) {
 		for (uint32_t lane = 0; lane < ROW_LANES; lane++) {
-			float error = x[i + lane] - (row_int4_code(x[i + lane], inverse, zero) - zero) * scale;
+			float error = x[i + lane] - (row_int4_code(x[i + lane], inverse) - INT4_ZERO) * scale;
 
 			sum[lane] += error * error;
 		}
@@ -104,9 +101,9 @@ static inline float row_int4_error(const float *restrict x, uint32_t n, float sc
 	return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
-/* The bf16 scale, of those that put the largest magnitude between 7 and 10.5 steps from zero, that errs least. K has one
- * code more below zero than above, so both signs are tried. */
-static uint16_t row_int4_scale(const float *x, uint32_t n, float zero)
+/* The bf16 scale, of those that put the largest magnitude between 7 and 10.5 steps from zero, that errs least. There is
+ * one code more below zero than above, so both signs are tried. */
+static uint16_t row_int4_scale(const float *x, uint32_t n)
 {
 	static const float steps[] = { -8.0f, -7.5f, -7.0f, -8.5f, -9.0f, -9.75f, -10.5f, 7.0f, 7.5f, 8.25f };
 	const uint32_t largest_bits = row_largest_bits(x, n);
@@ -119,8 +116,8 @@ static uint16_t row_int4_scale(const float *x, uint32_t n, float zero)
 	for (uint32_t i = 0; i < n; i++)
 		extreme = row_bits(x[i]) == (largest_bits | SIGN_BIT) ? x[i] : extreme;
 	for (uint32_t i = 0; i < sizeof(steps) / sizeof(*steps); i++) {
-		uint16_t scale = row_to_bf16(zero == INT4_ZERO_K ? extreme / steps[i] : largest / fabsf(steps[i]));
-		float error = row_int4_error(x, n, row_from_bf16(scale), zero);
+		uint16_t scale = row_to_bf16(extreme / steps[i]);
+		float error = row_int4_error(x, n, row_from_bf16(scale));
 
 		best = error < least || i == 0 ? scale : best;
 		least = error < least ? error : least;
@@ -128,22 +125,24 @@ static uint16_t row_int4_scale(const float *x, uint32_t n, float zero)
 	return best;
 }
 
-/* A step of V is two units of its scale, as codes are unpacked to odd integers. */
+/* Weights of V are not negative: there a negative scale stands for its magnitude, codes the other way round, and a zero
+ * at 7 instead of 8. */
 static void row_quantize_int4(uint8_t *restrict to, uint16_t *restrict scales, const float *restrict x, uint32_t n,
 	bool is_v)
 {
 	const bool bad = row_largest_bits(x, n) >= FLOAT_INFINITY_BITS;
-	const float zero = is_v ? INT4_ZERO_V : INT4_ZERO_K;
 
 	for (uint32_t first = 0, count; first < n; first += count, scales++) {
-		float step, inverse;
+		float scale, inverse;
+		uint8_t flip;
 
 		count = n - first < KERN_KV_GROUP ? n - first : KERN_KV_GROUP;
-		step = bad ? 0.0f : row_from_bf16(row_int4_scale(x + first, count, zero));
-		inverse = step == 0.0f ? 0.0f : 1.0f / step;
-		*scales = bad ? 0x7fc0 : row_to_bf16(is_v ? step * 0.5f : step);
+		*scales = bad ? 0x7fc0 : row_int4_scale(x + first, count);
+		scale = row_from_bf16(*scales);
+		inverse = bad || scale == 0.0f ? 0.0f : 1.0f / scale;
+		flip = is_v && scale < 0.0f ? INT4_MOST : 0; /* 15 - code */
 		for (uint32_t i = first; i < first + count; i++)
-			to[i] = bad ? 0 : (uint8_t)row_int4_code(x[i], inverse, zero);
+			to[i] = bad ? 0 : (uint8_t)row_int4_code(x[i], inverse) ^ flip;
 	}
 }
 
@@ -176,32 +175,63 @@ static void row_interleave(void *to, const void *from, uint32_t n, uint32_t bits
 		words[i] = (words[i] & others) | (uint32_t)codes[i] << shift;
 }
 
-static inline __attribute__((always_inline)) void row_unpack_as(uint8_t *restrict to, const uint8_t *restrict from,
-	uint32_t row_bytes, uint32_t pairs, const int factor, const int bias, const uint8_t *ahead)
-{
-	enum { STEP = 32 };
+enum { UNPACK_STEP = 32 };
 
-	for (uint32_t pair = 0; pair < pairs; pair++, to += row_bytes) {
-		for (uint32_t i = 0; i < row_bytes; i += STEP, from += STEP, to += STEP, ahead += STEP) {
-			uint8_t *restrict second = to + row_bytes;
-
-			__builtin_prefetch(ahead, 0, 2);
-			for (uint32_t j = 0; j < STEP; j++) {
-				to[j] = (uint8_t)((from[j] & 15) * factor - bias);
-				second[j] = (uint8_t)((from[j] >> 4) * factor - bias);
-			}
-		}
-	}
-}
-
-static void row_unpack(uint8_t *to, const uint8_t *from, uint32_t row_bytes, uint32_t pairs, bool is_v, const void *ahead)
+static void row_unpack_k(uint8_t *restrict to, const uint8_t *restrict from, uint32_t dim, const void *ahead)
 {
 	const uint8_t *next = ahead != NULL ? ahead : from;
 
-	if (is_v)
-		row_unpack_as(to, from, row_bytes, pairs, 2, INT4_MOST, next);
-	else
-		row_unpack_as(to, from, row_bytes, pairs, 1, 0, next);
+	for (uint32_t pair = 0; pair < dim / 8; pair++, to += 4 * KERN_PAGE_TOKENS) {
+		uint8_t *restrict second = to + 4 * KERN_PAGE_TOKENS;
+
+		for (uint32_t i = 0; i < 4 * KERN_PAGE_TOKENS; i += UNPACK_STEP, next += UNPACK_STEP)
+			__builtin_prefetch(next, 0, 2);
+		for (uint32_t i = 0; i < 4 * KERN_PAGE_TOKENS; i++) {
+			to[i] = from[i] & 15;
+			second[i] = from[i] >> 4;
+		}
+		to = second;
+		from += 4 * KERN_PAGE_TOKENS;
+	}
+}
+
+/* Zeros of four tokens, side by side, as often as fit one step. */
+static inline void row_int4_zeros(uint8_t *restrict zeros, const uint16_t *scales)
+{
+	uint32_t four = 0, all[UNPACK_STEP / 4];
+
+	for (uint32_t i = 0; i < 4; i++)
+		four |= (uint32_t)(INT4_ZERO - (scales[i] >> 15)) << 8 * i;
+	for (uint32_t i = 0; i < UNPACK_STEP / 4; i++)
+		all[i] = four;
+	memcpy(zeros, all, UNPACK_STEP);
+}
+
+static void row_unpack_v(uint8_t *restrict to, const uint8_t *restrict from, const uint16_t *scales, uint32_t dim,
+	const void *ahead)
+{
+	const uint8_t *next = ahead != NULL ? ahead : from;
+
+	for (uint32_t token = 0; token < KERN_PAGE_TOKENS; token += 8, to += 4 * dim) {
+		uint8_t low[UNPACK_STEP], high[UNPACK_STEP];
+
+		for (uint32_t at = 0; at < 4 * dim; at += UNPACK_STEP, to += UNPACK_STEP, from += UNPACK_STEP) {
+			uint8_t *restrict second = to + 4 * dim;
+
+			if (at % (4 * KERN_KV_GROUP) == 0) {
+				const uint16_t *group = scales + at / (4 * KERN_KV_GROUP) * KERN_PAGE_TOKENS + token;
+
+				row_int4_zeros(low, group);
+				row_int4_zeros(high, group + 4);
+			}
+			__builtin_prefetch(next, 0, 2);
+			next += UNPACK_STEP;
+			for (uint32_t i = 0; i < UNPACK_STEP; i++) {
+				to[i] = (uint8_t)((from[i] & 15) - low[i]);
+				second[i] = (uint8_t)((from[i] >> 4) - high[i]);
+			}
+		}
+	}
 }
 
 #endif

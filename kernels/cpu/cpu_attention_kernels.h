@@ -102,7 +102,7 @@ struct cpu_attention_kernels {
 	/* The same as e4m3: one code a byte, and as f16 whose upper bits they are. */
 	float (*quantize_fp8)(uint8_t *to, const float *x, uint32_t n);
 	/* The same as codes of 4 bits, one a byte, with a bf16 scale for each group. All scales are NaN where one would be.
-	 * K: code - 8 times the scale, which may be negative; V: 2 * code - 15 times the scale. */
+	 * An element is code - 8 times the scale, which may be negative; of V, where it is, code - 7 times its magnitude. */
 	void (*quantize_int4)(uint8_t *to, uint16_t *scales, const float *x, uint32_t n, bool is_v);
 	/* The rotation of int4, its own inverse. */
 	void (*rotate)(float *x, uint32_t n);
@@ -131,9 +131,9 @@ struct cpu_attention_kernels {
 	/* ahead: memory that is wanted next, as large as the page's K; it is asked for on the way. Also in accumulate_int8. */
 	void (*product_int8)(float *products, const struct cpu_attention_int8 *k,
 		const struct cpu_attention_query8 *q, uint32_t vectors, uint32_t dim, const void *ahead);
-	/* int4 codes of K as they are, and of V as odd integers of +-15, from pairs of rows of row_bytes: low nibbles to the
-	 * first row, high ones to the second. */
-	void (*unpack)(uint8_t *to, const uint8_t *from, uint32_t row_bytes, uint32_t pairs, bool is_v, const void *ahead);
+	/* int4 codes to one a byte, as int8 lies: of K as they are, of V less where their zero is. */
+	void (*unpack_k)(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead);
+	void (*unpack_v)(uint8_t *to, const uint8_t *from, const uint16_t *scales, uint32_t dim, const void *ahead);
 	void (*product_int4)(float *products, const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *q,
 		uint32_t vectors, uint32_t dim);
 	/* n elements of V, not float32, to float32, for use by many vectors. n: a multiple of 64. */

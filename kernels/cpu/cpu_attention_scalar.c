@@ -170,7 +170,7 @@ static float v_scale_at(const struct cpu_attention_softmax *how, uint32_t group,
 	if (t < how->begin || t >= how->end)
 		return 0.0f;
 	if (how->v_format == KERN_KV_INT4)
-		return row_from_bf16(((const uint16_t *)how->v_scale)[group * KERN_PAGE_TOKENS + t]);
+		return fabsf(row_from_bf16(((const uint16_t *)how->v_scale)[group * KERN_PAGE_TOKENS + t]));
 	return ((const float *)how->v_scale)[t];
 }
 
@@ -253,7 +253,8 @@ const struct cpu_attention_kernels cpu_attention_scalar = {
 	.transpose = transpose,
 	.product = product,
 	.product_int8 = product_int8,
-	.unpack = row_unpack,
+	.unpack_k = row_unpack_k,
+	.unpack_v = row_unpack_v,
 	.product_int4 = product_int4,
 	.widen = widen,
 	.softmax = softmax,
