@@ -603,7 +603,8 @@ static inline __attribute__((always_inline)) void accumulate_int8_block(const in
 	__m256i sum[BLOCK_ROWS_INT8][4];
 
 	multiply_quads(rows, 2 * vecs, sum, packed_weights(weights, first, channel),
-		(size_t)weights->groups * KERN_PAGE_TOKENS, v + (size_t)channel * 4, (size_t)dim * 4, KERN_PAGE_TOKENS / 4, ahead + (size_t)channel * 4);
+		(size_t)weights->groups * KERN_PAGE_TOKENS, v + (size_t)channel * 4, (size_t)dim * 4,
+		KERN_PAGE_TOKENS / 4, ahead + (size_t)channel * 4);
 	for (int r = 0; r < rows; r++) {
 		const __m256 scale = _mm256_set1_ps(weights->scale[first + (uint32_t)r]);
 		const __m256 old_factor = _mm256_set1_ps(factor[first + (uint32_t)r]);

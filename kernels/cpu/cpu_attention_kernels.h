@@ -154,6 +154,11 @@ struct cpu_attention_kernels {
 
 extern const struct cpu_attention_kernels cpu_attention_scalar, cpu_attention_avx2, cpu_attention_avx512;
 
+void cpu_attention_softmax_avx512(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
+	const struct cpu_attention_running *running);
+void cpu_attention_softmax_int8_avx512(const struct cpu_attention_weights8 *weights, float *products, uint32_t vectors,
+	const struct cpu_attention_softmax *how, const struct cpu_attention_running *running);
+
 /* isa must be one that plan has left in a job. */
 const struct cpu_attention_kernels *cpu_attention_kernels(enum base_isa isa);
 

@@ -361,7 +361,7 @@ static void geometries(void **state)
 		assert_true(base_error_message()[0] != '\0');
 	}
 	kv = good[2];
-	kv.k = (enum kern_kv)4;
+	kv.k = KERN_KV_END;
 	assert_int_equal(kern_kv_init(&kv), -EINVAL);
 }
 
