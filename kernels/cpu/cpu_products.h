@@ -33,8 +33,8 @@
 #include "kernels/cpu/cpu_weight.h"
 #include "kernels/kern_backend.h"
 
-/* Most rows of one tile: bounds the scratch. */
-enum { CPU_PRODUCT_ROWS = 256 };
+/* Most rows of one tile: bounds the scratch, and what a tile touches for a block of k stays in the first-level cache. */
+enum { CPU_PRODUCT_ROWS = 64 };
 
 /* Blocks whose integers' squares sum to less are wide: the largest element is more than sqrt(20) times the root mean
  * square. At most few blocks of a normal distribution are; those of trained models that are carry most of the error. */

@@ -3,6 +3,9 @@
  */
 #include "kernels/cpu/cpu_integer_scalar.inc"
 
+/* Rows whose sums are in registers at once. */
+enum { FAT_ROWS = 4 };
+
 #include "kernels/cpu/cpu_products_integer.inc"
 
 const struct cpu_products cpu_products_integer_scalar = {
