@@ -164,6 +164,10 @@ static inline __attribute__((always_inline)) void tiles(const enum kern_type typ
 		for (uint32_t r = 0; r < rows; r += TILE_ROWS, turn ^= 1) {
 			if (r + TILE_ROWS < rows)
 				multiply(format, groups, block.first.q + (size_t)(row + r + TILE_ROWS) * 32, turn ^ 1, scratch);
+			/* The next block's rows come from further away than the processor looks ahead by itself. */
+			for (size_t i = 0; i < TILE_ROWS * 32; i += 64)
+				__builtin_prefetch(block.first.q + x->block_bytes + (size_t)(row + r) * 32 + i);
+			__builtin_prefetch((const char *)(block.first.scale + row + r) + x->block_bytes);
 			for (uint32_t g = 0; g < groups; g++)
 				add_tile(format, &scales[g], (struct addition){scratch->totals[g] + r * LANES,
 					scratch->sums[0][turn][g][0], block.first.scale + row + r,
