@@ -29,8 +29,9 @@ COSINE = {"f32": 0.9999999, "bf16": 0.9999, "f16": 0.9999, "int8": 0.9999, "fp8"
 # Ours, and the peer's of the same bits: ours must err less over all inputs, and on none by more than a quarter beyond it
 # (a scale for each 32 numbers, as the peer has, suits V of N(0, 1) whose weights are all the same).
 RIVALS = {"int8": "llama.cpp q8_0", "int4": "llama.cpp q4_0"}
-# On the model, whose weights are multiplied exactly so that only the cache differs: the most mean divergence (None: no gate), the most growth of perplexity in percent.
-MODEL_GATES = {"int8": (1e-3, 0.1), "int4": (None, 0.5)}
+# On the model, whose weights are multiplied exactly so that only the cache differs: the most mean divergence, the most growth of
+# perplexity in percent. What 4.5 bits cost this model, with heads of 64 channels, lies in K; int8 K with int4 V is close.
+MODEL_GATES = {"int8": (1e-3, 0.1), "int8/int4": (1e-2, 1.0), "int4": (4e-2, 3.0)}
 
 
 class Skip(Exception):
@@ -192,7 +193,8 @@ def case_real(place):
     model = demo_model()
     if not os.path.exists(TEXT):
         raise Skip(f"WikiText-2 is not at {TEXT}")
-    formats = [name for name in known_formats() if name in MODEL_GATES]
+    known = known_formats()
+    formats = [name for name in MODEL_GATES if all(part in known for part in name.split("/"))]
     said = measure("model", "--model", model, "--tokens", "2048", "--kv", ",".join(formats), "--weights", "none",
                    "--exact", ATTND_DATA=DATA)
     assert said["tokens"] == 2048 and said["context"] == 512
