@@ -59,6 +59,7 @@ struct kern_op {
 	                                   * first column (0, but for q, k, v of different types into one slot) */
 	float f0, f1;                     /* ATTENTION: f0 scale, f1 soft cap */
 	uint32_t window;                  /* ATTENTION: sliding window, 0 none */
+	const float *sinks;               /* ATTENTION: [heads], backend memory, or NULL: see kern_attend */
 };
 
 struct kern_program {
@@ -116,6 +117,8 @@ struct kern_attend {
 	const void *q, *k, *v; /* a client's memory: each element is read once, any bit pattern is safe */
 	void *o;               /* a client's memory: written, never read */
 	float *lse;            /* NULL: not wanted */
+	const float *sinks;    /* [heads] or NULL: attention sinks, a learned logit per head that belongs to no key and takes
+	                        * its share of the softmax (Agarwal et al., gpt-oss, 2025); lse includes them */
 };
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */

@@ -45,8 +45,9 @@ struct cpu_attention_job {
 	size_t q_stride, k_stride, v_stride;
 	void *o;
 	size_t o_stride;
-	float *lse; /* NULL: not wanted */
+	float *lse; /* NULL: not wanted; with sinks they count in it */
 	size_t lse_stride;
+	const float *sinks; /* [heads]: a logit of no key, which takes its share of each row's softmax; NULL: none */
 
 	/* Rotation of the first `rotated` elements of each head of K and Q. Row r of K and row r of Q have the same position
 	 * wherever rope is not NONE. rope_cos_sin [rows][rotated/2][2]: cosine, then sine, magnitude included. */

@@ -362,6 +362,17 @@ void cpu_attention_attend(const struct cpu_attention_tile *tile, uint32_t split,
 	keep_parts(tile, scratch, split);
 }
 
+/* A sink is one more logit, of a key whose V is zero. Returns what o is multiplied by beside 1 / sum. */
+static float add_sink(struct cpu_attention_state *state, float sink)
+{
+	const float logit = sink * LOG2_E, max = state->max > logit ? state->max : logit;
+	const float factor = exp2f(state->max - max);
+
+	state->sum = state->sum * factor + exp2f(logit - max);
+	state->max = max;
+	return factor;
+}
+
 void cpu_attention_finish(const struct cpu_attention_tile *tile, const struct cpu_attention_state *state, float *o)
 {
 	const struct cpu_attention_job *job = tile->job;
@@ -370,15 +381,17 @@ void cpu_attention_finish(const struct cpu_attention_tile *tile, const struct cp
 	for (uint32_t i = 0; i < tile->vectors; i++) {
 		const uint32_t row = tile->first_row + i / tile->heads, head = tile->first_head + i % tile->heads;
 		const size_t to = row * job->o_stride + (size_t)head * dim;
+		struct cpu_attention_state all = state[i];
+		const float factor = job->sinks != NULL ? add_sink(&all, job->sinks[head]) : 1.0f;
 
-		/* A row that sees nothing has a sum of 0 and an o of zeros. */
-		if (state[i].sum != 0.0f)
-			tile->kernels->multiply(o + (size_t)i * dim, 1.0f / state[i].sum, dim);
+		/* A row that sees nothing has a sum of 0, but for its sink, and an o of zeros. */
+		if (all.sum != 0.0f)
+			tile->kernels->multiply(o + (size_t)i * dim, factor / all.sum, dim);
 		if (job->kv->v == KERN_KV_INT4)
 			tile->kernels->rotate(o + (size_t)i * dim, dim);
 		tile->kernels->store((unsigned char *)job->o + to * element_bytes(job->dtype), o + (size_t)i * dim, dim,
 			job->dtype);
 		if (job->lse != NULL)
-			job->lse[row * job->lse_stride + head] = (state[i].max + log2f(state[i].sum)) * LOG_2;
+			job->lse[row * job->lse_stride + head] = (all.max + log2f(all.sum)) * LOG_2;
 	}
 }

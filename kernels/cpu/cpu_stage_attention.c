@@ -115,6 +115,7 @@ static void step_job(const struct kern_cpu *cpu, const struct kern_step *step, c
 		.v_stride = stride,
 		.o = workspace->slots[op->dst] + seq->row * workspace->stride[op->dst],
 		.o_stride = workspace->stride[op->dst],
+		.sinks = op->sinks,
 		.rope = (enum kern_rope)op->u1,
 		.rotated = op->u1 != KERN_ROPE_NONE ? op->u2 : 0,
 		.rope_cos_sin = op->u1 != KERN_ROPE_NONE ?
@@ -151,6 +152,7 @@ static void raw_job(const struct kern_cpu *cpu, const struct kern_attend *item, 
 		.o_stride = heads,
 		.lse = item->lse,
 		.lse_stride = kv->heads,
+		.sinks = item->sinks,
 		.rope = KERN_ROPE_NONE,
 	};
 }

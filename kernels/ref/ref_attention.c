@@ -22,7 +22,7 @@ static void attend_row(const struct ref_attention *a, uint32_t row, uint32_t hea
 	const uint64_t seen = (uint64_t)a->q_position + row + 1;
 	const uint32_t end = a->causal && seen < a->keys ? (uint32_t)seen : a->keys;
 	const uint32_t begin = a->window != 0 && end > a->window ? end - a->window : 0;
-	double max = -INFINITY, sum = 0;
+	double max = a->sinks ? (double)a->sinks[head] : -INFINITY, sum = 0;
 
 	for (uint32_t j = begin; j < end; j++) {
 		double logit = a->scale * dot(a->q + at * dim, a->k + j * key_stride + (size_t)kv_head * dim, dim);
@@ -33,6 +33,8 @@ static void attend_row(const struct ref_attention *a, uint32_t row, uint32_t hea
 		max = fmax(max, logit);
 	}
 	memset(a->o + at * dim, 0, dim * sizeof(double));
+	if (a->sinks)
+		sum = exp((double)a->sinks[head] - max);
 	for (uint32_t j = begin; j < end; j++) {
 		const float *v = a->v + j * key_stride + (size_t)kv_head * dim;
 		double p = exp(a->logits[j] - max);
@@ -44,7 +46,7 @@ static void attend_row(const struct ref_attention *a, uint32_t row, uint32_t hea
 	for (uint32_t d = 0; end > begin && d < dim; d++)
 		a->o[at * dim + d] /= sum;
 	if (a->lse != NULL)
-		a->lse[at] = end > begin ? max + log(sum) : -INFINITY;
+		a->lse[at] = sum > 0 ? max + log(sum) : -INFINITY;
 }
 
 void ref_attention(const struct ref_attention *a)

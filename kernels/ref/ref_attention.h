@@ -15,6 +15,7 @@ struct ref_attention {
 	bool causal;           /* row r sees positions <= q_position + r, else all */
 	uint32_t window;       /* of the keys a row would see, only the last so many; 0 all */
 	double scale, soft_cap; /* soft_cap 0: off */
+	const float *sinks; /* [heads], a logit of no key; NULL none. lse includes it */
 	const float *q; /* [q_rows][heads][head_dim], already rotated */
 	const float *k; /* [keys][kv_heads][head_dim], already rotated */
 	const float *v; /* [keys][kv_heads][head_dim] */

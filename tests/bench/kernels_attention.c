@@ -25,7 +25,7 @@ enum {
 };
 
 /* By number, as the contract has them; a format without a name here is shown by its number. */
-static const char *const format_names[FORMATS] = { NULL, "f32", "bf16", "int8" };
+static const char *const format_names[FORMATS] = { NULL, "f32", "bf16", "int8", "f16", "fp8", "int4" };
 
 static const struct { uint32_t heads, kv_heads, head_dim; } shapes[] = { { 32, 4, 64 }, { 32, 8, 128 } };
 

@@ -143,7 +143,7 @@ void attention_rig_run(const struct attention_rig *rig, uint32_t kv_position, ui
 	struct cpu_attention_job job = {
 		.isa = rig->isa, .kv = &rig->kv, .blocks = rig->blocks, .layer = rig->layer,
 		.q_rows = q_rows, .kv_rows = kv_rows, .kv_position = kv_position, .q_position = q_position,
-		.window = rig->window, .causal = rig->causal, .scale = rig->scale, .soft_cap = rig->soft_cap,
+		.window = rig->window, .causal = rig->causal, .scale = rig->scale, .soft_cap = rig->soft_cap, .sinks = rig->sinks,
 		.dtype = rig->dtype, .q = q, .k = k, .v = v,
 		.q_stride = q_width, .k_stride = kv_width, .v_stride = kv_width,
 		.o = o, .o_stride = q_width, .lse = lse, .lse_stride = rig->kv.heads,

@@ -19,6 +19,7 @@ struct attention_rig {
 	uint32_t layer, participants, window;
 	bool causal;
 	float scale, soft_cap;
+	const float *sinks; /* [heads] or NULL */
 	enum kern_dtype dtype;
 	enum kern_rope rope;
 	uint32_t rotated;

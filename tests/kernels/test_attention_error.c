@@ -32,6 +32,7 @@ struct trial {
 	uint32_t window;
 	float soft_cap;
 	bool not_causal;
+	const float *sinks;
 	void (*spoil)(const struct trial *trial, float *q, float *k);
 };
 
@@ -124,7 +125,7 @@ static struct result run_trial(const struct trial *trial)
 		.q_rows = trial->q_rows, .keys = trial->tokens, .q_position = trial->tokens - trial->q_rows,
 		.causal = !trial->not_causal, .window = trial->window,
 		.scale = 1 / sqrt((double)shape->head_dim), .soft_cap = (double)trial->soft_cap,
-		.q = q, .k = k, .v = v,
+		.sinks = trial->sinks, .q = q, .k = k, .v = v,
 		.o = new_zeroed(q_count * sizeof(double)), .lse = new_zeroed(q_count * sizeof(double)),
 		.logits = new_zeroed(trial->tokens * sizeof(double)),
 	};
@@ -142,6 +143,7 @@ static struct result run_trial(const struct trial *trial)
 		rig.isa = isas[i];
 		rig.window = trial->window;
 		rig.soft_cap = trial->soft_cap;
+		rig.sinks = trial->sinks;
 		rig.causal = !trial->not_causal;
 		attention_rig_run(&rig, 0, trial->tokens, k, v, ref.q_position, trial->q_rows, q, o, lse);
 		compare(&ref, o, lse, kv_count, isas[i], &result);
@@ -203,6 +205,19 @@ static void f32_options(void **state)
 			.shape = { 6, 2, 32, KERN_KV_F32, KERN_KV_F32 },
 			.tokens = 660, .q_rows = 40, .window = windows[i % count],
 			.soft_cap = i / count % 2 == 0 ? 0.0f : 1.5f, .not_causal = i / count / 2 == 1,
+		});
+}
+
+/* Sinks far below, among and far above the logits; the second length is split, and a window hides the first keys. */
+static void f32_sinks(void **state)
+{
+	static const float sinks[6] = { -60.0f, 0.0f, 2.5f, 40.0f, -1.0f, 5.0f };
+
+	(void)state;
+	for (uint32_t i = 0; i < 4; i++)
+		check_f32((struct trial){
+			.shape = { 6, 2, 32, KERN_KV_F32, KERN_KV_F32 }, .tokens = i % 2 == 0 ? 70 : 1100, .q_rows = 12,
+			.window = i / 2 * 50, .sinks = sinks,
 		});
 }
 
@@ -404,6 +419,7 @@ int main(void)
 		cmocka_unit_test(f32_shapes),
 		cmocka_unit_test(f32_lengths),
 		cmocka_unit_test(f32_options),
+		cmocka_unit_test(f32_sinks),
 		cmocka_unit_test(int8_gate),
 		cmocka_unit_test(bf16_gate),
 		cmocka_unit_test(f16_gate),
