@@ -9,8 +9,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 static struct base_cpu this_cpu;
 static pthread_once_t this_cpu_once = PTHREAD_ONCE_INIT;
@@ -38,14 +36,6 @@ static uint64_t saved_registers(void)
 static bool saves(uint64_t saved, uint64_t wanted)
 {
 	return (saved & wanted) == wanted;
-}
-
-/* Tile registers are large, so a process has to ask for them before its first use; threads to come inherit the leave. */
-static bool may_use_tiles(void)
-{
-	enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
-
-	return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 
 static void read_brand(char *brand)
@@ -86,7 +76,7 @@ static void read_cpuid(struct base_cpu *cpu)
 	cpu->avx_vnni = avx2 && (eax71 & 1u << 4);
 	cpu->avx512_vnni = avx512 && (ecx7 & bit_AVX512VNNI);
 	cpu->avx512_bf16 = avx512 && (eax71 & 1u << 5);
-	if (avx512 && saves(saved, SAVES_AMX) && (edx7 & 1u << 24) && may_use_tiles()) {
+	if (avx512 && saves(saved, SAVES_AMX) && (edx7 & 1u << 24)) {
 		cpu->amx_bf16 = edx7 & 1u << 22;
 		cpu->amx_int8 = edx7 & 1u << 25;
 	}

@@ -11,7 +11,8 @@ enum base_isa { BASE_ISA_SCALAR, BASE_ISA_AVX2, BASE_ISA_AVX512 };
 
 struct base_cpu {
 	enum base_isa isa;   /* AVX2 means avx2+fma+f16c; AVX512 means f,bw,dq,vl,cd too */
-	bool avx512_vnni, avx512_bf16, avx_vnni, amx_int8, amx_bf16;
+	bool avx512_vnni, avx512_bf16, avx_vnni;
+	bool amx_int8, amx_bf16; /* there; a process has to ask the kernel for leave before it uses them */
 	bool invariant_tsc;
 	char brand[49];
 };

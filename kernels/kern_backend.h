@@ -145,7 +145,8 @@ struct kern_properties {
 	uint32_t workers;       /* besides the caller of poll */
 	bool samples_on_device; /* understands KERN_TOKEN_FROM_STEP */
 	bool host_memory;       /* its memory can be read and written by the host */
-	double bytes_per_second, products_per_second; /* first guess for cost prediction, measured at start */
+	/* First guesses for cost prediction, measured at start; integer products are those with quantized weights, 0: as others. */
+	double bytes_per_second, products_per_second, integer_products_per_second;
 };
 
 typedef uint64_t kern_ticket;

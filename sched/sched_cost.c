@@ -23,6 +23,9 @@ void sched_cost_init(struct sched_cost *cost, const struct kern_properties *prop
 			? properties->bytes_per_second * 1e-9
 			: BYTES_PER_NS,
 	};
+	cost->integer_products_per_ns = properties->integer_products_per_second > 0
+		? properties->integer_products_per_second * 1e-9
+		: cost->products_per_ns;
 	/* Raw attention: its visits are products already. */
 	cost->rates[SCHED_COST_MODELS - 1] =
 		(struct sched_cost_rates){ .visit_ns = 1.0 / cost->products_per_ns };
@@ -34,13 +37,16 @@ void sched_cost_init(struct sched_cost *cost, const struct kern_properties *prop
 void sched_cost_model(struct sched_cost *cost, uint32_t model, uint64_t weight_bytes,
 	uint64_t row_products, uint64_t output_products, const struct kern_kv_geometry *kv)
 {
-	double visit_products = 2.0 * kv->layers * kv->heads * kv->head_dim;
+	const double visit_products = 2.0 * kv->layers * kv->heads * kv->head_dim;
+	/* Quantized weights have little more than a byte each, others at least two. */
+	const bool quantized = 2 * weight_bytes < 3 * (row_products + output_products);
+	const double products_per_ns = quantized ? cost->integer_products_per_ns : cost->products_per_ns;
 
 	cost->rates[model] = (struct sched_cost_rates){
 		.weights_ns = (double)weight_bytes / cost->bytes_per_ns,
-		.row_ns = (double)row_products / cost->products_per_ns,
+		.row_ns = (double)row_products / products_per_ns,
 		.visit_ns = visit_products / cost->products_per_ns,
-		.out_ns = (double)output_products / cost->products_per_ns,
+		.out_ns = (double)output_products / products_per_ns,
 	};
 }
 

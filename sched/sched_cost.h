@@ -29,7 +29,7 @@ struct sched_cost_ratio {
 };
 
 struct sched_cost {
-	double products_per_ns, bytes_per_ns;
+	double products_per_ns, integer_products_per_ns, bytes_per_ns;
 	struct sched_cost_rates rates[SCHED_COST_MODELS];
 	struct sched_cost_ratio ratios[SCHED_COST_MODELS][SCHED_COST_BUCKETS];
 };

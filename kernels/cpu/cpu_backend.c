@@ -121,6 +121,7 @@ static int measure(struct kern_cpu *cpu)
 		return err;
 	cpu->backend.properties.bytes_per_second = (double)WIDTH * WIDTH * sizeof(float) / read;
 	cpu->backend.properties.products_per_second = products / floats;
+	cpu->backend.properties.integer_products_per_second = products / integers;
 	cpu->ns_per_byte = 1e9 * participants / cpu->backend.properties.bytes_per_second;
 	cpu->ns_per_product = 1e9 * participants * floats / products;
 	cpu->ns_per_integer_product = 1e9 * participants * integers / products;
@@ -194,6 +195,7 @@ int kern_cpu_create(struct kern_backend **backend, const struct kern_cpu_options
 		.host_memory = true,
 		.bytes_per_second = bytes_per_second * (options->workers + 1),
 		.products_per_second = products_per_second[isa] * (options->workers + 1),
+		.integer_products_per_second = integer_products_per_second[isa] * (options->workers + 1),
 	};
 	err = take_memory(cpu);
 	if (err == 0)

@@ -12,7 +12,7 @@
  * to x * (1 / a) (Q8_0's rule, with a in float32; a block with a NaN or infinity has NaN for scale, so that the row's
  * results are NaN). Where one element stands out so far that it leaves the others few bits (sum of q^2 below
  * CPU_WIDE_SQUARES) the block is *wide*: what is left of x is quantized once more, integers r nearest to
- * (x - a q) * (254 / a), with scale b = a / 254. Elements under one scale of the weight are multiplied and added as
+ * (x - a q) * (254 * (1 / a)), with scale b = a / 254. A block of nothing above 2^-100 is zero; one with 2^127 or more is not wide. Elements under one scale of the weight are multiplied and added as
  * integers, exactly; then, ascending, block by block,
  *     total = float(sum w q) * (w a) + total
  *     total = m * (a * float(sum q) [+ b * float(sum r)]) + total      where the format has an offset m
@@ -122,6 +122,8 @@ struct cpu_products {
 /* What this machine's instruction set (base_cpu(), or less in tests) is best served with. Both may have other lanes. */
 const struct cpu_products *cpu_products_float(enum base_isa isa);
 const struct cpu_products *cpu_products_integer(enum base_isa isa);
+/* AMX, which takes the weights of AVX-512 and gives its bits; NULL where there is none, or the kernel does not allow it. */
+const struct cpu_products *cpu_products_amx(void);
 
 extern const struct cpu_products cpu_products_float_scalar, cpu_products_integer_scalar;
 #if defined(__x86_64__)

@@ -52,6 +52,8 @@ static inline __attribute__((always_inline)) void load_codes(const struct cpu_fo
 
 		_mm512_store_si512(scratch->codes[q], (__m512i)(format.zero_point ? code ^ 0x80 : code));
 	}
+	/* The tile loads do not tell the compiler that they read memory. */
+	__asm__ volatile("" : : "r"(scratch->codes) : "memory");
 	if (group == 0) {
 		_tile_loadd(4, scratch->codes[0], V);
 		if (format.sub == 16)

@@ -33,6 +33,15 @@ static void run_quantize(struct kern_cpu *cpu, uint32_t tile, void *scratch)
 		left < stage->tile_rows ? left : stage->tile_rows, stage->op->weight->k);
 }
 
+static bool logits_wanted(const struct kern_step *step)
+{
+	bool wanted = false;
+
+	for (uint32_t i = 0; i < step->out_count; i++)
+		wanted |= step->outs[i].logits != NULL;
+	return wanted;
+}
+
 bool cpu_stage_quantize(struct kern_cpu *cpu, const struct kern_op *op)
 {
 	/* Estimated, by experience; only the size of tiles hangs on it. */
@@ -40,7 +49,8 @@ bool cpu_stage_quantize(struct kern_cpu *cpu, const struct kern_op *op)
 	struct cpu_workspace *workspace = workspace_at_hand(cpu);
 
 	if ((op->kind != KERN_OP_MATMUL && op->kind != KERN_OP_LOGITS) || !op->weight->integers || cpu->step_rows == 0 ||
-		cpu->quantized == workspace->slots[op->src])
+		cpu->quantized == workspace->slots[op->src] ||
+		(op->kind == KERN_OP_LOGITS && !logits_wanted(step_at_hand(cpu))))
 		return false;
 	workspace->rows8.row_stride = cpu->step_rows < 16 ? cpu->step_rows : divide_up(cpu->step_rows, 16) * 16;
 	workspace->rows8.block_bytes = cpu_rows8_block_bytes(workspace->rows8.row_stride);
@@ -52,6 +62,7 @@ bool cpu_stage_quantize(struct kern_cpu *cpu, const struct kern_op *op)
 	if (cpu->stage.tiles > 1) {
 		cpu->stage.tile_rows = divide_up(cpu->stage.tile_rows, 16) * 16;
 		cpu->stage.tiles = divide_up(cpu->step_rows, cpu->stage.tile_rows);
+		cpu->stage.tile_ns = cpu_stage_cost_ns(element_ns * op->weight->k * cpu->stage.tile_rows);
 	}
 	return true;
 }
@@ -184,10 +195,7 @@ void cpu_stage_logits(struct kern_cpu *cpu, const struct kern_op *op)
 		.outs = step->outs,
 		.bias = op->bias,
 	};
-	bool wanted = false;
 
-	for (uint32_t i = 0; i < step->out_count; i++)
-		wanted |= step->outs[i].logits != NULL;
-	if (wanted)
+	if (logits_wanted(step))
 		plan_product(cpu, &product, cpu->step_rows);
 }

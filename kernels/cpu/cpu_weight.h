@@ -14,7 +14,7 @@
  * Every part and every chunk begins at a multiple of a vector (4 * lanes bytes).
  *
  * Codes are stored unsigned. A product sees them shifted to the top of a byte where a format's codes have a zero point,
- * which makes the zero point 128 for all of these; the scale makes up for the shift, exactly.
+ * which makes the zero point 128 for all of these; the scale makes up for the shift, exactly but for subnormal numbers.
  *
  * Made at load by any one thread, constant afterwards.
  */

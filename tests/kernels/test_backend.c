@@ -383,6 +383,42 @@ static void tickets(void **state)
 	}
 }
 
+/* More tiles of rows than take turns on the same weights: every row and feature is computed, by whomever. */
+static void many_rows(void **state)
+{
+	enum { MOST = 330, N = 200, K = 256 };
+	static const uint32_t row_counts[] = {MOST, 257, 64};
+	float *x = new_normal(MOST * K, 4), *values = new_normal(N * K, 9);
+	const float *rows[MOST];
+	double expected[N];
+	static struct kern_out outs[MOST];
+
+	(void)state;
+	for (uint32_t i = 0; i < MOST; i++)
+		rows[i] = x + i * K;
+	for (uint32_t workers = 0; workers <= 2; workers += 2)
+		for (int i = 0; i < 3; i++) {
+			struct kern_backend *backend = open_backend(workers, 20);
+			struct product p;
+			struct kern_work work;
+			kern_ticket ticket;
+
+			product_open(&p, backend, row_counts[i], N, K);
+			work = product_work(&p, rows, outs);
+			assert_int_equal(backend->ops->submit(backend, &work, &ticket), 0);
+			assert_int_equal(finish(backend, ticket), 1);
+			for (uint32_t r = 0; r < row_counts[i]; r++) {
+				ref_product(rows[r], values, N, K, expected, NULL);
+				for (uint32_t n = 0; n < N; n++)
+					assert_true(fabs(p.y[r * N + n] - expected[n]) < 1e-3);
+			}
+			product_close(&p);
+			backend->ops->destroy(backend);
+		}
+	free(values);
+	free(x);
+}
+
 /* A poll returns long before a large batch is done, and destroy waits for what is in flight. */
 static void bounded_polls(void **state)
 {
@@ -675,6 +711,7 @@ static int run_here(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(same_bits),
 		cmocka_unit_test(tickets),
+		cmocka_unit_test(many_rows),
 		cmocka_unit_test(bounded_polls),
 		cmocka_unit_test(sleeping_workers),
 		cmocka_unit_test(failed_batch),

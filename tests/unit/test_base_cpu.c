@@ -86,6 +86,9 @@ static void test_cut_down(void **state)
 	assert_false(cut.avx_vnni);
 	cut = cpu_with("avx512");
 	assert_int_equal(cut.isa, whole.isa);
+	assert_false(cut.amx_int8 || cut.amx_bf16);
+	cut = cpu_with("amx");
+	assert_memory_equal(&cut, &whole, sizeof(cut));
 	cut = cpu_with("quantum");
 	assert_int_equal(cut.isa, whole.isa);
 }
