@@ -4,7 +4,8 @@
  * A *block* holds 64 consecutive tokens of one session for all layers and KV heads; inside it each (layer, KV head)
  * has its own contiguous *page*. A session's block table lists its blocks in order of position.
  *
- * Formats. f32, bf16 and f16 store K and V as they come. The *smoothed* formats store codes and scales, and subtract from K
+ * Formats. f32, bf16 and f16 store K and V as they come (f16 has nothing beyond 65504 but infinity). The *smoothed*
+ * formats store codes and scales, and subtract from K
  * first the session's mean of K per layer, head and channel, which softmax cannot see once q.mean is added back to those
  * logits, and divide each channel by a width, a power of two >= 1 that tames channels much wider than the others (q is
  * multiplied by it before the product):
@@ -20,7 +21,7 @@
  * token arrives the mean and the widths of its 64 K rows are computed and stored in block 0, beside the page; every later
  * token is smoothed by them. So the stored bits depend on tokens and positions only: not on how a prefill was cut, not on
  * neighbours, and TRUNCATE and FORK need nothing rebuilt (a truncation below 64 makes the mean be computed again). The
- * attention sink and the start of the prompt stay exact as a side effect.
+ * attention sink and the start of the prompt stay in 16 bits as a side effect.
  *
  * Page layouts (T = 64 tokens, D = head_dim):
  *   f32, bf16, f16: K [T][D], V [T][D]; block 0 then float32 mean[D], float32 width[D].

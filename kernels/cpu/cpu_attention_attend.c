@@ -366,8 +366,11 @@ void cpu_attention_attend(const struct cpu_attention_tile *tile, uint32_t split,
 static float add_sink(struct cpu_attention_state *state, float sink)
 {
 	const float logit = sink * LOG2_E, max = state->max > logit ? state->max : logit;
-	const float factor = exp2f(state->max - max);
+	float factor;
 
+	if (max == -INFINITY)
+		return 1.0f;
+	factor = exp2f(state->max - max);
 	state->sum = state->sum * factor + exp2f(logit - max);
 	state->max = max;
 	return factor;

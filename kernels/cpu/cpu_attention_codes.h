@@ -60,6 +60,9 @@ static void row_rotate(float *x, uint32_t n)
 	const uint32_t run = n & -n;
 	const float scale = 1.0f / sqrtf((float)run);
 
+	/* First, so that sums of large numbers stay finite. */
+	for (uint32_t i = 0; i < n; i++)
+		x[i] *= scale;
 	for (uint32_t half = 1; half < run; half *= 2) {
 		for (uint32_t first = 0; first < n; first += 2 * half) {
 			float *restrict low = x + first, *restrict high = x + first + half;
@@ -72,8 +75,6 @@ static void row_rotate(float *x, uint32_t n)
 			}
 		}
 	}
-	for (uint32_t i = 0; i < n; i++)
-		x[i] *= scale;
 }
 
 static inline float row_int4_code(float x, float inverse)
@@ -190,7 +191,7 @@ static void row_unpack_k(uint8_t *restrict to, const uint8_t *restrict from, uin
 			to[i] = from[i] & 15;
 			second[i] = from[i] >> 4;
 		}
-		to = second;
+		to += 4 * KERN_PAGE_TOKENS;
 		from += 4 * KERN_PAGE_TOKENS;
 	}
 }

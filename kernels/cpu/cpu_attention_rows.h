@@ -186,7 +186,8 @@ static void row_survey(float *restrict mean, float *restrict width, const void *
 	}
 	for (uint32_t d = 0; d < dim; d++) {
 		mean[d] *= 1.0f / KERN_PAGE_TOKENS;
-		mean[d] = row_is_finite(mean[d]) ? mean[d] : 0.0f;
+		/* A mean beyond any model's would leave nothing of the rows it is taken from; NaN neither. */
+		mean[d] = fabsf(mean[d]) < 0x1p40f ? mean[d] : 0.0f;
 	}
 	for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
 		row_page_row(row, rows, format, t, dim);

@@ -9,11 +9,11 @@
  * the block's sum is then added to the total.
  *
  * Integer weights: x is quantized first, each block of 32 elements by itself: scale a = max|x| / 127, integers q nearest
- * to x * (1 / a) (Q8_0's rule, with a in float32; a block with a NaN or infinity has NaN for scale, so that the row's
- * results are NaN). Where one element stands out so far that it leaves the others few bits (sum of q^2 below
- * CPU_WIDE_SQUARES) the block is *wide*: what is left of x is quantized once more, integers r nearest to
- * (x - a q) * (254 * (1 / a)), with scale b = a / 254. A block of nothing above 2^-100 is zero; one with 2^127 or more is not wide. Elements under one scale of the weight are multiplied and added as
- * integers, exactly; then, ascending, block by block,
+ * to x * (1 / a) (Q8_0's rule, with a in float32). A block of nothing above 2^-100 is zero; one with a NaN or infinity has NaN
+ * for scale, so that the row's results are NaN. Where one element stands out so far that it leaves the others few bits (sum
+ * of q^2 below CPU_WIDE_SQUARES; not with 2^127 or more) the block is *wide*: what is left of x is quantized once more,
+ * integers r nearest to (x - a q) * (254 * (1 / a)), with scale b = a / 254. Elements under one scale of the weight are
+ * multiplied and added as integers, exactly; then, ascending, block by block,
  *     total = float(sum w q) * (w a) + total
  *     total = m * (a * float(sum q) [+ b * float(sum r)]) + total      where the format has an offset m
  * for each scale of the block, and where the block is wide

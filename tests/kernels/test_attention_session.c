@@ -19,7 +19,9 @@
 #include "kernels/ref/ref_attention.h"
 #include "tests/kernels/attention_rig.h"
 
-static const enum kern_kv formats[] = { KERN_KV_F32, KERN_KV_BF16, KERN_KV_INT8 };
+static const enum kern_kv formats[] = { KERN_KV_F32, KERN_KV_BF16, KERN_KV_INT8, KERN_KV_F16, KERN_KV_FP8, KERN_KV_INT4 };
+
+enum { FORMATS = sizeof(formats) / sizeof(*formats) };
 
 enum { HEADS = 4, KV_HEADS = 2, DIM = 48, Q_WIDTH = HEADS * DIM, KV_WIDTH = KV_HEADS * DIM, TOKENS = 250 };
 
@@ -66,9 +68,9 @@ static void truncation_leaves_nothing(void **state)
 	float *expected = new_zeroed((size_t)TOKENS * Q_WIDTH * sizeof(float));
 
 	(void)state;
-	for (uint32_t i = 0; i < isa_count * 3 * 5; i++) {
-		const uint32_t keep = keeps[i / isa_count / 3];
-		const enum kern_kv format = formats[i / isa_count % 3];
+	for (uint32_t i = 0; i < isa_count * FORMATS * 5; i++) {
+		const uint32_t keep = keeps[i / isa_count / FORMATS];
+		const enum kern_kv format = formats[i / isa_count % FORMATS];
 		struct attention_rig fresh, reused;
 
 		open_rig(&fresh, format, isas[i % isa_count]);
@@ -97,7 +99,7 @@ static void nothing_to_see(void **state)
 	struct rows r = rows_new(1);
 
 	(void)state;
-	for (uint32_t i = 0; i < isa_count * 3; i++) {
+	for (uint32_t i = 0; i < isa_count * FORMATS; i++) {
 		struct attention_rig rig;
 
 		open_rig(&rig, formats[i / isa_count], isas[i % isa_count]);
