@@ -4,11 +4,10 @@
  * A *block* holds 64 consecutive tokens of one session for all layers and KV heads; inside it each (layer, KV head)
  * has its own contiguous *page*. A session's block table lists its blocks in order of position.
  *
- * Formats. f32, bf16 and f16 store K and V as they come (f16 has nothing beyond 65504 but infinity). The *smoothed*
- * formats store codes and scales, and subtract from K
- * first the session's mean of K per layer, head and channel, which softmax cannot see once q.mean is added back to those
- * logits, and divide each channel by a width, a power of two >= 1 that tames channels much wider than the others (q is
- * multiplied by it before the product):
+ * Formats. f32, bf16 and f16 store K and V as they come (f16 has nothing beyond 65504 but infinity). The *smoothed* formats
+ * store codes and scales, and subtract from K first the session's mean of K per layer, head and channel, which softmax
+ * cannot see once q.mean is added back to those logits, and divide each channel by a width, a power of two >= 1 that tames
+ * channels much wider than the others (q is multiplied by it before the product):
  *   int8  integers of +-127, one float32 scale for each token and head;
  *   fp8   e4m3 without infinities, one float32 scale for each token and head;
  *   int4  codes of 0 .. 15 less 8, one bf16 scale for each token, head and *group* of 32 channels (the last group may be
