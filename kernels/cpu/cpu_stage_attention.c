@@ -31,13 +31,19 @@ static double visible_pairs(const struct cpu_attention_job *job)
 	return tokens * job->q_rows;
 }
 
+/* Time to store an element of K or V, by experience: int4 searches for its scales. */
+static double append_element_ns(enum kern_kv format)
+{
+	return format == KERN_KV_INT4 ? 8.0 : 0.5;
+}
+
 static double phase_ns(const struct kern_cpu *cpu, const struct cpu_attention_job *job, enum cpu_attention_phase phase)
 {
 	const struct kern_kv_geometry *kv = job->kv;
 	double pairs, compute_ns, read_ns;
 
 	if (phase == CPU_ATTENTION_APPEND)
-		return (double)job->kv_rows * kv->kv_heads * kv->head_dim;
+		return (double)job->kv_rows * kv->kv_heads * kv->head_dim * (append_element_ns(kv->k) + append_element_ns(kv->v));
 	if (phase == CPU_ATTENTION_MERGE)
 		return (double)job->q_rows * kv->heads * kv->head_dim;
 	pairs = visible_pairs(job);
