@@ -1,6 +1,6 @@
 /*
  * Products with integer weights on AMX tiles, for tiles of many rows; fewer go to AVX-512, whose weights, integers and bits
- * these are. Runs only where base_cpu()->amx_int8 says so.
+ * these are. Runs only where cpu_products_amx() hands it out: there the process has leave to use tiles.
  *
  * One tile instruction multiplies 16 rows by 16 features over the 16 or 32 elements that share a scale. The integers are
  * stored, and scaled and added by vector instructions, while the tiles of the next 16 rows are on their way.
