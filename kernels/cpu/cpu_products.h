@@ -36,6 +36,9 @@
 /* Most rows of one tile: bounds the scratch, and what a tile touches for a block of k stays in the first-level cache. */
 enum { CPU_PRODUCT_ROWS = 64 };
 
+/* Scratch of products of integers: AMX hands its last rows to AVX-512, so that both make do with the same. */
+enum { CPU_INTEGER_SCRATCH_BYTES = 24 * 1024 };
+
 /* Blocks whose integers' squares sum to less are wide: the largest element is more than sqrt(20) times the root mean
  * square. At most few blocks of a normal distribution are; those of trained models that are carry most of the error. */
 enum { CPU_WIDE_SQUARES = 32 * 127 * 127 / 20 };

@@ -17,6 +17,8 @@ struct scratch {
 	_Alignas(64) int32_t sums[2][2][TILE_GROUPS][TILE_ROWS][LANES];
 };
 
+_Static_assert(sizeof(struct scratch) <= CPU_INTEGER_SCRATCH_BYTES, "it is what participants get");
+
 /* The operand of LDTILECFG, palette 1. */
 struct tile_config {
 	uint8_t palette, start_row, reserved[14];
@@ -242,7 +244,7 @@ const struct cpu_products cpu_products_integer_amx = {
 	.lanes = LANES,
 	.tile_groups = TILE_GROUPS,
 	.tile_rows = TILE_ROWS,
-	.scratch_bytes = sizeof(struct scratch),
+	.scratch_bytes = CPU_INTEGER_SCRATCH_BYTES,
 	.run = run,
 	.quantize = quantize,
 };

@@ -3,8 +3,8 @@
  */
 #include "kernels/cpu/cpu_integer_avx512.inc"
 
-/* Rows whose sums are in registers at once. */
-enum { FAT_ROWS = 8 };
+/* Their sums are in registers at once. */
+enum { FAT_ROWS = 8, FAT_GROUPS = 2 };
 
 #include "kernels/cpu/cpu_products_integer.inc"
 
@@ -12,9 +12,9 @@ const struct cpu_products cpu_products_integer_avx512 = {
 	.name = "avx512",
 	.isa = BASE_ISA_AVX512,
 	.lanes = LANES,
-	.tile_groups = 1,
-	.tile_rows = 4,
-	.scratch_bytes = CPU_PRODUCT_ROWS * LANES * sizeof(float),
+	.tile_groups = FAT_GROUPS,
+	.tile_rows = FAT_ROWS,
+	.scratch_bytes = CPU_INTEGER_SCRATCH_BYTES,
 	.run = run,
 	.quantize = quantize,
 };
