@@ -54,7 +54,7 @@ static void cut_tiles(struct cpu_attention_job *job, uint32_t participants)
 
 	job->head_parts = divide_up(group, vectors);
 	job->heads_per_unit = divide_up(group, job->head_parts);
-	job->rows_per_unit = vectors / job->heads_per_unit;
+	job->rows_per_unit = cpu_attention_tile_rows(job);
 	if (job->rows_per_unit > job->q_rows)
 		job->rows_per_unit = job->q_rows;
 	columns = (uint64_t)job->kv->kv_heads * job->head_parts * job->splits;
@@ -84,35 +84,113 @@ static void cut_splits(struct cpu_attention_job *job)
 	job->splits = end > begin ? (end - 1) / CPU_ATTENTION_SPLIT_TOKENS - job->first_split + 1 : 1;
 }
 
-size_t cpu_attention_plan(struct cpu_attention_job *job, uint32_t participants, void *partial, size_t partial_bytes)
+void cpu_attention_cut(struct cpu_attention_job *job, uint32_t participants)
 {
-	size_t needed;
-	uint32_t tiles;
-
 	if (job->isa == BASE_ISA_AVX512 && !base_cpu()->avx512_vnni)
 		job->isa = BASE_ISA_AVX2;
 	memset(job->units, 0, sizeof(job->units));
 	job->partial = NULL;
+	job->first_split = job->splits = job->shared_begin = job->shared_end = job->round_begin = job->round_end = 0;
 	cut_append(job);
 	if (job->q_rows == 0)
-		return 0;
+		return;
 	cut_splits(job);
 	cut_tiles(job, participants);
-	tiles = job->kv->kv_heads * job->head_parts * job->row_chunks;
-	job->units[CPU_ATTENTION_ATTEND] = tiles;
-	needed = (size_t)job->q_rows * job->kv->heads * job->splits * cpu_attention_part_floats(job->kv->head_dim) *
-		sizeof(float);
-	if (job->splits == 1 || partial == NULL || partial_bytes < needed ||
-		(needed > PARTIAL_BYTES_CHEAP && tiles / participants >= TILES_ENOUGH))
-		return 0;
-	job->partial = partial;
-	job->units[CPU_ATTENTION_ATTEND] = tiles * job->splits;
-	job->units[CPU_ATTENTION_MERGE] = tiles;
-	return needed;
 }
 
-/* Tile number `index`, chunk of rows fastest, then part of the heads, then KV head. */
-static struct cpu_attention_tile tile_at(const struct cpu_attention_job *job, uint32_t column, uint32_t chunk)
+static uint32_t tile_count(const struct cpu_attention_job *job)
+{
+	return job->kv->kv_heads * job->head_parts * job->row_chunks;
+}
+
+uint32_t cpu_attention_tile_rows(const struct cpu_attention_job *job)
+{
+	return tile_vectors(job->kv) / job->heads_per_unit;
+}
+
+uint64_t cpu_attention_page_visits(const struct cpu_attention_job *job)
+{
+	struct cpu_attention_range seen;
+
+	if (job->q_rows == 0)
+		return 0;
+	seen = (struct cpu_attention_range){ cpu_attention_visible(job, 0).begin, cpu_attention_visible(job, job->q_rows - 1).end };
+	return (uint64_t)tile_count(job) * (divide_up(seen.end, KERN_PAGE_TOKENS) - seen.begin / KERN_PAGE_TOKENS -
+		(job->shared_end - job->shared_begin) * (CPU_ATTENTION_SPLIT_TOKENS / KERN_PAGE_TOKENS));
+}
+
+size_t cpu_attention_part_bytes(const struct cpu_attention_job *job)
+{
+	return (size_t)job->q_rows * job->kv->heads * cpu_attention_part_floats(job->kv->head_dim) * sizeof(float);
+}
+
+bool cpu_attention_wants_parts(const struct cpu_attention_job *job, uint32_t participants)
+{
+	if (job->q_rows == 0)
+		return false;
+	/* What the batch has attended to is merged, be it all there is. */
+	if (job->shared_begin < job->shared_end)
+		return true;
+	return job->splits > 1 && (job->splits <= PARTIAL_BYTES_CHEAP / cpu_attention_part_bytes(job) ||
+		tile_count(job) / participants < TILES_ENOUGH);
+}
+
+/* What the round at hand has of the job's splits, and which of these the job has not to attend to. */
+struct round { uint32_t begin, end, skip_begin, skip_end; };
+
+static uint32_t between(uint32_t value, uint32_t least, uint32_t most)
+{
+	return value < least ? least : value > most ? most : value;
+}
+
+static struct round round_of(const struct cpu_attention_job *job)
+{
+	const uint32_t end = job->first_split + job->splits;
+	struct round round = {
+		.begin = between(job->round_begin, job->first_split, end),
+		.end = between(job->round_end, job->first_split, end),
+	};
+
+	round.skip_begin = between(job->shared_begin, round.begin, round.end);
+	round.skip_end = between(job->shared_end, round.begin, round.end);
+	return round;
+}
+
+void cpu_attention_round(struct cpu_attention_job *job, uint32_t begin, uint32_t end)
+{
+	struct round round;
+
+	job->round_begin = begin;
+	job->round_end = end;
+	job->units[CPU_ATTENTION_ATTEND] = job->units[CPU_ATTENTION_MERGE] = 0;
+	if (job->q_rows == 0)
+		return;
+	round = round_of(job);
+	if (job->partial == NULL) {
+		job->units[CPU_ATTENTION_ATTEND] = begin == 0 ? tile_count(job) : 0;
+	} else if (round.begin < round.end) {
+		job->units[CPU_ATTENTION_ATTEND] = tile_count(job) * (round.end - round.begin - (round.skip_end - round.skip_begin));
+		job->units[CPU_ATTENTION_MERGE] = tile_count(job);
+	}
+}
+
+size_t cpu_attention_plan(struct cpu_attention_job *job, uint32_t participants, void *partial, size_t partial_bytes)
+{
+	size_t taken = 0;
+
+	cpu_attention_cut(job, participants);
+	if (cpu_attention_wants_parts(job, participants) && partial != NULL &&
+			partial_bytes / cpu_attention_part_bytes(job) >= job->splits) {
+		job->partial = partial;
+		job->part_slots = job->splits;
+		taken = cpu_attention_part_bytes(job) * job->splits;
+	}
+	cpu_attention_round(job, 0, UINT32_MAX);
+	return taken;
+}
+
+struct cpu_attention_tile cpu_attention_tile_at(const struct cpu_attention_job *job, uint32_t column, uint32_t first_row,
+	uint32_t rows)
 {
 	const uint32_t group = job->kv->heads / job->kv->kv_heads;
 	const uint32_t part_begin = column % job->head_parts * job->heads_per_unit;
@@ -120,15 +198,22 @@ static struct cpu_attention_tile tile_at(const struct cpu_attention_job *job, ui
 		.job = job,
 		.kernels = cpu_attention_kernels(job->isa),
 		.kv_head = column / job->head_parts,
-		.first_row = chunk * job->rows_per_unit,
+		.first_row = first_row,
+		.rows = rows,
 	};
 
 	tile.first_head = tile.kv_head * group + part_begin;
 	tile.heads = group - part_begin < job->heads_per_unit ? group - part_begin : job->heads_per_unit;
-	tile.rows = job->q_rows - tile.first_row;
-	tile.rows = tile.rows < job->rows_per_unit ? tile.rows : job->rows_per_unit;
 	tile.vectors = tile.rows * tile.heads;
 	return tile;
+}
+
+/* A tile as the job itself is cut. */
+static struct cpu_attention_tile own_tile(const struct cpu_attention_job *job, uint32_t column, uint32_t chunk)
+{
+	const uint32_t first_row = chunk * job->rows_per_unit, left = job->q_rows - first_row;
+
+	return cpu_attention_tile_at(job, column, first_row, left < job->rows_per_unit ? left : job->rows_per_unit);
 }
 
 static void append(const struct cpu_attention_job *job, uint32_t unit, float *scratch)
@@ -143,33 +228,50 @@ static void append(const struct cpu_attention_job *job, uint32_t unit, float *sc
 	cpu_attention_append(job, unit / job->append_parts, begin, end, scratch);
 }
 
+/* Goes on from the total of the rounds before, and leaves one for those to come. */
 static void merge(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch)
 {
 	const struct cpu_attention_job *job = tile->job;
+	const struct round round = round_of(job);
+	const bool first = round.begin == job->first_split, last = round.end == job->first_split + job->splits;
 	const uint32_t dim = job->kv->head_dim;
 
 	for (uint32_t i = 0; i < tile->vectors; i++) {
+		const struct cpu_attention_part total = cpu_attention_part_at(tile, i, job->part_slots - 1);
 		float *o = scratch->total + (size_t)i * dim;
 
-		scratch->total_state[i] = (struct cpu_attention_state){ .max = -INFINITY, .sum = 0.0f };
-		memset(o, 0, dim * sizeof(*o));
-		for (uint32_t split = job->first_split; split < job->first_split + job->splits; split++) {
-			struct cpu_attention_part part = cpu_attention_part(tile, i, split);
+		scratch->total_state[i] = first ? (struct cpu_attention_state){ .max = -INFINITY, .sum = 0.0f } : *total.state;
+		if (first)
+			memset(o, 0, dim * sizeof(*o));
+		else
+			memcpy(o, total.o, dim * sizeof(*o));
+		for (uint32_t split = round.begin; split < round.end; split++) {
+			const struct cpu_attention_part part = cpu_attention_part(tile, i, split);
 
 			tile->kernels->fold(&scratch->total_state[i], o, part.state, part.o, dim);
 		}
+		if (!last) {
+			*total.state = scratch->total_state[i];
+			memcpy(total.o, o, dim * sizeof(*o));
+		}
 	}
-	cpu_attention_finish(tile, scratch->total_state, scratch->total);
+	if (last)
+		cpu_attention_finish(tile, scratch->total_state, scratch->total);
 }
 
 /* Units of ATTEND that follow each other share a split's pages: chunk of rows fastest, then split. */
 static void attend(const struct cpu_attention_job *job, uint32_t unit, struct cpu_attention_scratch *scratch)
 {
-	const uint32_t splits = job->partial != NULL ? job->splits : 1, chunk = unit % job->row_chunks;
-	const uint32_t split = unit / job->row_chunks % splits, column = unit / job->row_chunks / splits;
-	const struct cpu_attention_tile tile = tile_at(job, column, chunk);
+	const struct round round = round_of(job);
+	const uint32_t skipped = round.skip_end - round.skip_begin;
+	const uint32_t splits = job->partial != NULL ? round.end - round.begin - skipped : 1, chunk = unit % job->row_chunks;
+	const uint32_t column = unit / job->row_chunks / splits;
+	const struct cpu_attention_tile tile = own_tile(job, column, chunk);
+	uint32_t split = round.begin + unit / job->row_chunks % splits;
 
-	cpu_attention_attend(&tile, job->first_split + split, scratch);
+	if (split >= round.skip_begin)
+		split += skipped;
+	cpu_attention_attend(&tile, split, scratch);
 }
 
 void cpu_attention_run(const struct cpu_attention_job *job, enum cpu_attention_phase phase, uint32_t unit, void *memory)
@@ -185,7 +287,7 @@ void cpu_attention_run(const struct cpu_attention_job *job, enum cpu_attention_p
 		attend(job, unit, scratch);
 		break;
 	case CPU_ATTENTION_MERGE:
-		tile = tile_at(job, unit / job->row_chunks, unit % job->row_chunks);
+		tile = own_tile(job, unit / job->row_chunks, unit % job->row_chunks);
 		merge(&tile, scratch);
 		break;
 	case CPU_ATTENTION_PHASES:

@@ -11,8 +11,13 @@
  *           a partial result where its KV range is a part of the whole.
  *   MERGE   combines partial results, in ascending order of KV. No units where nothing was split.
  *
+ * Where the room for partial results is short, ATTEND and MERGE come in turn, in *rounds* of some splits each; a merge goes on
+ * where the one of the round before has ended. cpu_attention_batch.h runs jobs side by side, and sees to rounds and to what
+ * several jobs share.
+ *
  * Bits: where the KV is split depends on token positions alone. Whether the parts are run by one unit in turn or by
- * several at once (a matter of `participants` and of the room for partial results) never shows in the result.
+ * several at once, for one job or for several (a matter of `participants`, of the room for partial results and of the
+ * neighbours) never shows in the result.
  *
  * Limits: a unit is meant to take at most some 20 us, since the owner's poll is not interrupted within one; very long
  * contexts may exceed that when the room for partial results is short. No allocation, no lock, no system call in any
@@ -55,18 +60,34 @@ struct cpu_attention_job {
 	uint32_t rotated;
 	const float *rope_cos_sin;
 
-	/* Filled by cpu_attention_plan; the executor reads units only. */
-	uint32_t units[CPU_ATTENTION_PHASES];
-	float *partial;
+	/* Filled by cpu_attention_cut and what follows it; the executor reads units only. */
+	uint32_t units[CPU_ATTENTION_PHASES]; /* of the round at hand */
+	float *partial; /* NULL: a unit goes through all splits in turn */
+	uint32_t part_slots; /* of a query vector, one for each split of a round; the last one is for the total between rounds */
 	uint32_t append_parts;
 	uint32_t rows_per_unit, row_chunks, heads_per_unit, head_parts; /* head_parts: of the heads of one KV head */
 	uint32_t first_split, splits; /* in units of CPU_ATTENTION_SPLIT_TOKENS */
+	uint32_t shared_begin, shared_end; /* splits whose partial results units of the batch bring */
+	uint32_t round_begin, round_end;   /* splits of the round at hand; the first round begins at 0 */
 };
 
-/* Cuts the job: fills its last part. `partial` is room for partial results that this job may use until its MERGE is
- * done (64-byte aligned, maybe too small or NULL: then the job is not split). Returns the bytes of it that are taken, a
- * multiple of 64. participants: threads that may share the work, at least 1. */
+/* Cuts the job and plans it to run alone, in one round. `partial` is room for partial results that this job may use until its
+ * MERGE is done (64-byte aligned, maybe too small or NULL: then the job is not split). Returns the bytes of it that are taken,
+ * a multiple of 64. participants: threads that may share the work, at least 1. */
 size_t cpu_attention_plan(struct cpu_attention_job *job, uint32_t participants, void *partial, size_t partial_bytes);
+
+/* The parts of planning. Cuts the job into tiles and splits; it keeps no partial results and shares nothing. */
+void cpu_attention_cut(struct cpu_attention_job *job, uint32_t participants);
+/* Whether partial results are worth their writing. */
+bool cpu_attention_wants_parts(const struct cpu_attention_job *job, uint32_t participants);
+/* Bytes of the partial results of one split, a multiple of 64. */
+size_t cpu_attention_part_bytes(const struct cpu_attention_job *job);
+/* Pages of a KV head that its own units go through, at most. */
+uint64_t cpu_attention_page_visits(const struct cpu_attention_job *job);
+/* Query rows that a tile of its heads can hold. */
+uint32_t cpu_attention_tile_rows(const struct cpu_attention_job *job);
+/* The round of splits begin <= split < end: sets the units of ATTEND and MERGE. */
+void cpu_attention_round(struct cpu_attention_job *job, uint32_t begin, uint32_t end);
 
 /* Private memory that each participant needs while it runs a unit; 64-byte aligned, contents need not be kept. A bound
  * for every geometry that kern_kv_init takes. */

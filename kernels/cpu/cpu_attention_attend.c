@@ -21,8 +21,8 @@ static size_t element_bytes(enum kern_dtype dtype)
 	return dtype == KERN_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
 }
 
-/* Loads and rotates the tile's query vectors, and notes what each row sees. */
-static void load_queries(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch)
+/* Loads and rotates the tile's query vectors, behind those of `before` rows, and notes what each row sees. */
+static void load_queries(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch, uint32_t before)
 {
 	const struct cpu_attention_job *job = tile->job;
 	const uint32_t dim = job->kv->head_dim;
@@ -30,9 +30,9 @@ static void load_queries(const struct cpu_attention_tile *tile, struct cpu_atten
 	for (uint32_t i = 0; i < tile->rows; i++) {
 		const uint32_t row = tile->first_row + i;
 		const size_t from = row * job->q_stride + (size_t)tile->first_head * dim;
-		float *q = scratch->q + (size_t)i * tile->heads * dim;
+		float *q = scratch->q + (size_t)(before + i) * tile->heads * dim;
 
-		scratch->range[i] = cpu_attention_visible(job, row);
+		scratch->range[before + i] = cpu_attention_visible(job, row);
 		tile->kernels->load(q, (const unsigned char *)job->q + from * element_bytes(job->dtype), tile->heads * dim,
 			job->dtype);
 		for (uint32_t head = 0; job->rope != KERN_ROPE_NONE && head < tile->heads; head++)
@@ -312,15 +312,17 @@ static void attend_split(const struct cpu_attention_tile *tile, struct cpu_atten
 	}
 }
 
-static void keep_parts(const struct cpu_attention_tile *tile, const struct cpu_attention_scratch *scratch, uint32_t split)
+/* The tile's vectors lie behind `before` others. */
+static void keep_parts(const struct cpu_attention_tile *tile, const struct cpu_attention_scratch *scratch, uint32_t before,
+	uint32_t split)
 {
 	const uint32_t dim = tile->job->kv->head_dim;
 
 	for (uint32_t i = 0; i < tile->vectors; i++) {
 		struct cpu_attention_part part = cpu_attention_part(tile, i, split);
 
-		*part.state = (struct cpu_attention_state){ scratch->max[i], scratch->sum[i] };
-		memcpy(part.o, scratch->o + (size_t)i * dim, dim * sizeof(float));
+		*part.state = (struct cpu_attention_state){ scratch->max[before + i], scratch->sum[before + i] };
+		memcpy(part.o, scratch->o + (size_t)(before + i) * dim, dim * sizeof(float));
 	}
 }
 
@@ -351,7 +353,7 @@ void cpu_attention_attend(const struct cpu_attention_tile *tile, uint32_t split,
 	const struct cpu_attention_job *job = tile->job;
 	const struct kern_kv_layout layout[2] = { kern_kv_layout(job->kv, 0), kern_kv_layout(job->kv, 1) };
 
-	load_queries(tile, scratch);
+	load_queries(tile, scratch, 0);
 	if (has_integers(job->kv->k) && scratch->range[tile->rows - 1].end > KERN_PAGE_TOKENS)
 		quantize_queries(tile, scratch);
 	if (job->partial == NULL) {
@@ -359,7 +361,31 @@ void cpu_attention_attend(const struct cpu_attention_tile *tile, uint32_t split,
 		return;
 	}
 	attend_split(tile, scratch, split, layout);
-	keep_parts(tile, scratch, split);
+	keep_parts(tile, scratch, 0, split);
+}
+
+void cpu_attention_attend_together(const struct cpu_attention_tile *tiles, uint32_t count, uint32_t split,
+	struct cpu_attention_scratch *scratch)
+{
+	const struct kern_kv_geometry *kv = tiles[0].job->kv;
+	const struct kern_kv_layout layout[2] = { kern_kv_layout(kv, 0), kern_kv_layout(kv, 1) };
+	const uint32_t begin = split * CPU_ATTENTION_SPLIT_TOKENS;
+	struct cpu_attention_tile all = tiles[0];
+
+	all.rows = all.vectors = 0;
+	for (uint32_t i = 0; i < count; i++) {
+		load_queries(&tiles[i], scratch, all.rows);
+		all.rows += tiles[i].rows;
+		all.vectors += tiles[i].vectors;
+	}
+	/* What a row sees outside of the split is not asked here, and within it all see the same. */
+	for (uint32_t i = 0; i < all.rows; i++)
+		scratch->range[i] = (struct cpu_attention_range){ begin, begin + CPU_ATTENTION_SPLIT_TOKENS };
+	if (has_integers(kv->k))
+		quantize_queries(&all, scratch);
+	attend_split(&all, scratch, split, layout);
+	for (uint32_t i = 0, before = 0; i < count; before += tiles[i++].vectors)
+		keep_parts(&tiles[i], scratch, before, split);
 }
 
 /* A sink is one more logit, of a key whose V is zero. Returns what o is multiplied by beside 1 / sum. */

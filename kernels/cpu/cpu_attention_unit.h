@@ -40,7 +40,7 @@ struct cpu_attention_scratch {
 	struct cpu_attention_range range[CPU_ATTENTION_VECTORS]; /* of each row of the tile */
 };
 
-/* A partial result, as it lies in job->partial: [q_rows][heads][splits] of `floats` floats. */
+/* A partial result, as it lies in job->partial: [q_rows][heads][part_slots] of `floats` floats. */
 struct cpu_attention_part {
 	struct cpu_attention_state *state;
 	float *o;
@@ -53,15 +53,25 @@ static inline size_t cpu_attention_part_floats(uint32_t head_dim)
 	return CPU_ATTENTION_PART_HEADER + (head_dim + 15) / 16 * 16;
 }
 
+static inline struct cpu_attention_part cpu_attention_part_at(const struct cpu_attention_tile *tile, uint32_t vector,
+	uint32_t slot)
+{
+	const struct cpu_attention_job *job = tile->job;
+	uint32_t row = tile->first_row + vector / tile->heads, head = tile->first_head + vector % tile->heads;
+	size_t index = ((size_t)row * job->kv->heads + head) * job->part_slots + slot;
+	float *at = job->partial + index * cpu_attention_part_floats(job->kv->head_dim);
+
+	return (struct cpu_attention_part){ .state = (struct cpu_attention_state *)at, .o = at + CPU_ATTENTION_PART_HEADER };
+}
+
+/* That of a split of the round at hand. */
 static inline struct cpu_attention_part cpu_attention_part(const struct cpu_attention_tile *tile, uint32_t vector,
 	uint32_t split)
 {
 	const struct cpu_attention_job *job = tile->job;
-	uint32_t row = tile->first_row + vector / tile->heads, head = tile->first_head + vector % tile->heads;
-	size_t index = ((size_t)row * job->kv->heads + head) * job->splits + (split - job->first_split);
-	float *at = job->partial + index * cpu_attention_part_floats(job->kv->head_dim);
+	const uint32_t begin = job->first_split > job->round_begin ? job->first_split : job->round_begin;
 
-	return (struct cpu_attention_part){ .state = (struct cpu_attention_state *)at, .o = at + CPU_ATTENTION_PART_HEADER };
+	return cpu_attention_part_at(tile, vector, split - begin);
 }
 
 /* The keys that a query row sees. Both ends ascend from row to row. */
@@ -74,8 +84,18 @@ static inline struct cpu_attention_range cpu_attention_visible(const struct cpu_
 	return (struct cpu_attention_range){ job->window != 0 && end > job->window ? end - job->window : 0, end };
 }
 
+/* The heads of a column (KV head, and which part of its heads) for some rows. */
+struct cpu_attention_tile cpu_attention_tile_at(const struct cpu_attention_job *job, uint32_t column, uint32_t first_row,
+	uint32_t rows);
+
 /* Attends to one split, or to all in turn when the job keeps no partial results. */
 void cpu_attention_attend(const struct cpu_attention_tile *tile, uint32_t split, struct cpu_attention_scratch *scratch);
+
+/* Attends to one split whose pages are the same for several tiles, of different jobs, at once. Every row sees all of it; the
+ * tiles are of the same heads, of jobs that differ in rows, rotation and element type at most, and have no more than
+ * CPU_ATTENTION_VECTORS vectors together. */
+void cpu_attention_attend_together(const struct cpu_attention_tile *tiles, uint32_t count, uint32_t split,
+	struct cpu_attention_scratch *scratch);
 
 /* Divides by the sum and writes o and lse of the tile's rows. Overwrites o. */
 void cpu_attention_finish(const struct cpu_attention_tile *tile, const struct cpu_attention_state *state, float *o);

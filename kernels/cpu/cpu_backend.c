@@ -39,7 +39,9 @@ static void cpu_destroy(struct kern_backend *backend)
 	for (uint32_t i = 0; cpu->participants && i <= cpu->worker_count; i++)
 		cpu_free(backend, cpu->participants[i].scratch);
 	cpu_free(backend, cpu->participants);
-	cpu_free(backend, cpu->partial);
+	if (cpu->batch)
+		cpu_free(backend, cpu->batch->partial);
+	cpu_free(backend, cpu->batch);
 	cpu_free(backend, cpu->attend_jobs);
 	cpu_free(backend, cpu->attend_first_unit);
 	base_region_destroy(&region);
@@ -143,10 +145,15 @@ static int take_memory(struct kern_cpu *cpu)
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
 		scratch_bytes = sizes[i] > scratch_bytes ? sizes[i] : scratch_bytes;
 	cpu->participants = cpu_alloc(backend, participants * sizeof(*cpu->participants), "participants");
-	cpu->partial = cpu_alloc(backend, CPU_PARTIAL_BYTES, "partial results of attention");
 	cpu->attend_jobs = cpu_alloc(backend, KERN_ATTEND_MAX * sizeof(*cpu->attend_jobs), "attention jobs");
 	cpu->attend_first_unit = cpu_alloc(backend, (KERN_ATTEND_MAX + 1) * sizeof(uint32_t), "attention jobs");
-	if (!cpu->participants || !cpu->partial || !cpu->attend_jobs || !cpu->attend_first_unit)
+	cpu->batch = cpu_alloc(backend, sizeof(*cpu->batch), "attention that runs together");
+	if (!cpu->participants || !cpu->attend_jobs || !cpu->attend_first_unit || !cpu->batch)
+		return -ENOMEM;
+	cpu->batch->participants = participants;
+	cpu->batch->partial_bytes = CPU_PARTIAL_BYTES;
+	cpu->batch->partial = cpu_alloc(backend, CPU_PARTIAL_BYTES, "partial results of attention");
+	if (!cpu->batch->partial)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < participants; i++) {
 		cpu->participants[i].cpu = cpu;

@@ -1,7 +1,7 @@
 /*
  * Inside the CPU backend: what its files share.
  *
- * How it works. A ticket's work is a sequence of *stages* (an operation is one stage, attention three), each cut into
+ * How it works. A ticket's work is a sequence of *stages* (an operation is one stage, attention three or more), each cut into
  * *tiles* that are independent of each other. The participants, which are the owner while it is in poll and the workers,
  * run tiles. Whoever finishes the last tile of a stage holds *the right to advance*: it alone plans the next stage,
  * runs it itself where it is small, and publishes it to all where it is large. While nothing is in flight nobody holds
@@ -21,7 +21,7 @@
 #include <stdatomic.h>
 
 #include "base/base_arena.h"
-#include "kernels/cpu/cpu_attention.h"
+#include "kernels/cpu/cpu_attention_batch.h"
 #include "kernels/cpu/cpu_products.h"
 #include "kernels/cpu/cpu_rows.h"
 #include "kernels/kern_backend.h"
@@ -48,11 +48,10 @@ struct cpu_stage {
 	uint32_t tile_groups, group_tiles; /* products: groups per tile, tiles side by side */
 	uint32_t span_pieces;              /* copies: tiles per span */
 	struct cpu_product product;
-	struct cpu_attention_job *jobs;
-	uint32_t *first_unit;              /* [job_count + 1] */
-	uint32_t job_count;
-	enum cpu_attention_phase phase;
 };
+
+/* What is known of the work at hand's shared blocks: nothing, sought in slices, all. */
+enum cpu_sharing { CPU_SHARING_UNKNOWN, CPU_SHARING_SOUGHT, CPU_SHARING_KNOWN };
 
 /* A program's memory. Slots are [max_rows][stride] floats. */
 struct cpu_workspace {
@@ -104,8 +103,10 @@ struct kern_cpu {
 	alignas(CPU_LINE) struct cpu_stage stage;
 	uint32_t next_tile;
 	bool active;            /* a ticket is at hand: number `done` + 1 */
-	uint32_t cursor;        /* next operation, or phase of raw attention */
-	enum cpu_attention_phase phase;
+	uint32_t cursor;        /* next operation */
+	enum cpu_attention_phase phase; /* next one of attention */
+	enum cpu_sharing sharing;
+	struct cpu_attention_batch *batch;
 	uint32_t step_rows;     /* rows that operations see: all, or the outputs after SELECT */
 	bool rope_ready;
 	const float *quantized; /* the slot whose rows the workspace holds as integers, or NULL */
@@ -117,7 +118,6 @@ struct kern_cpu {
 
 	/* Below here is not touched per tile. */
 	struct cpu_participant *participants; /* [0] is the owner */
-	void *partial;
 	struct cpu_attention_job *attend_jobs; /* [KERN_ATTEND_MAX] */
 	uint32_t *attend_first_unit;
 	struct cpu_chunk *chunk; /* where small allocations come from */
@@ -176,11 +176,10 @@ bool cpu_stage_quantize(struct kern_cpu *cpu, const struct kern_op *op);
 void cpu_stage_forget_quantized(struct kern_cpu *cpu, const struct kern_op *op);
 uint32_t cpu_stage_cost_ns(double ns);
 
-/* cpu_stage_attention.c: one phase of attention over the jobs; the first one builds them. */
-void cpu_stage_step_attention(struct kern_cpu *cpu, const struct kern_step *step, const struct kern_op *op,
-	enum cpu_attention_phase phase);
-void cpu_stage_raw_attention(struct kern_cpu *cpu, const struct kern_attend *items, uint32_t count,
-	enum cpu_attention_phase phase);
+/* cpu_stage_attention.c: the next phase of attention that has tiles, or a slice of the search for shared blocks; false: the
+ * operation has no further stage. */
+bool cpu_stage_step_attention(struct kern_cpu *cpu, const struct kern_step *step, const struct kern_op *op);
+bool cpu_stage_raw_attention(struct kern_cpu *cpu, const struct kern_attend *items, uint32_t count);
 
 /* cpu_execute.c */
 int cpu_submit(struct kern_backend *backend, const struct kern_work *work, kern_ticket *ticket);

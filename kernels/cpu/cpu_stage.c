@@ -259,18 +259,8 @@ static void plan_op(struct kern_cpu *cpu, const struct kern_op *op)
 		cpu->stage.run = run_hidden;
 		cpu_stage_cut_rows(cpu, cpu->step_rows, 0.2 * step_at_hand(cpu)->program->width);
 		break;
-	case KERN_OP_ATTENTION: /* has phases, see step_next */
+	case KERN_OP_ATTENTION: /* has several stages, see step_next */
 		break;
-	}
-}
-
-/* Goes on to the next phase of attention, or past it after the last. */
-static void next_phase(struct kern_cpu *cpu)
-{
-	cpu->phase++;
-	if (cpu->phase == CPU_ATTENTION_PHASES) {
-		cpu->phase = CPU_ATTENTION_APPEND;
-		cpu->cursor++;
 	}
 }
 
@@ -295,13 +285,10 @@ static bool step_next(struct kern_cpu *cpu)
 		if (cpu_stage_quantize(cpu, op))
 			return true;
 		cpu_stage_forget_quantized(cpu, op);
-		if (op->kind == KERN_OP_ATTENTION) {
-			cpu_stage_step_attention(cpu, step, op, cpu->phase);
-			next_phase(cpu);
-		} else {
-			plan_op(cpu, op);
-			cpu->cursor++;
-		}
+		if (op->kind == KERN_OP_ATTENTION && cpu_stage_step_attention(cpu, step, op))
+			return true;
+		cpu->cursor++;
+		plan_op(cpu, op);
 		if (cpu->stage.tiles > 0)
 			return true;
 	}
@@ -312,12 +299,10 @@ static bool attend_next(struct kern_cpu *cpu)
 {
 	const struct kern_work *work = cpu_work_at_hand(cpu);
 
-	while (cpu->cursor == 0 && work->attend.count > 0) {
-		cpu_stage_raw_attention(cpu, work->attend.items, work->attend.count, cpu->phase);
-		next_phase(cpu);
-		if (cpu->stage.tiles > 0)
-			return true;
-	}
+	if (cpu->cursor == 0 && work->attend.count > 0 &&
+			cpu_stage_raw_attention(cpu, work->attend.items, work->attend.count))
+		return true;
+	cpu->cursor = 1;
 	return false;
 }
 
@@ -366,6 +351,7 @@ void cpu_stage_begin(struct kern_cpu *cpu)
 
 	cpu->cursor = 0;
 	cpu->phase = CPU_ATTENTION_APPEND;
+	cpu->sharing = CPU_SHARING_UNKNOWN;
 	cpu->rope_ready = false;
 	cpu->quantized = NULL;
 	cpu->step_rows = work->kind == KERN_WORK_STEP ? work->step.rows : 0;

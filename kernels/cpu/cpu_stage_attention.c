@@ -1,25 +1,16 @@
 /*
- * Attention as stages: one job per session, the units of all jobs in a row as tiles. Jobs are built when the first phase
- * is planned, by the holder of the right to advance.
+ * Attention as stages: one job per session, run together as a batch. Jobs are built when an operation's first phase is planned,
+ * by the holder of the right to advance.
  */
+#include "kernels/cpu/cpu_attention_kernels.h"
 #include "kernels/cpu/cpu_backend.h"
 
 static void run_units(struct kern_cpu *cpu, uint32_t tile, void *scratch)
 {
-	const struct cpu_stage *stage = &cpu->stage;
-	uint32_t low = 0, high = stage->job_count;
-
-	/* The last job whose first unit is not behind the tile. */
-	while (high - low > 1) {
-		const uint32_t middle = low + (high - low) / 2;
-
-		if (stage->first_unit[middle] <= tile)
-			low = middle;
-		else
-			high = middle;
-	}
-	cpu_attention_run(&stage->jobs[low], stage->phase, tile - stage->first_unit[low], scratch);
+	cpu_attention_batch_run(cpu->batch, tile, scratch);
 }
+
+/* ---- how long units take ------------------------------------------------------------------------------------------ */
 
 /* Query-key pairs that a job looks at. */
 static double visible_pairs(const struct cpu_attention_job *job)
@@ -37,58 +28,113 @@ static double append_element_ns(enum kern_kv format)
 	return format == KERN_KV_INT4 ? 8.0 : 0.5;
 }
 
+/* A unit of ATTEND: so many pairs of a query row and a key, for all heads, and so many tokens read of all KV heads. */
+static double attend_ns(const struct kern_cpu *cpu, const struct kern_kv_geometry *kv, double pairs, double tokens)
+{
+	const double compute_ns = pairs * kv->heads * (2.0 * kv->head_dim + 16.0) * 2.0 * cpu->ns_per_product;
+	const double read_ns = tokens * kv->kv_heads * (double)(kv->page_bytes[1] / KERN_PAGE_TOKENS) * cpu->ns_per_byte;
+
+	return compute_ns > read_ns ? compute_ns : read_ns;
+}
+
+/* A job's units in the round at hand. */
 static double phase_ns(const struct kern_cpu *cpu, const struct cpu_attention_job *job, enum cpu_attention_phase phase)
 {
 	const struct kern_kv_geometry *kv = job->kv;
-	double pairs, compute_ns, read_ns;
+	double pairs, whole_units;
 
 	if (phase == CPU_ATTENTION_APPEND)
 		return (double)job->kv_rows * kv->kv_heads * kv->head_dim * (append_element_ns(kv->k) + append_element_ns(kv->v));
 	if (phase == CPU_ATTENTION_MERGE)
 		return (double)job->q_rows * kv->heads * kv->head_dim;
 	pairs = visible_pairs(job);
-	compute_ns = pairs * kv->heads * (2.0 * kv->head_dim + 16.0) * 2.0 * cpu->ns_per_product;
-	read_ns = pairs / job->q_rows * kv->kv_heads * (double)(kv->page_bytes[1] / KERN_PAGE_TOKENS) * cpu->ns_per_byte;
-	return compute_ns > read_ns ? compute_ns : read_ns;
+	whole_units = (double)kv->kv_heads * job->head_parts * job->row_chunks * (job->partial != NULL ? job->splits : 1);
+	return attend_ns(cpu, kv, pairs, pairs / job->q_rows) * job->units[phase] / whole_units;
 }
 
-static void plan_phase(struct kern_cpu *cpu, struct cpu_attention_job *jobs, uint32_t count, uint32_t *first_unit,
-	enum cpu_attention_phase phase)
+/* What several jobs do together, in the round at hand. */
+static double together_ns(const struct kern_cpu *cpu)
 {
+	const struct cpu_attention_batch *batch = cpu->batch;
+	double ns = 0.0;
+
+	for (uint32_t i = 0; i < batch->share.group_count; i++) {
+		const struct cpu_attention_together *together = &batch->together[i];
+		const uint32_t first = batch->share.members[batch->share.groups[i].first].job;
+		const double tokens = (double)together->splits * CPU_ATTENTION_SPLIT_TOKENS;
+
+		ns += attend_ns(cpu, batch->jobs[first].kv, tokens * together->rows, tokens);
+	}
+	return ns;
+}
+
+/* ---- phases ------------------------------------------------------------------------------------------------------- */
+
+static void plan_phase(struct kern_cpu *cpu, enum cpu_attention_phase phase)
+{
+	struct cpu_attention_batch *batch = cpu->batch;
 	struct cpu_stage *stage = &cpu->stage;
 	double ns = 0.0;
 
-	first_unit[0] = 0;
-	for (uint32_t i = 0; i < count; i++) {
-		first_unit[i + 1] = first_unit[i] + jobs[i].units[phase];
-		if (jobs[i].units[phase] > 0)
-			ns += phase_ns(cpu, &jobs[i], phase);
-	}
 	stage->run = run_units;
-	stage->jobs = jobs;
-	stage->job_count = count;
-	stage->first_unit = first_unit;
-	stage->phase = phase;
-	stage->tiles = first_unit[count];
-	if (stage->tiles > 0) {
-		ns /= stage->tiles;
-		stage->tile_ns = ns < 1.0 ? 1 : ns > 1e9 ? (uint32_t)1e9 : (uint32_t)ns;
-	}
+	stage->tiles = cpu_attention_batch_phase(batch, phase);
+	if (stage->tiles == 0)
+		return;
+	if (phase == CPU_ATTENTION_ATTEND && batch->shared_units > 0)
+		ns = together_ns(cpu);
+	for (uint32_t i = 0; i < batch->count; i++)
+		if (batch->jobs[i].units[phase] > 0)
+			ns += phase_ns(cpu, &batch->jobs[i], phase);
+	stage->tile_ns = cpu_stage_cost_ns(ns / stage->tiles);
 }
 
-/* Cuts the jobs; room for partial results goes to those who come first. */
-static void plan_jobs(struct kern_cpu *cpu, struct cpu_attention_job *jobs, uint32_t count)
+/* The next phase, of this round or the next one, that has units. */
+static bool next_phase(struct kern_cpu *cpu)
 {
-	unsigned char *partial = cpu->partial;
-	size_t left_bytes = CPU_PARTIAL_BYTES;
-
-	for (uint32_t i = 0; i < count; i++) {
-		const size_t taken = cpu_attention_plan(&jobs[i], cpu->worker_count + 1, partial, left_bytes);
-
-		partial += taken;
-		left_bytes -= taken;
-	}
+	do {
+		if (cpu->phase == CPU_ATTENTION_PHASES) {
+			if (!cpu_attention_batch_next_round(cpu->batch)) {
+				cpu->phase = CPU_ATTENTION_APPEND;
+				return false;
+			}
+			cpu->phase = CPU_ATTENTION_ATTEND;
+		}
+		plan_phase(cpu, cpu->phase++);
+	} while (cpu->stage.tiles == 0);
+	return true;
 }
+
+static void run_seek(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+{
+	(void)tile;
+	(void)scratch;
+	if (cpu_attention_share_advance(&cpu->batch->share))
+		cpu->sharing = CPU_SHARING_KNOWN;
+}
+
+/* Jobs are built. False: first a slice of the search for what they share must run. */
+static bool begin_attention(struct kern_cpu *cpu)
+{
+	if (cpu->sharing == CPU_SHARING_UNKNOWN)
+		cpu->sharing = cpu_attention_batch_seek(cpu->batch) ? CPU_SHARING_SOUGHT : CPU_SHARING_KNOWN;
+	if (cpu->sharing == CPU_SHARING_SOUGHT) {
+		cpu->stage.run = run_seek;
+		cpu_stage_whole(cpu, CPU_ATTENTION_SHARE_NS);
+		return false;
+	}
+	cpu_attention_batch_plan(cpu->batch);
+	return true;
+}
+
+static void take_jobs(struct kern_cpu *cpu, struct cpu_attention_job *jobs, uint32_t *first_unit, uint32_t count)
+{
+	cpu->batch->jobs = jobs;
+	cpu->batch->first_unit = first_unit;
+	cpu->batch->count = count;
+	cpu_attention_batch_cut(cpu->batch);
+}
+
+/* ---- jobs --------------------------------------------------------------------------------------------------------- */
 
 static void step_job(const struct kern_cpu *cpu, const struct kern_step *step, const struct kern_op *op,
 	const struct kern_seq *seq, struct cpu_attention_job *job)
@@ -163,26 +209,31 @@ static void raw_job(const struct kern_cpu *cpu, const struct kern_attend *item, 
 	};
 }
 
-void cpu_stage_step_attention(struct kern_cpu *cpu, const struct kern_step *step, const struct kern_op *op,
-	enum cpu_attention_phase phase)
+bool cpu_stage_step_attention(struct kern_cpu *cpu, const struct kern_step *step, const struct kern_op *op)
 {
 	const struct cpu_workspace *workspace = step->program->workspace;
 
-	if (phase == CPU_ATTENTION_APPEND) {
-		for (uint32_t i = 0; i < step->seq_count; i++)
+	if (cpu->phase == CPU_ATTENTION_APPEND) {
+		/* While shared blocks are sought, the jobs are there. */
+		for (uint32_t i = 0; i < step->seq_count && cpu->sharing != CPU_SHARING_SOUGHT; i++)
 			step_job(cpu, step, op, &step->seqs[i], &workspace->jobs[i]);
-		plan_jobs(cpu, workspace->jobs, step->seq_count);
+		if (cpu->sharing != CPU_SHARING_SOUGHT)
+			take_jobs(cpu, workspace->jobs, workspace->first_unit, step->seq_count);
+		if (!begin_attention(cpu))
+			return true;
 	}
-	plan_phase(cpu, workspace->jobs, step->seq_count, workspace->first_unit, phase);
+	return next_phase(cpu);
 }
 
-void cpu_stage_raw_attention(struct kern_cpu *cpu, const struct kern_attend *items, uint32_t count,
-	enum cpu_attention_phase phase)
+bool cpu_stage_raw_attention(struct kern_cpu *cpu, const struct kern_attend *items, uint32_t count)
 {
-	if (phase == CPU_ATTENTION_APPEND) {
-		for (uint32_t i = 0; i < count; i++)
+	if (cpu->phase == CPU_ATTENTION_APPEND) {
+		for (uint32_t i = 0; i < count && cpu->sharing != CPU_SHARING_SOUGHT; i++)
 			raw_job(cpu, &items[i], &cpu->attend_jobs[i]);
-		plan_jobs(cpu, cpu->attend_jobs, count);
+		if (cpu->sharing != CPU_SHARING_SOUGHT)
+			take_jobs(cpu, cpu->attend_jobs, cpu->attend_first_unit, count);
+		if (!begin_attention(cpu))
+			return true;
 	}
-	plan_phase(cpu, cpu->attend_jobs, count, cpu->attend_first_unit, phase);
+	return next_phase(cpu);
 }
