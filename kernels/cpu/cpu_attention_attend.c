@@ -172,17 +172,15 @@ static struct cpu_attention_weights8 packed_weights(const struct cpu_attention_t
 	};
 }
 
-/* Weights of V for the rows that see the same part of a page. */
-static void weigh_rows(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
-	const struct page *page, uint32_t row, uint32_t rows, struct cpu_attention_range part)
+/* Weights of V for the vectors that see something of a page. */
+static void weigh_page(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const struct page *page, uint32_t first, uint32_t count, const uint64_t *visible)
 {
 	const struct cpu_attention_job *job = tile->job;
-	const uint32_t first = row * tile->heads, count = rows * tile->heads;
 	const struct cpu_attention_softmax how = {
 		.scale = job->soft_cap != 0.0f ? job->scale / job->soft_cap : job->scale * LOG2_E,
 		.cap = job->soft_cap * LOG2_E,
-		.begin = part.begin,
-		.end = part.end,
+		.visible = visible,
 		.v_format = page->layout->v_format,
 		.v_scale = page->at + page->layout->v_scale,
 	};
@@ -194,6 +192,30 @@ static void weigh_rows(const struct cpu_attention_tile *tile, struct cpu_attenti
 		tile->kernels->softmax_int8(&weights, products, count, &how, &running);
 	else
 		tile->kernels->softmax(products, count, &how, &running);
+}
+
+static uint64_t mask_of(struct cpu_attention_range part)
+{
+	const uint64_t below = part.end == KERN_PAGE_TOKENS ? UINT64_MAX : (UINT64_C(1) << part.end) - 1;
+
+	return part.begin == KERN_PAGE_TOKENS ? 0 : below & UINT64_MAX << part.begin;
+}
+
+/* Which tokens of a page each vector sees; NULL if all see it whole. */
+static const uint64_t *see_page(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const struct page *page, uint32_t first, uint32_t last)
+{
+	const struct cpu_attention_range *range = scratch->range;
+
+	if (range[last - 1].begin <= page->base && range[first].end >= page->base + KERN_PAGE_TOKENS)
+		return NULL;
+	for (uint32_t row = first; row < last; row++) {
+		const uint64_t visible = mask_of(clip(range[row], page->base));
+
+		for (uint32_t head = 0; head < tile->heads; head++)
+			scratch->visible[row * tile->heads + head] = visible;
+	}
+	return scratch->visible + (size_t)first * tile->heads;
 }
 
 /* Weighted sum of V that is not of integers, for the same. For many vectors V has been widened to where the transposed K was. */
@@ -249,6 +271,11 @@ static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attent
 	if (widened)
 		tile->kernels->widen(scratch->k, page->at + layout->v, layout->v_format,
 			KERN_PAGE_TOKENS * tile->job->kv->head_dim);
+	weigh_page(tile, scratch, page, first * tile->heads, count, see_page(tile, scratch, page, first, last));
+	if (has_integers(layout->v_format)) {
+		add_integers(tile, scratch, page, first * tile->heads, count);
+		return;
+	}
 	for (uint32_t row = first, rows; row < last; row += rows) {
 		struct cpu_attention_range part = clip(range[row], page->base);
 
@@ -258,12 +285,8 @@ static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attent
 			if (next.begin != part.begin || next.end != part.end)
 				break;
 		}
-		weigh_rows(tile, scratch, page, row, rows, part);
-		if (!has_integers(layout->v_format))
-			add_rows(tile, scratch, page, widened, row, rows, part);
+		add_rows(tile, scratch, page, widened, row, rows, part);
 	}
-	if (has_integers(layout->v_format))
-		add_integers(tile, scratch, page, first * tile->heads, count);
 }
 
 static void prefetch(const unsigned char *at, size_t bytes)

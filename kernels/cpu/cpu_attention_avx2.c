@@ -372,17 +372,21 @@ static inline __m256 tanh8(__m256 x)
 	return _mm256_blendv_ps(large, small, is_small);
 }
 
-/* All ones in the lanes of the 8 tokens from `token` that are visible. */
-static inline __m256 visible8(uint32_t token, uint32_t begin, uint32_t end)
+static inline uint64_t visible_to(const struct cpu_attention_softmax *how, uint32_t vector)
 {
-	const __m256i at = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32((int)token));
-	const __m256i early = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)begin), at);
-
-	return _mm256_castsi256_ps(_mm256_andnot_si256(early, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)end), at)));
+	return how->visible ? how->visible[vector] : UINT64_MAX;
 }
 
-static void softmax_one(float *products, const struct cpu_attention_softmax *how, float *old_max, float *old_sum,
-	float *factor)
+/* All ones in the lanes of the 8 tokens from `token` that are visible. */
+static inline __m256 visible8(uint64_t visible, uint32_t token)
+{
+	const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+
+	return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)(visible >> token)), bit), bit));
+}
+
+static void softmax_one(float *products, uint64_t seen, const struct cpu_attention_softmax *how, float *old_max,
+	float *old_sum, float *factor)
 {
 	const __m256 scale = _mm256_set1_ps(how->scale), cap = _mm256_set1_ps(how->cap);
 	__m256 x[PAGE_VECS], largest = _mm256_set1_ps(*old_max), visible, shift;
@@ -392,7 +396,7 @@ static void softmax_one(float *products, const struct cpu_attention_softmax *how
 		x[i] = _mm256_mul_ps(_mm256_loadu_ps(products + i * LANES), scale);
 		if (how->cap != 0.0f)
 			x[i] = _mm256_mul_ps(cap, tanh8(x[i]));
-		visible = visible8(i * LANES, how->begin, how->end);
+		visible = visible8(seen, i * LANES);
 		x[i] = _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), x[i], visible);
 		largest = _mm256_max_ps(largest, x[i]);
 	}
@@ -413,13 +417,14 @@ static void softmax_states(float *products, uint32_t vectors, const struct cpu_a
 	const struct cpu_attention_running *running)
 {
 	for (uint32_t i = 0; i < vectors; i++)
-		softmax_one(products + (size_t)i * KERN_PAGE_TOKENS, how, &running->max[i], &running->sum[i], &running->factor[i]);
+		softmax_one(products + (size_t)i * KERN_PAGE_TOKENS, visible_to(how, i), how, &running->max[i], &running->sum[i],
+			&running->factor[i]);
 }
 
 /* V's scales of a group, of the tokens that are seen; the others may be anything. */
-static inline __m256 load_v_scale(const struct cpu_attention_softmax *how, uint32_t group, uint32_t token)
+static inline __m256 load_v_scale(const struct cpu_attention_softmax *how, uint64_t visible, uint32_t group, uint32_t token)
 {
-	const __m256 seen = visible8(token, how->begin, how->end);
+	const __m256 seen = visible8(visible, token);
 
 	if (how->v_format == KERN_KV_INT4)
 		return _mm256_and_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), seen),
@@ -433,18 +438,19 @@ static void softmax(float *products, uint32_t vectors, const struct cpu_attentio
 	softmax_states(products, vectors, how, running);
 	for (uint32_t i = 0; how->v_format == KERN_KV_FP8 && i < vectors * PAGE_VECS; i++)
 		_mm256_storeu_ps(products + i * LANES,
-			_mm256_mul_ps(_mm256_loadu_ps(products + i * LANES), load_v_scale(how, 0, i % PAGE_VECS * LANES)));
+			_mm256_mul_ps(_mm256_loadu_ps(products + i * LANES), load_v_scale(how, visible_to(how, i / PAGE_VECS), 0,
+				i % PAGE_VECS * LANES)));
 }
 
 /* The bits of the largest weight of any group. */
-static uint32_t largest_weight(const float *p, const struct cpu_attention_softmax *how, uint32_t groups)
+static uint32_t largest_weight(const float *p, uint64_t visible, const struct cpu_attention_softmax *how, uint32_t groups)
 {
 	__m256i largest = _mm256_setzero_si256();
 	uint32_t bits[LANES], most = 0;
 
 	for (uint32_t i = 0; i < groups * PAGE_VECS; i++) {
 		const uint32_t token = i % PAGE_VECS * LANES;
-		const __m256 w = _mm256_mul_ps(_mm256_loadu_ps(p + token), load_v_scale(how, i / PAGE_VECS, token));
+		const __m256 w = _mm256_mul_ps(_mm256_loadu_ps(p + token), load_v_scale(how, visible, i / PAGE_VECS, token));
 
 		largest = _mm256_max_epu32(largest, _mm256_castps_si256(w));
 	}
@@ -454,10 +460,10 @@ static uint32_t largest_weight(const float *p, const struct cpu_attention_softma
 	return most & FLOAT_MAGNITUDE_BITS;
 }
 
-static inline __m256i whole_weights(const float *p, const struct cpu_attention_softmax *how, uint32_t group,
-	uint32_t token, __m256 inverse)
+static inline __m256i whole_weights(const float *p, uint64_t visible, const struct cpu_attention_softmax *how,
+	uint32_t group, uint32_t token, __m256 inverse)
 {
-	const __m256 w = _mm256_mul_ps(_mm256_loadu_ps(p + token), load_v_scale(how, group, token));
+	const __m256 w = _mm256_mul_ps(_mm256_loadu_ps(p + token), load_v_scale(how, visible, group, token));
 
 	return _mm256_cvtps_epi32(_mm256_mul_ps(w, inverse));
 }
@@ -469,15 +475,16 @@ static void softmax_int8(const struct cpu_attention_weights8 *weights, float *pr
 
 	softmax_states(products, vectors, how, running);
 	for (uint32_t i = 0; i < vectors; i++, products += KERN_PAGE_TOKENS) {
+		const uint64_t visible = visible_to(how, i);
 		__m256 factor;
 		float inverse;
 
-		weights->scale[i] = row_weight_scale(largest_weight(products, how, weights->groups), &inverse);
+		weights->scale[i] = row_weight_scale(largest_weight(products, visible, how, weights->groups), &inverse);
 		factor = _mm256_set1_ps(inverse);
 		for (uint32_t j = 0; j < weights->groups * PAGE_VECS; j += 2, packed += 2 * LANES) {
 			const uint32_t group = j / PAGE_VECS, token = j % PAGE_VECS * LANES;
-			__m256i first = whole_weights(products, how, group, token, factor);
-			__m256i second = whole_weights(products, how, group, token + LANES, factor);
+			__m256i first = whole_weights(products, visible, how, group, token, factor);
+			__m256i second = whole_weights(products, visible, how, group, token + LANES, factor);
 
 			_mm256_storeu_si256((void *)packed, _mm256_permute4x64_epi64(_mm256_packs_epi32(first, second), 0xd8));
 		}

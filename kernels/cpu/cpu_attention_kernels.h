@@ -78,7 +78,7 @@ struct cpu_attention_weights8 {
 struct cpu_attention_softmax {
 	float scale;         /* of products: to logits, or with a cap to logits / cap */
 	float cap;           /* of logits; 0 off */
-	uint32_t begin, end; /* tokens of the page that are seen */
+	const uint64_t *visible; /* [vectors]: bit t says whether token t of the page is seen; NULL: all are, by all */
 	enum kern_kv v_format;
 	const void *v_scale; /* of the page: float32 [64] where V is int8 or fp8, bf16 [groups][64] where it is int4 */
 };

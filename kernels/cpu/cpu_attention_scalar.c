@@ -124,14 +124,22 @@ static void widen(float *restrict to, const void *v, enum kern_kv format, uint32
 		to[i] = plain_v(v, format, i);
 }
 
+static uint64_t visible_to(const struct cpu_attention_softmax *how, uint32_t vector)
+{
+	return how->visible ? how->visible[vector] : UINT64_MAX;
+}
+
 /* Products of the tokens that are seen become probabilities, the others zeros. */
-static void softmax_one(float *restrict products, const struct cpu_attention_softmax *how, float *max, float *sum,
-	float *factor)
+static void softmax_one(float *restrict products, uint64_t visible, const struct cpu_attention_softmax *how, float *max,
+	float *sum, float *factor)
 {
 	float largest = *max, total = 0.0f, shift;
 
-	for (uint32_t t = how->begin; t < how->end; t++) {
+	for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
 		float logit = products[t] * how->scale;
+
+		if (!(visible >> t & 1))
+			continue;
 
 		if (how->cap != 0.0f)
 			logit = how->cap * row_tanh(logit);
@@ -140,7 +148,7 @@ static void softmax_one(float *restrict products, const struct cpu_attention_sof
 	}
 	shift = largest == -INFINITY ? 0.0f : largest;
 	for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
-		products[t] = t >= how->begin && t < how->end ? row_exp2(products[t] - shift) : 0.0f;
+		products[t] = visible >> t & 1 ? row_exp2(products[t] - shift) : 0.0f;
 		total += products[t];
 	}
 	*factor = row_exp2(*max - shift);
@@ -152,7 +160,18 @@ static void softmax_states(float *products, uint32_t vectors, const struct cpu_a
 	const struct cpu_attention_running *running)
 {
 	for (uint32_t i = 0; i < vectors; i++)
-		softmax_one(products + (size_t)i * KERN_PAGE_TOKENS, how, &running->max[i], &running->sum[i], &running->factor[i]);
+		softmax_one(products + (size_t)i * KERN_PAGE_TOKENS, visible_to(how, i), how, &running->max[i], &running->sum[i],
+			&running->factor[i]);
+}
+
+/* V's scale of a token that is seen; that of others may be anything. */
+static float v_scale_at(const struct cpu_attention_softmax *how, uint64_t visible, uint32_t group, uint32_t t)
+{
+	if (!(visible >> t & 1))
+		return 0.0f;
+	if (how->v_format == KERN_KV_INT4)
+		return fabsf(row_from_bf16(((const uint16_t *)how->v_scale)[group * KERN_PAGE_TOKENS + t]));
+	return ((const float *)how->v_scale)[t];
 }
 
 static void softmax(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
@@ -160,30 +179,22 @@ static void softmax(float *products, uint32_t vectors, const struct cpu_attentio
 {
 	softmax_states(products, vectors, how, running);
 	for (uint32_t i = 0; how->v_format == KERN_KV_FP8 && i < vectors; i++) {
-		for (uint32_t t = how->begin; t < how->end; t++)
-			products[i * KERN_PAGE_TOKENS + t] *= ((const float *)how->v_scale)[t];
+		for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++)
+			products[i * KERN_PAGE_TOKENS + t] *= v_scale_at(how, visible_to(how, i), 0, t);
 	}
-}
-
-static float v_scale_at(const struct cpu_attention_softmax *how, uint32_t group, uint32_t t)
-{
-	if (t < how->begin || t >= how->end)
-		return 0.0f;
-	if (how->v_format == KERN_KV_INT4)
-		return fabsf(row_from_bf16(((const uint16_t *)how->v_scale)[group * KERN_PAGE_TOKENS + t]));
-	return ((const float *)how->v_scale)[t];
 }
 
 /* All groups' weights share a scale, that of the largest. */
 static void pack_weights(const struct cpu_attention_weights8 *weights, uint32_t i, const float *p,
 	const struct cpu_attention_softmax *how)
 {
+	const uint64_t visible = visible_to(how, i);
 	int16_t *packed = (int16_t *)weights->packed + (size_t)i * weights->groups * KERN_PAGE_TOKENS;
 	float w[CPU_ATTENTION_GROUPS * KERN_PAGE_TOKENS], inverse;
 	const uint32_t count = weights->groups * KERN_PAGE_TOKENS;
 
 	for (uint32_t j = 0; j < count; j++)
-		w[j] = p[j % KERN_PAGE_TOKENS] * v_scale_at(how, j / KERN_PAGE_TOKENS, j % KERN_PAGE_TOKENS);
+		w[j] = p[j % KERN_PAGE_TOKENS] * v_scale_at(how, visible, j / KERN_PAGE_TOKENS, j % KERN_PAGE_TOKENS);
 	weights->scale[i] = row_weight_scale(row_largest_bits(w, count), &inverse);
 	row_pack_weights(packed, w, count, inverse);
 }

@@ -37,6 +37,7 @@ struct cpu_attention_scratch {
 	_Alignas(64) float weight_scale[CPU_ATTENTION_VECTORS];
 	_Alignas(64) float max[CPU_ATTENTION_VECTORS], sum[CPU_ATTENTION_VECTORS], factor[CPU_ATTENTION_VECTORS];
 	_Alignas(64) struct cpu_attention_state total_state[CPU_ATTENTION_VECTORS];
+	uint64_t visible[CPU_ATTENTION_VECTORS];                 /* of the page in work */
 	struct cpu_attention_range range[CPU_ATTENTION_VECTORS]; /* of each row of the tile */
 };
 
