@@ -153,6 +153,7 @@ struct sched_counters {
 	uint64_t steps, step_rows, decode_rows, prefill_rows, step_seqs, attends;
 	uint64_t busy_ns;                     /* time with work on the device */
 	uint64_t predicted_ns, actual_ns;     /* sums over steps */
+	double error_median, error_p99;       /* of predictions, |actual / predicted - 1|, lately */
 	uint64_t parked;                      /* times a stream had no credit */
 	uint32_t sessions, clients, requests; /* live now */
 	uint64_t kv_bytes_used, kv_bytes_free, kv_bytes_dirty;

@@ -187,5 +187,9 @@ struct sched_load sched_attend_load(
 	products = 2 * rows * keys * kv->heads * kv->head_dim;
 	if (from == 0)
 		products += (uint64_t)item->kv_rows * kv->kv_heads * kv->head_dim;
-	return (struct sched_load){ .rows = (uint32_t)(products >> 16) + 1, .visits = products };
+	return (struct sched_load){
+		.rows = (uint32_t)(products >> 16) + 1,
+		.visits = products,
+		.kv_bytes = sched_kv_bytes(kv, keys) / kv->layers,
+	};
 }

@@ -17,6 +17,8 @@ void sched_counters_read(const struct sched *sched, struct sched_counters *count
 	counters->kv_bytes_free = usage.free_bytes;
 	counters->kv_bytes_dirty = usage.dirty_bytes;
 	counters->blocks_used = usage.blocks_used;
+	counters->error_median = sched_cost_error_size(&sched->cost, 0.5);
+	counters->error_p99 = sched_cost_error_size(&sched->cost, 0.99);
 }
 
 uint32_t sched_sessions_view(

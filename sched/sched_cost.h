@@ -1,11 +1,12 @@
 /*
- * How long a work will take on this device: a few linear terms from the backend's properties, and a
- * ratio of actual to predicted per model and size of step that follows what is measured.
+ * How long a work will take on this device: a few linear terms from the backend's properties, each with a factor that
+ * follows what is measured, by recursive least squares, per model and size of step.
  *
  *   step = overhead + max(reading the weights, rows * products of a row) + visits * products of a
- * visit + outs * products of an output
+ *          visit + outs * products of an output + bytes of the cache that are read once
  *
- * A visit is one row seeing one key. Scheduler's thread; pure arithmetic.
+ * A visit is one row seeing one key. How far off predictions were is counted as well, so that whoever relies on one can ask
+ * for a band. Scheduler's thread; pure arithmetic.
  */
 #ifndef SCHED_COST_H
 #define SCHED_COST_H
@@ -15,29 +16,42 @@
 #include "kernels/kern_backend.h"
 
 enum {
-	SCHED_COST_MODELS = 17,
-	SCHED_COST_BUCKETS = 24
-}; /* 16 models, and raw attention; powers of two of the size */
-
-struct sched_cost_rates {
-	double weights_ns, row_ns, visit_ns, out_ns;
+	SCHED_COST_MODELS = 17,  /* 16 models, and raw attention */
+	SCHED_COST_BUCKETS = 24, /* powers of two of the size */
+	SCHED_COST_TERMS = 5,
+	SCHED_COST_ERRORS = 385, /* 64 to a doubling, from an eighth to eight times */
 };
 
-struct sched_cost_ratio {
-	double ratio;
+struct sched_cost_rates {
+	double weights_ns, row_ns, visit_ns, out_ns, byte_ns;
+};
+
+/* What actually took factor times as long as its term says, and how sure that is (the inverse of the samples' correlation,
+ * in units of their noise). */
+struct sched_cost_fit {
+	double factor[SCHED_COST_TERMS];
+	double spread[SCHED_COST_TERMS][SCHED_COST_TERMS];
 	uint32_t samples;
+};
+
+/* actual / predicted of the last thousand works or so, by its logarithm. */
+struct sched_cost_error {
+	uint32_t counts[SCHED_COST_ERRORS];
+	uint32_t total;
 };
 
 struct sched_cost {
 	double products_per_ns, integer_products_per_ns, bytes_per_ns;
 	struct sched_cost_rates rates[SCHED_COST_MODELS];
-	struct sched_cost_ratio ratios[SCHED_COST_MODELS][SCHED_COST_BUCKETS];
+	struct sched_cost_fit fits[SCHED_COST_MODELS][SCHED_COST_BUCKETS];
+	struct sched_cost_error errors[SCHED_COST_MODELS];
 };
 
-/* What a work consists of. ATTEND: rows are query and key rows, visits are products. */
+/* What a work consists of. ATTEND: rows are a measure of size, visits are products. */
 struct sched_load {
 	uint32_t rows, outs;
 	uint64_t visits;
+	uint64_t kv_bytes; /* of the cache, each sequence's once */
 };
 
 void sched_cost_init(struct sched_cost *cost, const struct kern_properties *properties);
@@ -48,8 +62,12 @@ void sched_cost_model(struct sched_cost *cost, uint32_t model, uint64_t weight_b
 /* Nanoseconds, at least 1. */
 int64_t sched_cost_predict(
 	const struct sched_cost *cost, uint32_t model, const struct sched_load *load);
-/* A work of this load took actual_ns. */
-void sched_cost_learn(
-	struct sched_cost *cost, uint32_t model, const struct sched_load *load, int64_t actual_ns);
+/* A work of this load, for which predicted_ns had been said, took actual_ns. */
+void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sched_load *load,
+	int64_t predicted_ns, int64_t actual_ns);
+/* What actual / predicted stays below in this share (0 to 1) of recent works; 1 before any. */
+double sched_cost_error(const struct sched_cost *cost, uint32_t model, double share);
+/* The same of |actual / predicted - 1|, over all models; 0 before any. */
+double sched_cost_error_size(const struct sched_cost *cost, double share);
 
 #endif

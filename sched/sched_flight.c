@@ -117,7 +117,7 @@ static void account(struct sched *sched, struct sched_flight *flight)
 	sched->counters.actual_ns += (uint64_t)actual_ns;
 	sched_cost_learn(&sched->cost,
 		flight->work.kind == KERN_WORK_STEP ? flight->model : SCHED_COST_MODELS - 1,
-		&flight->load, actual_ns);
+		&flight->load, flight->predicted_ns, actual_ns);
 }
 
 static void finish_zero(struct sched *sched, struct sched_flight *flight)

@@ -7,8 +7,9 @@
 
 /* What stands before it. */
 struct ahead {
-	uint64_t rows, visits; /* of its own model */
-	uint32_t streams;      /* decodes that take a row of every step */
+	uint64_t rows, visits, kv_bytes; /* of its own model */
+	uint32_t streams;      /* decodes that take a row of every step, and what these see */
+	uint64_t stream_visits, stream_bytes;
 	int64_t other_ns;      /* other models, raw attention, tokens still to be drawn in its own
 				  session */
 };
@@ -25,16 +26,23 @@ static uint64_t visits_of(uint64_t position, uint64_t rows)
 	return rows * position + rows * (rows + 1) / 2;
 }
 
-static void add_rows(const struct sched *sched, struct ahead *ahead, uint32_t model,
-	uint32_t own_model, uint64_t position, uint32_t rows)
+static void add_rows(const struct sched *sched, struct ahead *ahead, const struct sched_session *session,
+	uint32_t own_model, uint32_t rows)
 {
-	struct sched_load load = { .rows = rows, .visits = visits_of(position, rows), .outs = 1 };
+	const uint64_t position = session->position;
+	struct sched_load load = {
+		.rows = rows,
+		.visits = visits_of(position, rows),
+		.outs = 1,
+		.kv_bytes = sched_kv_bytes(&session->kv, position + rows),
+	};
 
-	if (model == own_model) {
+	if (session->model == own_model) {
 		ahead->rows += rows;
 		ahead->visits += load.visits;
+		ahead->kv_bytes += load.kv_bytes;
 	} else {
-		ahead->other_ns += sched_cost_predict(&sched->cost, model, &load);
+		ahead->other_ns += sched_cost_predict(&sched->cost, session->model, &load);
 	}
 }
 
@@ -47,6 +55,14 @@ static void add_attend(
 	ahead->other_ns += sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &load);
 }
 
+/* A decode: a row of every step. */
+static void add_stream(struct ahead *ahead, const struct sched_session *session)
+{
+	ahead->streams++;
+	ahead->stream_visits += session->position + 1;
+	ahead->stream_bytes += sched_kv_bytes(&session->kv, session->position + 1);
+}
+
 static void add_request(const struct sched *sched, struct ahead *ahead,
 	const struct sched_request *request, uint32_t own_model)
 {
@@ -55,10 +71,10 @@ static void add_request(const struct sched *sched, struct ahead *ahead,
 
 	if (session->kind == ATTND_SESSION_ATTENTION)
 		add_attend(sched, ahead, request);
-	else if (request->record.op == ATTND_OP_GENERATE && rows == 1)
-		ahead->streams += session->model == own_model;
+	else if (request->record.op == ATTND_OP_GENERATE && rows == 1 && session->model == own_model)
+		add_stream(ahead, session);
 	else
-		add_rows(sched, ahead, session->model, own_model, session->position, rows);
+		add_rows(sched, ahead, session, own_model, rows);
 }
 
 static void add_ready(const struct sched *sched, struct ahead *ahead,
@@ -83,7 +99,12 @@ static void add_queue(
 {
 	for (struct sched_list *link = own->queue.next; link != &own->queue; link = link->next) {
 		const struct sched_request *request = sched_request_of_session(link);
-		struct sched_load token = { .rows = 1, .outs = 1, .visits = own->position + 1 };
+		struct sched_load token = {
+			.rows = 1,
+			.outs = 1,
+			.visits = own->position + 1,
+			.kv_bytes = sched_kv_bytes(&own->kv, (uint64_t)own->position + 1),
+		};
 
 		if (request->state >= REQUEST_ACTIVE) {
 			add_request(sched, ahead, request, own->model);
@@ -103,7 +124,7 @@ static void add_queue(
 				? request->record.argument
 				: own->max_tokens;
 
-			add_rows(sched, ahead, own->model, own->model, own->position, rows);
+			add_rows(sched, ahead, own, own->model, rows);
 		}
 	}
 }
@@ -136,7 +157,11 @@ static int64_t model_ns(const struct sched *sched, const struct attnd_request *r
 	load = (struct sched_load){
 		.rows = (uint32_t)((ahead->rows + rows + total_steps - 1) / total_steps + streams),
 		.visits = (ahead->visits + visits_of(session->position, rows)) / total_steps +
-			streams * session->position,
+			ahead->stream_visits,
+		/* What is cut into several steps is read in each of them. */
+		.kv_bytes = (ahead->kv_bytes + steps * sched_kv_bytes(&session->kv, session->position + rows)) /
+				total_steps +
+			ahead->stream_bytes,
 		.outs = (uint32_t)streams + 1,
 	};
 	return (int64_t)total_steps * sched_cost_predict(&sched->cost, session->model, &load);
@@ -160,6 +185,7 @@ static int64_t attend_ns(const struct sched *sched, const struct sched_message *
 	load.visits = (2 * q_rows * keys + kv_rows) * session->kv.heads * session->kv.head_dim;
 	load.rows = (uint32_t)(load.visits >> 16) + 1;
 	load.outs = 0;
+	load.kv_bytes = sched_kv_bytes(&session->kv, keys) / session->kv.layers;
 	return sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &load);
 }
 

@@ -333,6 +333,12 @@ static inline struct sched_request *sched_session_head(const struct sched_sessio
 						 : sched_request_of_session(session->queue.next);
 }
 
+/* Of so many tokens in the cache, all layers. */
+static inline uint64_t sched_kv_bytes(const struct kern_kv_geometry *kv, uint64_t tokens)
+{
+	return tokens * kv->block_bytes[1] / KERN_PAGE_TOKENS;
+}
+
 static inline const struct sched_model *sched_session_model(
 	const struct sched *sched, const struct sched_session *session)
 {

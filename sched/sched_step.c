@@ -295,6 +295,7 @@ static void add_member(struct sched *sched, struct forming *f,
 	flight->load.rows += rows;
 	flight->load.outs += member->outs;
 	flight->load.visits += visits_of(session->position, rows);
+	flight->load.kv_bytes += sched_kv_bytes(&session->kv, (uint64_t)session->position + rows);
 	if (candidate->deadline_ns > sched->now_ns && candidate->deadline_ns < f->until_ns) {
 		f->until_ns = candidate->deadline_ns;
 		f->until_class = candidate->class;
@@ -315,6 +316,8 @@ static uint32_t fit_deadline(const struct sched *sched, const struct forming *f,
 
 		load.rows += rows;
 		load.visits += visits_of(candidate->session->position, rows);
+		load.kv_bytes += sched_kv_bytes(
+			&candidate->session->kv, (uint64_t)candidate->session->position + rows);
 		if (sched->now_ns + sched_cost_predict(&sched->cost, f->flight->model, &load) <=
 			f->until_ns)
 			return rows;
@@ -421,6 +424,7 @@ static void add_attend(struct sched *sched, struct sched_flight *flight,
 
 	flight->load.rows += load.rows;
 	flight->load.visits += load.visits;
+	flight->load.kv_bytes += load.kv_bytes;
 	flight->attends[flight->member_count] =
 		sched_attend_slice(request, request->rows_done, rows);
 	flight->members[flight->member_count++] =

@@ -102,6 +102,8 @@ static void add_counters(cJSON *object, const struct sched_counters *c)
 
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
 		add_number(counters, numbers[i].name, (double)numbers[i].value);
+	add_number(counters, "prediction_error_median", c->error_median);
+	add_number(counters, "prediction_error_p99", c->error_p99);
 	add_statuses(counters, c);
 }
 

@@ -476,35 +476,6 @@ static void prefill_makes_room_for_a_deadline(void **state)
 	rig_stop(&rig);
 }
 
-static void cost_follows_what_is_measured(void **state)
-{
-	const struct kern_properties properties = { .bytes_per_second = 1e10,
-		.products_per_second = 1e10 };
-	const struct kern_kv_geometry kv = { .layers = 2, .heads = 4, .head_dim = 64 };
-	struct sched_cost cost;
-	struct sched_load one = { .rows = 1, .outs = 1, .visits = 100 },
-			  many = { .rows = 256, .outs = 1, .visits = 30000 };
-	int64_t before_ns, others_ns;
-
-	(void)state;
-	sched_cost_init(&cost, &properties);
-	sched_cost_model(&cost, 0, 1000000, 1000000, 100000, &kv);
-	sched_cost_model(&cost, 1, 1000000, 1000000, 100000, &kv);
-	assert_in_range(
-		sched_cost_predict(&cost, 0, &one), 100000, 150000); /* the weights are read once */
-	assert_in_range(sched_cost_predict(&cost, 0, &many), 25600000, 30000000);
-	others_ns = sched_cost_predict(&cost, 1, &one);
-	for (int i = 0; i < 100; i++)
-		sched_cost_learn(&cost, 0, &one, 40000);
-	assert_in_range(sched_cost_predict(&cost, 0, &one), 39000, 41000);
-	before_ns = sched_cost_predict(&cost, 0, &one);
-	sched_cost_learn(&cost, 0, &one, 1000000000); /* one preempted step */
-	assert_true(sched_cost_predict(&cost, 0, &one) < before_ns * 2);
-	assert_int_equal(sched_cost_predict(&cost, 1, &one), others_ns);
-	sched_cost_learn(&cost, 1, &many, INT64_MAX);
-	assert_true(sched_cost_predict(&cost, 1, &many) > 0);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -523,7 +494,6 @@ int main(void)
 		cmocka_unit_test(the_next_event_is_the_deadline),
 		cmocka_unit_test(deadlines_between_tokens),
 		cmocka_unit_test(prefill_makes_room_for_a_deadline),
-		cmocka_unit_test(cost_follows_what_is_measured),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
