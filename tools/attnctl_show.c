@@ -84,7 +84,10 @@ static void show_counters(const cJSON *counters)
 			continue;
 		tool_table_row(table);
 		tool_table_cell(table, "%s", one->string);
-		tool_table_cell(table, "%s", tool_count(text, (uint64_t)one->valuedouble));
+		if (one->valuedouble < 1.0) /* a fraction */
+			tool_table_cell(table, "%.1f %%", one->valuedouble * 100.0);
+		else
+			tool_table_cell(table, "%s", tool_count(text, (uint64_t)one->valuedouble));
 		shown++;
 	}
 	if (shown)
