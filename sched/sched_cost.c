@@ -25,6 +25,7 @@ static const double RATIO_LEAST = 1e-3, RATIO_MOST = 1e4;
  * for large ones until these have spoken. The first sample is believed almost wholly, later ones by a tenth. */
 static const double SPREAD_COMMON = 30.0, SPREAD_OWN = 10.0, REMEMBERED = 0.9;
 
+enum { SAMPLES_LEARNT = 4 };
 enum { ERRORS_PER_DOUBLING = 64, ERRORS_ZERO = SCHED_COST_ERRORS / 2, ERRORS_KEPT = 1024 };
 
 static void fit_init(struct sched_cost_fit *fit)
@@ -204,7 +205,8 @@ void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sche
 
 	if (actual_ns < 1)
 		actual_ns = 1;
-	if (predicted_ns > 0)
+	/* The first guesses are no errors of what was learnt. */
+	if (predicted_ns > 0 && cost->fits[model][from].samples >= SAMPLES_LEARNT)
 		count_error(&cost->errors[model], (double)actual_ns / (double)predicted_ns);
 	/* A size that is new begins where its neighbour stands. */
 	if (fit->samples == 0)

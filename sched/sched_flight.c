@@ -68,15 +68,19 @@ static void submit_formed(struct sched *sched)
 	}
 }
 
+/* Who the cost model takes it for. */
+static uint32_t cost_model(const struct sched_flight *flight)
+{
+	return flight->work.kind == KERN_WORK_STEP ? flight->model : SCHED_COST_MODELS - 1;
+}
+
 void sched_flight_launch(struct sched *sched, struct sched_flight *flight)
 {
 	if (flight->work.kind == KERN_WORK_COPY || flight->work.kind == KERN_WORK_ZERO) {
 		flight->work.copy.spans = flight->spans;
 		flight->work.copy.count = flight->span_count;
 	} else {
-		flight->predicted_ns = sched_cost_predict(&sched->cost,
-			flight->work.kind == KERN_WORK_STEP ? flight->model : SCHED_COST_MODELS - 1,
-			&flight->load);
+		flight->predicted_ns = sched_cost_predict(&sched->cost, cost_model(flight), &flight->load);
 	}
 	flight->state = FLIGHT_FORMED;
 	flight->submitted_ns = sched->now_ns;
@@ -115,9 +119,8 @@ static void account(struct sched *sched, struct sched_flight *flight)
 		return;
 	sched->counters.predicted_ns += (uint64_t)flight->predicted_ns;
 	sched->counters.actual_ns += (uint64_t)actual_ns;
-	sched_cost_learn(&sched->cost,
-		flight->work.kind == KERN_WORK_STEP ? flight->model : SCHED_COST_MODELS - 1,
-		&flight->load, flight->predicted_ns, actual_ns);
+	sched_cost_learn(&sched->cost, cost_model(flight), &flight->load, flight->predicted_ns, actual_ns);
+	sched->learnt_ns[cost_model(flight)] = flight->landed_ns;
 }
 
 static void finish_zero(struct sched *sched, struct sched_flight *flight)

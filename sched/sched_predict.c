@@ -1,9 +1,15 @@
 /*
  * When a request that arrives now would finish: what is in the air, the more urgent work that is
  * ready, what its own session has queued, and then its own rows, cut into steps as sched_step.c
- * would cut them. Scheduler's thread; asked for requests with a deadline only.
+ * would cut them; and longer than that by as much as predictions have lately been wrong. Scheduler's
+ * thread; asked for requests with a deadline only.
  */
+#include <math.h>
+
 #include "sched/sched_private.h"
+
+/* Works that last no longer than the band says. */
+static const double PROMISED_SHARE = 0.99;
 
 /* What stands before it. */
 struct ahead {
@@ -129,6 +135,15 @@ static void add_queue(
 	}
 }
 
+/* A time that works of this model rarely exceed: what is said to a client is a promise. Over several steps the errors make
+ * up for each other, as far as they are noise. */
+static int64_t with_band(const struct sched *sched, uint32_t model, uint64_t steps, int64_t ns)
+{
+	const double over = sched_cost_error(&sched->cost, model, PROMISED_SHARE) - 1.0;
+
+	return over > 0.0 ? ns + (int64_t)((double)ns * over / sqrt((double)steps)) : ns;
+}
+
 static uint64_t steps_for(uint64_t rows, uint64_t per_step)
 {
 	return (rows + per_step - 1) / per_step;
@@ -164,7 +179,8 @@ static int64_t model_ns(const struct sched *sched, const struct attnd_request *r
 			ahead->stream_bytes,
 		.outs = (uint32_t)streams + 1,
 	};
-	return (int64_t)total_steps * sched_cost_predict(&sched->cost, session->model, &load);
+	return with_band(sched, session->model, total_steps,
+		(int64_t)total_steps * sched_cost_predict(&sched->cost, session->model, &load));
 }
 
 /* A look at the parameters, before they are copied and checked for good: wrong ones mislead their
@@ -186,7 +202,8 @@ static int64_t attend_ns(const struct sched *sched, const struct sched_message *
 	load.rows = (uint32_t)(load.visits >> 16) + 1;
 	load.outs = 0;
 	load.kv_bytes = sched_kv_bytes(&session->kv, keys) / session->kv.layers;
-	return sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &load);
+	return with_band(sched, SCHED_COST_MODELS - 1, 1,
+		sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &load));
 }
 
 int64_t sched_predict(const struct sched *sched, const struct sched_message *message,

@@ -52,6 +52,7 @@ enum {
 	SCHED_ATTEND_NS = 2000000, /* raw attention is cut into works of about this length */
 	SCHED_AGED_NS = 250000000, /* who waits longer comes first, one per step: nobody starves */
 	SCHED_EXPIRY_NS = 50000,   /* deadlines are looked for no more often than this */
+	SCHED_DOUBT_NS = 1000000000, /* what was last measured longer ago refuses nobody for good */
 	SCHED_SLICE_ROWS_MIN =
 		16, /* a prefill chunk is not cut below this for a neighbour's deadline */
 };
@@ -255,6 +256,7 @@ struct sched {
 	struct sched_flight flights[SCHED_FLIGHTS];
 	struct sched_candidate *decodes, *prefills; /* [sessions_max] */
 	struct sched_cost cost;
+	int64_t learnt_ns[SCHED_COST_MODELS]; /* when a work of the model was last measured, or let through to be */
 	void *sample_scratch;
 	uint32_t recent[ATTND_REPEAT_WINDOW_MAX];
 	struct model_top top[ATTND_TOP_MAX];

@@ -103,6 +103,20 @@ static void enqueue(struct sched *sched, const struct sched_message *message,
 	sched_session_kick(sched, session);
 }
 
+/* A device that was slow once, or was never measured, would be thought slow for ever if its refusals kept it from being
+ * measured again. So after a while without a measurement one request goes through, and shows. */
+static bool worth_a_try(struct sched *sched, const struct sched_message *message, const struct sched_session *session)
+{
+	const uint32_t model =
+		session->kind == ATTND_SESSION_ATTENTION ? SCHED_COST_MODELS - 1 : session->model;
+	const int64_t now_ns = base_clock_now(sched->clock);
+
+	if (message->record.deadline_ns <= now_ns || now_ns - sched->learnt_ns[model] < SCHED_DOUBT_NS)
+		return false;
+	sched->learnt_ns[model] = now_ns;
+	return true;
+}
+
 void sched_request_take(struct sched *sched, const struct sched_message *message)
 {
 	struct sched_client *client = &sched->clients[message->client];
@@ -134,7 +148,7 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 	else if (message->record.deadline_ns != 0) {
 		int64_t finish_ns = sched_predict(sched, message, session);
 
-		if (finish_ns > message->record.deadline_ns) {
+		if (finish_ns > message->record.deadline_ns && !worth_a_try(sched, message, session)) {
 			status = ATTND_REFUSED_DEADLINE;
 			value = (uint64_t)finish_ns;
 		}

@@ -248,6 +248,8 @@ static void lists_init(struct sched *sched)
 static void costs_init(struct sched *sched)
 {
 	sched_cost_init(&sched->cost, &sched->backend->properties);
+	for (uint32_t i = 0; i < SCHED_COST_MODELS; i++)
+		sched->learnt_ns[i] = base_clock_now(sched->clock) - SCHED_DOUBT_NS;
 	for (uint32_t i = 0; i < sched->options.model_count; i++) {
 		const struct model_info *info = sched->models[i].info;
 		const struct kern_program *program = sched->models[i].program;

@@ -290,6 +290,13 @@ static int64_t duration_ns(const struct sim_device *device, const struct kern_wo
 	return (int64_t)(bytes / 1024) * device->options.kib_ns;
 }
 
+static int64_t with_jitter(struct sim_device *device, int64_t ns)
+{
+	if (device->options.jitter_permille == 0)
+		return ns;
+	return ns + ns * (int64_t)base_rand_below(&device->random, device->options.jitter_permille + 1) / 1000;
+}
+
 /* ---- the table ------------------------------------------------------------------------ */
 
 static struct sim_device *device_of(struct kern_backend *backend)
@@ -388,7 +395,7 @@ static int sim_submit(
 	flying = &device->flying[(device->first + device->count++) % SIM_DEPTH_MAX];
 	if (device->busy_until_ns < now_ns)
 		device->busy_until_ns = now_ns;
-	device->busy_until_ns += duration_ns(device, work);
+	device->busy_until_ns += with_jitter(device, duration_ns(device, work));
 	*flying = (struct flying){ .work = *work,
 		.end_ns = device->busy_until_ns,
 		.ticket = ++device->next_ticket,

@@ -23,7 +23,8 @@ struct sim_device_options {
 	int64_t kib_ns;              /* of a COPY or ZERO */
 	bool host_memory;            /* false: the scheduler keeps two steps in the air */
 	uint32_t depth;              /* works in flight before -EAGAIN; 0: 2 */
-	uint64_t seed;               /* of injected errors */
+	uint64_t seed;               /* of injected errors and of jitter */
+	uint32_t jitter_permille;    /* a work takes up to so much longer than it should */
 	uint32_t errors_per_million; /* of works that fail */
 };
 
