@@ -106,6 +106,21 @@ void sched_blocks_trim(struct sched *sched, struct sched_session *session, uint3
 	}
 }
 
+uint32_t sched_blocks_common(const struct sched_session *a, const struct sched_session *b)
+{
+	uint32_t low = 0, high = a->block_count < b->block_count ? a->block_count : b->block_count;
+
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+
+		if (a->blocks[middle] == b->blocks[middle])
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
 bool sched_blocks_share(struct sched *sched, struct sched_session *child,
 	const struct sched_session *parent, uint32_t tokens)
 {

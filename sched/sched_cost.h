@@ -51,7 +51,7 @@ struct sched_cost {
 struct sched_load {
 	uint32_t rows, outs;
 	uint64_t visits;
-	uint64_t kv_bytes; /* of the cache, each sequence's once */
+	uint64_t kv_bytes; /* of the cache, each sequence's once, what it shares with the first one not at all */
 };
 
 void sched_cost_init(struct sched_cost *cost, const struct kern_properties *properties);

@@ -270,12 +270,28 @@ static void take_off(
 		sched->virtual_time = fair;
 }
 
+/* What a session holds for positions begin to end in the same blocks as the flight's first member:
+ * backends read that once for single rows of both. */
+static uint64_t bytes_in_common(const struct sched_flight *flight,
+	const struct sched_session *session, uint32_t begin, uint32_t end)
+{
+	uint32_t common;
+
+	if (flight->member_count == 0)
+		return 0;
+	common = KERN_PAGE_TOKENS * sched_blocks_common(flight->members[0].session, session);
+	common = common < end ? common : end;
+	return common > begin ? sched_kv_bytes(&session->kv, common - begin) : 0;
+}
+
 static void add_member(struct sched *sched, struct forming *f,
 	const struct sched_candidate *candidate, uint32_t rows)
 {
 	struct sched_session *session = candidate->session;
 	struct sched_flight *flight = f->flight;
 	struct sched_member *member = &flight->members[flight->member_count];
+	uint64_t common_bytes =
+		rows == 1 ? bytes_in_common(flight, session, 0, session->position + rows) : 0;
 
 	*member = (struct sched_member){ .session = session,
 		.request = sched_session_head(session),
@@ -296,6 +312,7 @@ static void add_member(struct sched *sched, struct forming *f,
 	flight->load.outs += member->outs;
 	flight->load.visits += visits_of(session->position, rows);
 	flight->load.kv_bytes += sched_kv_bytes(&session->kv, (uint64_t)session->position + rows);
+	flight->load.kv_bytes -= common_bytes;
 	if (candidate->deadline_ns > sched->now_ns && candidate->deadline_ns < f->until_ns) {
 		f->until_ns = candidate->deadline_ns;
 		f->until_class = candidate->class;
@@ -394,11 +411,27 @@ static void form_model(
 	sched->counters.step_seqs += flight->member_count;
 }
 
+/* What a slice adds to the flight. */
+static struct sched_load attend_load(const struct sched_flight *flight,
+	const struct sched_request *request, uint32_t rows)
+{
+	struct sched_load load = sched_attend_load(request, request->rows_done, rows);
+	const struct kern_attend *item = &request->attend.item;
+	uint32_t keys = item->kv_position + item->kv_rows;
+	uint32_t begin = item->window > 0 && item->window < keys ? keys - item->window : 0;
+
+	if (rows == 1 && flight->member_count > 0 &&
+		flight->members[0].request->attend.item.layer == item->layer)
+		load.kv_bytes -= bytes_in_common(flight, request->session, begin, keys) /
+			item->kv->layers;
+	return load;
+}
+
 /* Query rows of the next slice, so that the work stays near its length; 0: no room left. */
 static uint32_t attend_rows(const struct sched *sched, const struct sched_flight *flight,
 	const struct sched_request *request)
 {
-	struct sched_load load = sched_attend_load(request, request->rows_done, remaining(request));
+	struct sched_load load = attend_load(flight, request, remaining(request));
 	int64_t used_ns = flight->member_count
 		? sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &flight->load)
 		: 0;
@@ -420,7 +453,7 @@ static void add_attend(struct sched *sched, struct sched_flight *flight,
 {
 	struct sched_session *session = candidate->session;
 	struct sched_request *request = sched_session_head(session);
-	struct sched_load load = sched_attend_load(request, request->rows_done, rows);
+	struct sched_load load = attend_load(flight, request, rows);
 
 	flight->load.rows += load.rows;
 	flight->load.visits += load.visits;

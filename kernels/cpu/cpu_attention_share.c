@@ -21,10 +21,10 @@ static uint32_t whole_splits(const struct cpu_attention_job *job)
 	return cpu_attention_visible(job, 0).end / CPU_ATTENTION_SPLIT_TOKENS;
 }
 
-/* A job with more rows fills tiles by itself, and has more to write for each split than it would save in reading. */
+/* A job of more rows than a tile holds has as much to compute for a page as to read, and parts to write: it goes alone. */
 static bool may_share(const struct cpu_attention_job *job)
 {
-	return job->q_rows > 0 && job->q_rows <= CPU_ATTENTION_VECTORS / job->heads_per_unit && whole_splits(job) > 0;
+	return job->q_rows > 0 && job->q_rows <= cpu_attention_tile_rows(job) && whole_splits(job) > 0;
 }
 
 bool cpu_attention_share_begin(struct cpu_attention_share *share, const struct cpu_attention_job *jobs, uint32_t count)

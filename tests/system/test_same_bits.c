@@ -3,7 +3,8 @@
  *
  * The same session gives the same bits: alone, in a batch with 31 others, with 0, 1 and 2 workers,
  * and whatever the chunks of its prefill; through the whole daemon, for every KV format. Compared
- * are all logits of a prompt that crosses page boundaries, and of tokens after it.
+ * are all logits of a prompt that crosses page boundaries, and of tokens after it. And sessions that
+ * are forks of one, whose prefix is read once for all of them, have the bits that they have apart.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -20,7 +21,7 @@
 #include "base/base_rand.h"
 #include "tests/system/sys_daemon.h"
 
-enum { PROMPT = 150, AFTER = 8, OTHERS = 31 };
+enum { PROMPT = 150, AFTER = 8, OTHERS = 31, FORKS = 12, PREFIX = 1100, FORK_STEPS = 3 };
 
 struct run {
 	uint32_t vocab;
@@ -200,6 +201,82 @@ static void all_daemons(enum attnd_kv kv)
 	free(reference.logits);
 }
 
+/* Sessions behind one prefix, each a little shorter than the one before, go on together; either as
+ * forks of the first or with caches of their own. logits: [FORK_STEPS][FORKS][vocab]. */
+static void play_forks(struct attnd_client *client, const struct attnd_open_params *open,
+	bool forked, uint32_t vocab, float *logits)
+{
+	uint32_t *tokens = attnd_loan(client, PREFIX * 4);
+	float *out = attnd_loan(client, sizeof(float) * FORKS * vocab);
+	uint64_t sessions[FORKS];
+
+	assert_non_null(out);
+	fill_tokens(tokens, PREFIX, 7, vocab);
+	for (uint32_t i = 0; i < FORKS; i++) {
+		if (i > 0 && forked) {
+			assert_int_equal(attnd_session_fork(
+						 client, sessions[0], PREFIX - i, &sessions[i]),
+				0);
+			continue;
+		}
+		assert_int_equal(attnd_session_open(client, open, &sessions[i]), 0);
+		const struct attnd_request fill =
+			step(client, i, sessions[i], tokens, PREFIX - i, NULL, vocab);
+
+		submit(client, &fill);
+		finish(client, 1);
+	}
+	for (uint32_t at = 0; at < FORK_STEPS; at++) {
+		for (uint32_t i = 0; i < FORKS; i++) {
+			const struct attnd_request next = step(client, i, sessions[i],
+				tokens + 17 * at + i, 1, out + (size_t)i * vocab, vocab);
+
+			submit(client, &next);
+		}
+		finish(client, FORKS);
+		memcpy(logits + (size_t)at * FORKS * vocab, out, sizeof(float) * FORKS * vocab);
+	}
+	for (uint32_t i = 0; i < FORKS; i++)
+		assert_int_equal(attnd_session_close(client, sessions[i]), 0);
+	attnd_return(client, out);
+	attnd_return(client, tokens);
+}
+
+static void test_forks(void **state)
+{
+	static const char *const options[] = { "kv.pool=256M", "placement.workers=1",
+		"daemon.log_level=warn", NULL };
+	static const enum attnd_kv formats[] = { ATTND_KV_INT8, ATTND_KV_BF16 };
+	struct attnd_open_params open;
+	struct attnd_model_info info;
+	struct attnd_client *client;
+	struct sys_daemon daemon;
+	float *apart, *forked;
+
+	(void)state;
+	sys_daemon_start(&daemon, true, options);
+	const struct attnd_options attach = {
+		.struct_bytes = sizeof(attach), .address = daemon.address, .arena_bytes = 16 << 20
+	};
+
+	assert_int_equal(attnd_connect(&client, &attach), 0);
+	assert_int_equal(attnd_describe_model(client, 0, &info), 0);
+	apart = malloc(sizeof(float) * FORK_STEPS * FORKS * info.vocab);
+	forked = malloc(sizeof(float) * FORK_STEPS * FORKS * info.vocab);
+	for (uint32_t i = 0; i < sizeof(formats) / sizeof(*formats); i++) {
+		attnd_open_defaults(&open);
+		open.kv_k = open.kv_v = (uint8_t)formats[i];
+		play_forks(client, &open, false, info.vocab, apart);
+		play_forks(client, &open, true, info.vocab, forked);
+		assert_memory_equal(
+			apart, forked, sizeof(float) * FORK_STEPS * FORKS * info.vocab);
+	}
+	free(apart);
+	free(forked);
+	attnd_disconnect(client);
+	sys_daemon_stop(&daemon);
+}
+
 /* Under sanitizers int8 stands for all: it has the longest way. */
 static void slow_if_sanitized(void)
 {
@@ -247,6 +324,7 @@ int main(void)
 		cmocka_unit_test(test_f32),
 		cmocka_unit_test(test_bf16),
 		cmocka_unit_test(test_int8),
+		cmocka_unit_test(test_forks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

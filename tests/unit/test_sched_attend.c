@@ -275,6 +275,62 @@ static void many_sessions_in_one_work(void **state)
 	rig_stop(&rig);
 }
 
+/* How many works one row of each session takes, all asked for at once. */
+static uint64_t works_for(const uint64_t *sessions, struct layer *layers, uint32_t count)
+{
+	uint64_t before = sim_device_stats(rig.device)->works[KERN_WORK_ATTEND];
+	struct call calls[12];
+
+	for (uint32_t i = 0; i < count; i++)
+		calls[i] = send(0, sessions[i], plain(0, 1, 0), (struct attnd_request){ 0 });
+	rig_run(&rig);
+	for (uint32_t i = 0; i < count; i++)
+		check(&layers[i], &calls[i], 0, 0.25f);
+	rig_rewind(&rig, 0);
+	return sim_device_stats(rig.device)->works[KERN_WORK_ATTEND] - before;
+}
+
+/* Works have a length. Backends read the blocks of forks once, so that more forks go into one. */
+static void forks_fill_a_work(void **state)
+{
+	static struct layer layers[12], apart[12];
+	uint64_t sessions[12], others[12];
+	struct attnd_completion completion;
+	struct call call;
+
+	(void)state;
+	memset(layers, 0, sizeof(layers));
+	memset(apart, 0, sizeof(apart));
+	rig_init(&rig);
+	rig.device_options.visit_ps = 1600000; /* 0.8 ms for 500 keys */
+	rig_start(&rig);
+	rig_add(&rig, 0, 0, 1000);
+	for (uint32_t i = 0; i < 12; i++) {
+		others[i] = open_raw(0, 1);
+		call = send(0, others[i], plain(0, 0, 500), (struct attnd_request){ 0 });
+		rig_run(&rig);
+		check(&apart[i], &call, 0, 0.25f);
+		rig_rewind(&rig, 0);
+	}
+	sessions[0] = open_raw(0, 1);
+	call = send(0, sessions[0], plain(0, 0, 500), (struct attnd_request){ 0 });
+	rig_run(&rig);
+	check(&layers[0], &call, 0, 0.25f);
+	for (uint32_t i = 1; i < 12; i++) {
+		completion = rig_call(
+			&rig, 0, rig_session_record(ATTND_OP_FORK, sessions[0], 500), NULL, NULL);
+		assert_int_equal(completion.status, ATTND_OK);
+		sessions[i] = completion.value;
+		layers[i] = layers[0];
+	}
+	for (uint32_t i = 0; i < 60; i++) /* the cost model learns */
+		assert_int_equal(works_for(others, apart, 1), 1);
+	/* This device does not really read them once, and the cost model begins to see that. */
+	assert_int_equal(works_for(sessions, layers, 12), 5);
+	assert_int_equal(works_for(others, apart, 12), 6);
+	rig_stop(&rig);
+}
+
 static void fork_and_truncate(void **state)
 {
 	static struct layer a[2], b[2];
@@ -429,6 +485,7 @@ int main(void)
 		cmocka_unit_test(settings_of_session_and_request),
 		cmocka_unit_test(long_requests_are_cut),
 		cmocka_unit_test(many_sessions_in_one_work),
+		cmocka_unit_test(forks_fill_a_work),
 		cmocka_unit_test(fork_and_truncate),
 		cmocka_unit_test(refusals),
 	};
