@@ -13,6 +13,10 @@ enum { SPLIT_BLOCKS = CPU_ATTENTION_SPLIT_TOKENS / KERN_PAGE_TOKENS, ROOT = 0, N
 /* Splits compared and places of the table looked at, a cache line each, in a slice. */
 enum { SLICE_LINES = 1024 };
 
+/* Query vectors that a job of several rows has for a part of a KV head's heads. At 32 of 128 channels sharing cost more than it saved,
+ * with and without AMX. */
+enum { SHARER_VECTORS = 16 };
+
 _Static_assert((int)CPU_ATTENTION_SHARE_NODES < (int)NONE, "nodes have numbers of 16 bits");
 
 /* Splits from 0 on that every row of the job sees to their end. */
@@ -21,10 +25,11 @@ static uint32_t whole_splits(const struct cpu_attention_job *job)
 	return cpu_attention_visible(job, 0).end / CPU_ATTENTION_SPLIT_TOKENS;
 }
 
-/* A job of more rows than a tile holds has as much to compute for a page as to read, and parts to write: it goes alone. */
+/* A job of several rows with more vectors has as much to compute for a page as to read, and parts to write: it goes alone. */
 static bool may_share(const struct cpu_attention_job *job)
 {
-	return job->q_rows > 0 && job->q_rows <= cpu_attention_tile_rows(job) && whole_splits(job) > 0;
+	return job->q_rows > 0 && (job->q_rows == 1 || job->q_rows <= SHARER_VECTORS / job->heads_per_unit) &&
+		whole_splits(job) > 0;
 }
 
 bool cpu_attention_share_begin(struct cpu_attention_share *share, const struct cpu_attention_job *jobs, uint32_t count)

@@ -560,6 +560,27 @@ static void forks_are_found(void **state)
 	free(search);
 }
 
+/* Two heads a KV head: jobs of nine rows have more vectors than are worth it, and jobs without rows have none. */
+static void many_rows_go_alone(void **state)
+{
+	static const uint32_t rows[] = { 1, 8, 9, 0, 100 };
+	struct search *search = search_open();
+
+	(void)state;
+	for (uint32_t i = 0; i < 5; i++) {
+		struct cpu_attention_job *job = search_add(search, 1000);
+
+		job->kv_rows = job->q_rows = rows[i];
+		for (uint32_t b = 0; b < BLOCKS; b++)
+			search->lists[i][b] = block(b + 1);
+	}
+	search_run(search);
+	assert_int_equal(search->share.member_count, 2);
+	assert_int_equal(search->share.group_count, 1);
+	search_check(search, true);
+	free(search);
+}
+
 /* Lists that no fork makes, of few different blocks: nothing is taken for shared that is not. */
 static void any_lists_are_safe(void **state)
 {
@@ -619,6 +640,7 @@ int main(void)
 		cmocka_unit_test(families_within_families),
 		cmocka_unit_test(little_room_makes_rounds),
 		cmocka_unit_test(forks_are_found),
+		cmocka_unit_test(many_rows_go_alone),
 		cmocka_unit_test(any_lists_are_safe),
 		cmocka_unit_test(the_worst_lists_take_slices),
 	};
