@@ -440,8 +440,9 @@ static void bounded_polls(void **state)
 		assert_int_equal(backend->ops->submit(backend, &work, &ticket), 0);
 		while (backend->ops->poll(backend, ticket) == 0)
 			polls++;
-		/* 268 million products are milliseconds for any machine of today. */
-		assert_true(polls >= 10);
+		/* 268 million products are milliseconds for any machine of today. A worker may do nearly all of them while this thread
+		 * waits for a processor. */
+		assert_true(polls >= 10 || workers > 0);
 		assert_int_equal(backend->ops->submit(backend, &work, &ticket), 0);
 		(void)backend->ops->poll(backend, ticket);
 		(void)finish(backend, ticket);
