@@ -437,12 +437,15 @@ static void bounded_polls(void **state)
 		for (int i = 0; i < 256; i++)
 			rows[i] = x + i * 1024;
 		work = product_work(&p, rows, outs);
-		assert_int_equal(backend->ops->submit(backend, &work, &ticket), 0);
-		while (backend->ops->poll(backend, ticket) == 0)
-			polls++;
-		/* 268 million products are milliseconds for any machine of today. A worker may do nearly all of them while this thread
-		 * waits for a processor. */
-		assert_true(polls >= 10 || workers > 0);
+		/* 268 million products are milliseconds for any machine of today. A worker does nearly all of them where this thread
+		 * happens to wait for a processor: that is not so time and again. */
+		for (int i = 0; i < 20 && polls < 10; i++) {
+			polls = 0;
+			assert_int_equal(backend->ops->submit(backend, &work, &ticket), 0);
+			while (backend->ops->poll(backend, ticket) == 0)
+				polls++;
+		}
+		assert_true(polls >= 10);
 		assert_int_equal(backend->ops->submit(backend, &work, &ticket), 0);
 		(void)backend->ops->poll(backend, ticket);
 		(void)finish(backend, ticket);
