@@ -86,7 +86,7 @@ $(O)/obj/kernels/%.o: OPTIMIZE := $(if $(SAN),$(OPTIMIZE),-O3)
 $(O)/obj/kernels/cpu/%_avx2.o: ISA := $(AVX2)
 $(O)/obj/kernels/cpu/%_avx512.o: ISA := $(AVX512)
 # These ask the processor for VNNI themselves; nothing else may use it.
-$(addprefix $(O)/obj/kernels/cpu/cpu_,attention_avx512.o products_integer_avx512.o): ISA := $(AVX512) -mavx512vnni
+$(addprefix $(O)/obj/kernels/cpu/cpu_,attention_avx512.o attention_int4_avx512.o products_integer_avx512.o): ISA := $(AVX512) -mavx512vnni
 $(O)/obj/kernels/cpu/%_amx.o: ISA := $(AVX512) -mavx512vnni -mamx-tile -mamx-int8 -mamx-bf16
 # The limits that kernels are measured against: the calls are guarded one by one.
 $(O)/obj/tests/bench/%_avx2.o: ISA := $(AVX2)

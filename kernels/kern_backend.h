@@ -79,7 +79,7 @@ struct kern_program {
 struct kern_seq {
 	uint32_t row, rows;     /* its rows in the batch, consecutive */
 	uint32_t position;      /* of its first row */
-	unsigned char *const *blocks; /* block table, covers position + rows; backend memory */
+	unsigned char *const *blocks; /* block table, of kern_kv_blocks(kv, position + rows); backend memory */
 	const struct kern_kv_geometry *kv;
 };
 
@@ -105,7 +105,7 @@ enum kern_dtype { KERN_DTYPE_F32 = 0, KERN_DTYPE_F16 = 1, KERN_DTYPE_BF16 = 2 };
 
 struct kern_attend {
 	const struct kern_kv_geometry *kv;
-	unsigned char *const *blocks;
+	unsigned char *const *blocks; /* as in kern_seq; those ahead of all tokens may be NULL where nothing is appended */
 	uint32_t layer;
 	uint32_t q_rows, kv_rows;
 	uint32_t kv_position;  /* where the new K, V rows go; the layer holds kv_position + kv_rows tokens afterwards */

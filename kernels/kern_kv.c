@@ -90,6 +90,8 @@ struct kern_kv_layout kern_kv_layout(const struct kern_kv_geometry *geometry, ui
 		layout.k_scale = take(&layout.bytes, scale_bytes(layout.k_format, geometry->head_dim));
 	if (layout.k_format == KERN_KV_INT8)
 		layout.k_sum = take(&layout.bytes, KERN_PAGE_TOKENS * sizeof(int32_t));
+	if (layout.k_format == KERN_KV_INT4)
+		layout.k_mean = take(&layout.bytes, geometry->head_dim * sizeof(uint16_t));
 	layout.v = take(&layout.bytes, elements * element_bits(layout.v_format) / 8);
 	if (kern_kv_is_smoothed(layout.v_format))
 		layout.v_scale = take(&layout.bytes, scale_bytes(layout.v_format, geometry->head_dim));

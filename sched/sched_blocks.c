@@ -4,13 +4,11 @@
  *
  * Quotas count a block once for every session that refers to it, so that a tenant's use does not
  * change when a relative goes.
+ *
+ * Where the KV format has low halves (kern_kv.h), blocks ahead of the tokens hold them. Rows beyond the tokens that are kept may
+ * have written their codes there: the blocks ahead go with such rows, and come back zeroed.
  */
 #include "sched/sched_private.h"
-
-static uint32_t blocks_for(uint32_t tokens)
-{
-	return tokens / KERN_PAGE_TOKENS + (tokens % KERN_PAGE_TOKENS != 0);
-}
 
 static uint64_t *use_of(struct sched *sched, const struct sched_session *session)
 {
@@ -27,7 +25,7 @@ static void count_need(const struct sched *sched, const struct sched_session *se
 	uint32_t first, uint32_t rows, struct need *need)
 {
 	need->begin = first / KERN_PAGE_TOKENS;
-	need->end = blocks_for(first + rows);
+	need->end = kern_kv_blocks(&session->kv, first + rows);
 	/* A layer may stand before the last one's end, but never beyond it by more than it appends.
 	 */
 	if (need->begin > session->block_count)
@@ -93,9 +91,12 @@ enum sched_blocks sched_blocks_take(struct sched *sched, struct sched_session *s
 	return need.copies > 0 ? BLOCKS_COPYING : BLOCKS_THERE;
 }
 
-void sched_blocks_trim(struct sched *sched, struct sched_session *session, uint32_t tokens)
+void sched_blocks_trim(
+	struct sched *sched, struct sched_session *session, uint32_t tokens, uint32_t reached)
 {
-	uint32_t keep = blocks_for(tokens);
+	uint32_t keep = kern_kv_filled(reached) > kern_kv_filled(tokens)
+		? kern_kv_filled(tokens)
+		: kern_kv_blocks(&session->kv, tokens);
 
 	while (session->block_count > keep) {
 		uint32_t i = --session->block_count;
@@ -124,7 +125,8 @@ uint32_t sched_blocks_common(const struct sched_session *a, const struct sched_s
 bool sched_blocks_share(struct sched *sched, struct sched_session *child,
 	const struct sched_session *parent, uint32_t tokens)
 {
-	uint32_t count = blocks_for(tokens);
+	uint32_t filled = kern_kv_filled(tokens);
+	uint32_t count = filled == kern_kv_filled(parent->position) ? parent->block_count : filled;
 	uint64_t bytes =
 		count ? child->take_bytes[0] + (uint64_t)(count - 1) * child->take_bytes[1] : 0;
 

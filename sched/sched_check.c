@@ -114,8 +114,7 @@ static int check_session(
 	const struct sched *sched, const struct sched_session *session, struct census *census)
 {
 	struct sched_tenant_use *use = &census->uses[session->client->tenant];
-	uint32_t needed =
-		session->position / KERN_PAGE_TOKENS + (session->position % KERN_PAGE_TOKENS != 0);
+	uint32_t needed = kern_kv_filled(session->position);
 
 	if (length(&session->queue, session->queued) != session->queued)
 		return base_fail(EINVAL,
@@ -138,7 +137,8 @@ static int check_session(
 		return base_fail(EINVAL, "session %u stands at %u of %u tokens with %u blocks",
 			session->index, session->position, session->max_tokens,
 			session->block_count);
-	if (!session->queued && session->block_count != needed)
+	if (!session->queued && session->block_count != needed &&
+		session->block_count != kern_kv_blocks(&session->kv, session->position))
 		return base_fail(EINVAL, "session %u is at rest at %u tokens and holds %u blocks",
 			session->index, session->position, session->block_count);
 	for (uint32_t i = 0; i < session->block_count; i++) {

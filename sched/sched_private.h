@@ -423,12 +423,15 @@ enum sched_blocks { BLOCKS_THERE, BLOCKS_COPYING, BLOCKS_WAIT, BLOCKS_NONE, BLOC
  * replaced by copies, which `copy` (a formed flight, or NULL: none to be had now) is to fill. */
 enum sched_blocks sched_blocks_take(struct sched *sched, struct sched_session *session,
 	uint32_t first, uint32_t rows, struct sched_flight *copy);
-/* Releases the blocks beyond `tokens`. */
-void sched_blocks_trim(struct sched *sched, struct sched_session *session, uint32_t tokens);
+/* Releases the blocks beyond `tokens`; those ahead of them too where rows up to `reached` may have
+ * been written. */
+void sched_blocks_trim(
+	struct sched *sched, struct sched_session *session, uint32_t tokens, uint32_t reached);
 /* How many blocks two sessions share, counted from the first: those of forks are the same up to some
  * place, but where layers stand at different positions a copied one may lie before. An estimate. */
 uint32_t sched_blocks_common(const struct sched_session *a, const struct sched_session *b);
-/* The child refers to the parent's blocks below `tokens`; false: over quota. */
+/* The child refers to the parent's blocks below `tokens`, and to those ahead where it stands on the
+ * same page; false: over quota. */
 bool sched_blocks_share(struct sched *sched, struct sched_session *child,
 	const struct sched_session *parent, uint32_t tokens);
 

@@ -127,7 +127,7 @@ void sched_session_settle(struct sched *sched, struct sched_session *session)
 		return;
 	sched_session_leave_place(sched, session);
 	sched_list_leave(&session->of_kicked);
-	sched_blocks_trim(sched, session, 0);
+	sched_blocks_trim(sched, session, 0, 0);
 	sched_list_leave(&session->of_client);
 	sched_list_append(&sched->free_sessions, &session->of_client);
 	session->client = NULL;
@@ -376,15 +376,15 @@ unsigned sched_start_fork(struct sched *sched, struct sched_request *request)
 unsigned sched_start_truncate(struct sched *sched, struct sched_request *request)
 {
 	struct sched_session *session = request->session;
-	uint32_t keep = request->record.argument;
+	uint32_t keep = request->record.argument, reached = session->position;
 
-	if (keep > session->position)
+	if (keep > reached)
 		return ATTND_BAD_POSITION;
 	session->position = keep;
 	for (uint32_t layer = 0;
 		layer < session->kv.layers && session->kind == ATTND_SESSION_ATTENTION; layer++)
 		if (session->layers[layer] > keep)
 			session->layers[layer] = keep;
-	sched_blocks_trim(sched, session, keep);
+	sched_blocks_trim(sched, session, keep, reached);
 	return ATTND_OK;
 }

@@ -282,7 +282,7 @@ static void options_keep(struct sched *sched, const struct sched_options *o)
 	sched->next_expiry_ns = INT64_MAX;
 	sched->boot_tag = base_mix64(o->boot_id) >> (64 - SCHED_BOOT_BITS);
 	sched->started_ns = sched->now_ns = sched->last_landed_ns = base_clock_now(o->clock);
-	sched->blocks_max = (o->tokens_max + KERN_PAGE_TOKENS - 1) / KERN_PAGE_TOKENS;
+	sched->blocks_max = kern_kv_filled(o->tokens_max) + KERN_KV_AHEAD;
 	sched->members_max = o->step_rows_max > SCHED_SPANS ? o->step_rows_max : SCHED_SPANS;
 	/* Where host and device are one, a second step in the air would only be in the way of what
 	 * comes next. */
@@ -290,7 +290,7 @@ static void options_keep(struct sched *sched, const struct sched_options *o)
 }
 
 _Static_assert((int)SCHED_ATTENDS <= (int)SCHED_SPANS, "members_max covers the items of an ATTEND");
-_Static_assert(ATTND_ATTEND_ROWS_MAX / KERN_PAGE_TOKENS + 1 <= SCHED_SPANS,
+_Static_assert(ATTND_ATTEND_ROWS_MAX / KERN_PAGE_TOKENS + 1 + KERN_KV_AHEAD <= SCHED_SPANS,
 	"one request's copies fit into one work");
 
 int sched_create(struct sched **out, const struct sched_options *options)

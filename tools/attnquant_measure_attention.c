@@ -127,7 +127,7 @@ static void tick(struct attention *attention, uint32_t input, const char *what)
 static unsigned char **cache_create(
 	struct kern_backend *backend, const struct kern_kv_geometry *kv, uint32_t tokens)
 {
-	const uint32_t count = (tokens + KERN_PAGE_TOKENS - 1) / KERN_PAGE_TOKENS;
+	const uint32_t count = kern_kv_blocks(kv, tokens);
 	const size_t bytes = kv->block_bytes[0] + (count - 1) * kv->block_bytes[1];
 	unsigned char *memory = backend->ops->alloc(backend, bytes, "KV cache to be measured");
 	unsigned char **blocks = measure_alloc(count, sizeof(*blocks));

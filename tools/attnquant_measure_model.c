@@ -217,8 +217,8 @@ static const struct measure_kv plain_cache = { KERN_KV_F32, KERN_KV_F32, "f32" }
 /* A run of a model with a cache; false, with a message, where the model's heads do not suit the format. */
 static bool add_run(struct measurement *m, struct model *model, const char *weights, const struct measure_kv *cache)
 {
-	const uint32_t blocks = (m->context + KERN_PAGE_TOKENS - 1) / KERN_PAGE_TOKENS;
 	struct run *run = &m->runs[m->run_count];
+	uint32_t blocks;
 
 	*run = (struct run){ .model = model, .cache = *cache, .kv = model_program(model)->kv };
 	snprintf(run->weights, sizeof(run->weights), "%s", weights);
@@ -226,6 +226,7 @@ static bool add_run(struct measurement *m, struct model *model, const char *weig
 	run->kv.v = cache->v;
 	if (kern_kv_init(&run->kv) < 0)
 		return false;
+	blocks = kern_kv_blocks(&run->kv, m->context);
 	run->blocks = measure_alloc(blocks, sizeof(*run->blocks));
 	for (uint32_t i = 0; i < blocks; i++) {
 		run->blocks[i] = m->backend->ops->alloc(m->backend, run->kv.block_bytes[i > 0], "KV cache to be measured");
@@ -279,10 +280,9 @@ static void load_all(struct measurement *m)
 
 static void release_all(struct measurement *m)
 {
-	const uint32_t blocks = (m->context + KERN_PAGE_TOKENS - 1) / KERN_PAGE_TOKENS;
-
 	for (uint32_t i = 0; i < m->run_count; i++) {
 		struct run *run = &m->runs[i];
+		const uint32_t blocks = kern_kv_blocks(&run->kv, m->context);
 
 		for (uint32_t block = 0; block < blocks; block++)
 			m->backend->ops->free(m->backend, run->blocks[block]);

@@ -84,6 +84,50 @@ static void cut_splits(struct cpu_attention_job *job)
 	job->splits = end > begin ? (end - 1) / CPU_ATTENTION_SPLIT_TOKENS - job->first_split + 1 : 1;
 }
 
+/* Of the rows that are left: K and V to the end of a page, and the queries that see no further; the last slice has them all. */
+static void take_slice(struct cpu_attention_job *job, uint32_t q_rows, uint32_t kv_rows)
+{
+	const uint32_t room = KERN_PAGE_TOKENS - job->kv_position % KERN_PAGE_TOKENS;
+
+	job->kv_rows = kv_rows;
+	job->q_rows = q_rows;
+	if (kern_kv_has_low(job->kv) && kv_rows > room) {
+		const uint32_t end = job->kv_position + room, seeing = end > job->q_position ? end - job->q_position : 0;
+
+		job->kv_rows = room;
+		job->q_rows = !job->causal ? 0 : seeing < q_rows ? seeing : q_rows;
+	}
+	job->q_rows_left = q_rows - job->q_rows;
+	job->kv_rows_left = kv_rows - job->kv_rows;
+}
+
+void cpu_attention_slice(struct cpu_attention_job *job)
+{
+	take_slice(job, job->q_rows, job->kv_rows);
+}
+
+bool cpu_attention_slice_next(struct cpu_attention_job *job)
+{
+	const size_t element = job->dtype == KERN_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+
+	if (job->q_rows_left == 0 && job->kv_rows_left == 0) {
+		job->q_rows = job->kv_rows = 0;
+		return false;
+	}
+	job->kv_position += job->kv_rows;
+	job->k = (const unsigned char *)job->k + job->kv_rows * job->k_stride * element;
+	job->v = (const unsigned char *)job->v + job->kv_rows * job->v_stride * element;
+	job->q_position += job->q_rows;
+	job->q = (const unsigned char *)job->q + job->q_rows * job->q_stride * element;
+	job->o = (unsigned char *)job->o + job->q_rows * job->o_stride * element;
+	if (job->lse != NULL)
+		job->lse += job->q_rows * job->lse_stride;
+	if (job->rope != KERN_ROPE_NONE)
+		job->rope_cos_sin += (size_t)job->kv_rows * job->rotated;
+	take_slice(job, job->q_rows_left, job->kv_rows_left);
+	return true;
+}
+
 void cpu_attention_cut(struct cpu_attention_job *job, uint32_t participants)
 {
 	if (job->isa == BASE_ISA_AVX512 && !base_cpu()->avx512_vnni)

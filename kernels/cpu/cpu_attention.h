@@ -15,6 +15,9 @@
  * where the one of the round before has ended. cpu_attention_batch.h runs jobs side by side, and sees to rounds and to what
  * several jobs share.
  *
+ * Slices: where pages have low halves (kern_kv.h), a job's rows go through all phases page by page, since those of a page make
+ * way for a later page's codes. Jobs of one slice run together; a job without rows has no units.
+ *
  * Bits: where the KV is split depends on token positions alone. Whether the parts are run by one unit in turn or by
  * several at once, for one job or for several (a matter of `participants`, of the room for partial results and of the
  * neighbours) never shows in the result.
@@ -60,6 +63,9 @@ struct cpu_attention_job {
 	uint32_t rotated;
 	const float *rope_cos_sin;
 
+	/* Filled by cpu_attention_slice: rows of later slices. */
+	uint32_t q_rows_left, kv_rows_left;
+
 	/* Filled by cpu_attention_cut and what follows it; the executor reads units only. */
 	uint32_t units[CPU_ATTENTION_PHASES]; /* of the round at hand */
 	float *partial; /* NULL: a unit goes through all splits in turn */
@@ -71,9 +77,15 @@ struct cpu_attention_job {
 	uint32_t round_begin, round_end;   /* splits of the round at hand; the first round begins at 0 */
 };
 
-/* Cuts the job and plans it to run alone, in one round. `partial` is room for partial results that this job may use until its
- * MERGE is done (64-byte aligned, maybe too small or NULL: then the job is not split). Returns the bytes of it that are taken,
- * a multiple of 64. participants: threads that may share the work, at least 1. */
+/* Leaves the job with the rows of its first slice, of all that it was given. */
+void cpu_attention_slice(struct cpu_attention_job *job);
+
+/* Goes on to the rows of the next slice, once the last one's are done; false where there is none. */
+bool cpu_attention_slice_next(struct cpu_attention_job *job);
+
+/* Cuts the job, or a slice of it, and plans it to run alone, in one round. `partial` is room for partial results that this job
+ * may use until its MERGE is done (64-byte aligned, maybe too small or NULL: then the job is not split). Returns the bytes of it
+ * that are taken, a multiple of 64. participants: threads that may share the work, at least 1. */
 size_t cpu_attention_plan(struct cpu_attention_job *job, uint32_t participants, void *partial, size_t partial_bytes);
 
 /* The parts of planning. Cuts the job into tiles and splits; it keeps no partial results and shares nothing. */

@@ -6,9 +6,9 @@
 
 #include <string.h>
 
-/* A page of the job's layer and KV head, and what it is made of. */
+/* A page of the job's layer and KV head, what it is made of, and where its low halves lie; NULL: it has none. */
 struct page {
-	unsigned char *at;
+	unsigned char *at, *low;
 	struct kern_kv_layout layout;
 };
 
@@ -16,6 +16,8 @@ static struct page page_of(const struct cpu_attention_job *job, uint32_t kv_head
 {
 	return (struct page){
 		.at = kern_kv_page(job->kv, job->blocks[block], block, job->layer, kv_head),
+		.low = block > 0 && kern_kv_has_low(job->kv) ?
+			kern_kv_page(job->kv, job->blocks[block + KERN_KV_AHEAD], block, job->layer, kv_head) : NULL,
 		.layout = kern_kv_layout(job->kv, block),
 	};
 }
@@ -64,43 +66,80 @@ static void store_group_scales(unsigned char *array, const uint16_t *scales, uin
 }
 
 /* [dim/8][64][4] */
-static void store_k_int4(const struct cpu_attention_kernels *kernels, const struct page *page, uint32_t token, float *x,
-	uint32_t dim)
+static void store_k_codes(unsigned char *k, const uint8_t *codes, uint32_t token, uint32_t dim)
 {
-	uint8_t row[CPU_ATTENTION_DIM_MAX], *k = page->at + page->layout.k + (size_t)token * 4;
-	uint16_t scales[CPU_ATTENTION_GROUPS];
-
-	kernels->rotate(x, dim);
-	kernels->quantize_int4(row, scales, x, dim, false);
-	store_group_scales(page->at + page->layout.k_scale, scales, token, dim);
+	k += (size_t)token * 4;
 	for (uint32_t d = 0; d < dim; d += 8, k += 4 * KERN_PAGE_TOKENS) {
 		for (uint32_t i = 0; i < 4; i++)
-			k[i] = (uint8_t)(row[d + i] | row[d + 4 + i] << 4);
+			k[i] = (uint8_t)(codes[d + i] | codes[d + 4 + i] << 4);
 	}
 }
 
-/* Smooths x by the session's first page where the format wants it. */
+static void store_k_int4(const struct cpu_attention_kernels *kernels, const struct page *page, uint32_t token, float *x,
+	uint32_t dim)
+{
+	uint8_t row[CPU_ATTENTION_DIM_MAX], low[CPU_ATTENTION_DIM_MAX];
+	uint16_t scales[CPU_ATTENTION_GROUPS];
+
+	kernels->rotate(x, dim);
+	kernels->quantize_int4(row, low, scales, x, dim);
+	store_group_scales(page->at + page->layout.k_scale, scales, token, dim);
+	store_k_codes(page->at + page->layout.k, row, token, dim);
+	store_k_codes(page->low + page->layout.k, low, token, dim);
+}
+
+/* The mean of a page of int4 K, before its first token: the first one's is that of block 0. */
+static void begin_k_int4(const struct cpu_attention_job *job, const struct cpu_attention_kernels *kernels,
+	const struct page *page, uint32_t kv_head, uint32_t block, float *scratch)
+{
+	const struct page first = page_of(job, kv_head, 0);
+	const uint32_t dim = job->kv->head_dim;
+	float *mean = scratch;
+	uint8_t *codes = (uint8_t *)(scratch + CPU_ATTENTION_DIM_MAX);
+
+	if (block == 1) {
+		memcpy(mean, first.at + first.layout.mean, dim * sizeof(*mean));
+	} else {
+		const unsigned char *before = kern_kv_page(job->kv, job->blocks[block - 1], block - 1, job->layer, kv_head);
+
+		kernels->load(mean, before + page->layout.k_mean, dim, KERN_DTYPE_BF16);
+		kernels->unpack_k(codes, before + page->layout.k, dim, NULL);
+		kernels->follow(mean, (const float *)(first.at + first.layout.width), codes,
+			(const uint16_t *)(before + page->layout.k_scale), dim);
+	}
+	kernels->store(page->at + page->layout.k_mean, mean, dim, KERN_DTYPE_BF16);
+}
+
+/* Smooths x by the session's first page where the format wants it, and by its own page's mean for int4. */
 static void append_k(const struct cpu_attention_job *job, const struct cpu_attention_kernels *kernels,
 	const struct page *first, const struct page *page, uint32_t token, float *x)
 {
 	const enum kern_kv format = page->layout.k_format;
 	const uint32_t dim = job->kv->head_dim;
 	float *mean = (float *)(first->at + first->layout.mean), *width = (float *)(first->at + first->layout.width);
+	float own[CPU_ATTENTION_DIM_MAX];
 
-	if (kern_kv_is_smoothed(format)) {
+	switch (format) {
+	case KERN_KV_INT8:
 		kernels->smooth(x, mean, width, dim);
-		if (format == KERN_KV_INT8)
-			store_k_int8(kernels, page, token, x, dim);
-		else if (format == KERN_KV_FP8)
-			store_k_fp8(kernels, page, token, x, dim);
-		else
-			store_k_int4(kernels, page, token, x, dim);
+		store_k_int8(kernels, page, token, x, dim);
 		return;
+	case KERN_KV_FP8:
+		kernels->smooth(x, mean, width, dim);
+		store_k_fp8(kernels, page, token, x, dim);
+		return;
+	case KERN_KV_INT4:
+		kernels->load(own, page->at + page->layout.k_mean, dim, KERN_DTYPE_BF16);
+		kernels->smooth(x, own, width, dim);
+		store_k_int4(kernels, page, token, x, dim);
+		return;
+	default:
+		store_plain(kernels, page->at + page->layout.k, format, token, x, dim);
+		break;
 	}
-	store_plain(kernels, page->at + page->layout.k, format, token, x, dim);
 	/* Only a page of block 0 can be of another format than the session, and its last token completes the survey. */
 	if (format != job->kv->k && token == KERN_PAGE_TOKENS - 1)
-		kernels->survey(mean, width, page->at + page->layout.k, format, dim);
+		kernels->survey(mean, width, page->at + page->layout.k, format, dim, job->kv->k == KERN_KV_INT4);
 }
 
 static void append_v(const struct cpu_attention_job *job, const struct cpu_attention_kernels *kernels,
@@ -108,7 +147,8 @@ static void append_v(const struct cpu_attention_job *job, const struct cpu_atten
 {
 	const uint32_t dim = job->kv->head_dim;
 	unsigned char *v = page->at + page->layout.v, *scale = page->at + page->layout.v_scale;
-	uint8_t row[CPU_ATTENTION_DIM_MAX];
+	const uint32_t shift = token % 4 * 8 + token / 4 % 2 * 4; /* of a nibble */
+	uint8_t row[CPU_ATTENTION_DIM_MAX], low[CPU_ATTENTION_DIM_MAX];
 	uint16_t scales[CPU_ATTENTION_GROUPS];
 
 	if (job->kv->v == KERN_KV_INT4)
@@ -122,9 +162,10 @@ static void append_v(const struct cpu_attention_job *job, const struct cpu_atten
 		((float *)scale)[token] = kernels->quantize_fp8(v + (size_t)token * dim, x, dim);
 		break;
 	case KERN_KV_INT4:
-		kernels->quantize_int4(row, scales, x, dim, true);
+		kernels->quantize_int4(row, low, scales, x, dim);
 		store_group_scales(scale, scales, token, dim);
-		kernels->interleave(v + (size_t)(token / 8) * dim * 4, row, dim, 4, token % 4 * 8 + token / 4 % 2 * 4);
+		kernels->interleave(v + (size_t)(token / 8) * dim * 4, row, dim, 4, shift);
+		kernels->interleave(page->low + page->layout.v + (size_t)(token / 8) * dim * 4, low, dim, 4, shift);
 		break;
 	default:
 		store_plain(kernels, v, page->layout.v_format, token, x, dim);
@@ -147,6 +188,8 @@ void cpu_attention_append(const struct cpu_attention_job *job, uint32_t kv_head,
 
 		if (row == begin || token == 0)
 			page = page_of(job, kv_head, position / KERN_PAGE_TOKENS);
+		if (token == 0 && page.layout.k_format == KERN_KV_INT4)
+			begin_k_int4(job, kernels, &page, kv_head, position / KERN_PAGE_TOKENS, scratch);
 		kernels->load(scratch, (const unsigned char *)job->k + k_at * element, dim, job->dtype);
 		if (job->rope != KERN_ROPE_NONE)
 			kernels->rope(scratch, job->rope_cos_sin + (size_t)row * job->rotated, job->rope, job->rotated);

@@ -41,7 +41,7 @@ static void load_queries(const struct cpu_attention_tile *tile, struct cpu_atten
 	}
 }
 
-/* For pages of int8 or int4 K: integers of q, and q.mean, which those pages lack. */
+/* For pages of int8 or int4 K: integers of q; and q.mean, which int8's lack. */
 static void quantize_queries(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch)
 {
 	const struct cpu_attention_job *job = tile->job;
@@ -49,15 +49,20 @@ static void quantize_queries(const struct cpu_attention_tile *tile, struct cpu_a
 	const unsigned char *page = kern_kv_page(job->kv, job->blocks[0], 0, job->layer, tile->kv_head);
 	const float *mean = (const float *)(page + first.mean), *width = (const float *)(page + first.width);
 	const uint32_t dim = job->kv->head_dim;
+	float turned[CPU_ATTENTION_DIM_MAX];
 
 	for (uint32_t i = 0; i < tile->vectors; i++) {
 		const float *q = scratch->q + (size_t)i * dim;
 
-		if (job->kv->k == KERN_KV_INT8)
-			scratch->q_scale[i] = tile->kernels->quantize_query(scratch->packed + (size_t)i * dim, q, width, dim);
-		else
+		if (job->kv->k == KERN_KV_INT4) {
+			for (uint32_t d = 0; d < dim; d++)
+				turned[d] = q[d] * width[d];
+			tile->kernels->rotate(turned, dim);
 			scratch->q_scale[i] = tile->kernels->quantize_query4((int8_t *)scratch->packed + (size_t)i * dim,
-				scratch->group_sums + (size_t)i * CPU_ATTENTION_GROUPS, q, width, dim);
+				scratch->group_sums + (size_t)i * CPU_ATTENTION_GROUPS, turned, dim);
+			continue;
+		}
+		scratch->q_scale[i] = tile->kernels->quantize_query(scratch->packed + (size_t)i * dim, q, width, dim);
 		scratch->mean_product[i] = tile->kernels->dot(q, mean, dim);
 	}
 }
@@ -65,6 +70,7 @@ static void quantize_queries(const struct cpu_attention_tile *tile, struct cpu_a
 /* A page, and what is asked for while it is worked on. */
 struct page {
 	const unsigned char *at, *next; /* next: NULL where there is none, or the two are not of the same integers */
+	const unsigned char *low;       /* its low halves, or NULL */
 	const struct kern_kv_layout *layout;
 	uint32_t base; /* position of its first token */
 };
@@ -98,12 +104,23 @@ static void multiply_int8(const struct cpu_attention_tile *tile, struct cpu_atte
 	tile->kernels->product_int8(scratch->weights + (size_t)first * KERN_PAGE_TOKENS, &k, &q, count, dim, ahead);
 }
 
+/* q.mean of a page of int4, which has a mean of its own. */
+static void multiply_mean(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
+	const struct page *page, uint32_t first, uint32_t count)
+{
+	const uint32_t dim = tile->job->kv->head_dim;
+	float mean[CPU_ATTENTION_DIM_MAX];
+
+	tile->kernels->load(mean, page->at + page->layout->k_mean, dim, KERN_DTYPE_BF16);
+	tile->kernels->dots(scratch->mean_product + first, scratch->q + (size_t)first * dim, count, mean, dim);
+}
+
 static void multiply_int4(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
 	const struct page *page, uint32_t first, uint32_t count, const void *ahead)
 {
 	const uint32_t dim = tile->job->kv->head_dim;
-	const struct cpu_attention_int4 k = {
-		.k = (const uint8_t *)scratch->k,
+	struct cpu_attention_int4 k = {
+		.k = page->at + page->layout->k,
 		.scale = (const uint16_t *)(page->at + page->layout->k_scale),
 	};
 	const struct cpu_attention_query4 q = {
@@ -113,7 +130,15 @@ static void multiply_int4(const struct cpu_attention_tile *tile, struct cpu_atte
 		.mean_product = scratch->mean_product + first,
 	};
 
-	tile->kernels->unpack_k((uint8_t *)scratch->k, page->at + page->layout->k, dim, ahead);
+	multiply_mean(tile, scratch, page, first, count);
+	if (count <= CPU_ATTENTION_FEW && page->low == NULL && tile->kernels->product_codes != NULL) {
+		tile->kernels->product_codes(scratch->weights + (size_t)first * KERN_PAGE_TOKENS, &k, &q, count, dim, ahead);
+		return;
+	}
+	tile->kernels->unpack_k((uint8_t *)scratch->k, k.k, dim, ahead);
+	k.k = (const uint8_t *)scratch->k;
+	if (page->low != NULL)
+		tile->kernels->add_low((uint8_t *)scratch->k, page->low + page->layout->k, 4 * KERN_PAGE_TOKENS, dim / 8);
 	tile->kernels->product_int4(scratch->weights + (size_t)first * KERN_PAGE_TOKENS, &k, &q, count, dim);
 }
 
@@ -242,8 +267,14 @@ static void add_integers(const struct cpu_attention_tile *tile, struct cpu_atten
 	const struct cpu_attention_weights8 weights = packed_weights(tile, scratch, format, first);
 	const void *v = page->at + page->layout->v, *ahead = page->next;
 
+	if (format == KERN_KV_INT4 && count <= CPU_ATTENTION_FEW && page->low == NULL && tile->kernels->accumulate_codes != NULL) {
+		tile->kernels->accumulate_codes(scratch->o + (size_t)first * dim, scratch->factor + first, &weights, count, v, dim, ahead);
+		return;
+	}
 	if (format == KERN_KV_INT4) {
-		tile->kernels->unpack_v((uint8_t *)scratch->k, v, (const uint16_t *)(page->at + page->layout->v_scale), dim, ahead);
+		tile->kernels->unpack_v((uint8_t *)scratch->k, v, dim, ahead);
+		if (page->low != NULL)
+			tile->kernels->add_low((uint8_t *)scratch->k, page->low + page->layout->v, 4 * dim, KERN_PAGE_TOKENS / 8);
 		v = scratch->k;
 		ahead = NULL;
 	}
@@ -324,6 +355,7 @@ static void attend_split(const struct cpu_attention_tile *tile, struct cpu_atten
 	for (; block < last && (uint64_t)block * KERN_PAGE_TOKENS < end; block++) {
 		struct page page = {
 			.at = kern_kv_page(job->kv, job->blocks[block], block, job->layer, tile->kv_head),
+			.low = cpu_attention_low(job, tile->kv_head, block),
 			.layout = &layout[block > 0],
 			.base = block * KERN_PAGE_TOKENS,
 		};

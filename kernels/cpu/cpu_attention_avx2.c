@@ -45,6 +45,12 @@ static float dot(const float *a, const float *b, uint32_t n)
 	return add_lanes(sum);
 }
 
+static void dots(float *products, const float *q, uint32_t vectors, const float *b, uint32_t n)
+{
+	for (uint32_t i = 0; i < vectors; i++)
+		products[i] = dot(q + (size_t)i * n, b, n);
+}
+
 /* ---- K ------------------------------------------------------------------------------------------------------ */
 
 /* Four words from each of 8 tokens, `stride` words apart: r[j] becomes word j of all tokens. Lane n of part i takes token
@@ -289,6 +295,42 @@ static void product_int8(float *products, const struct cpu_attention_int8 *k, co
 	}
 }
 
+/* ---- the rotation ------------------------------------------------------------------------------------------- */
+
+/* As row_rotate, operation by operation: sums, and differences in the lanes of the mask. */
+static inline __m256 butterfly(__m256 x, __m256 other, __m256 behind)
+{
+	return _mm256_blendv_ps(_mm256_add_ps(x, other), _mm256_sub_ps(other, x), behind);
+}
+
+static void rotate(float *x, uint32_t n)
+{
+	const uint32_t run = n & -n;
+	const __m256 scale = _mm256_set1_ps(1.0f / sqrtf((float)run));
+	const __m256 odd = _mm256_castsi256_ps(_mm256_setr_epi32(0, -1, 0, -1, 0, -1, 0, -1));
+	const __m256 second = _mm256_castsi256_ps(_mm256_setr_epi32(0, 0, -1, -1, 0, 0, -1, -1));
+	const __m256 upper = _mm256_castsi256_ps(_mm256_setr_epi32(0, 0, 0, 0, -1, -1, -1, -1));
+
+	for (uint32_t i = 0; i < n; i += LANES) {
+		__m256 v = _mm256_mul_ps(_mm256_loadu_ps(x + i), scale);
+
+		v = butterfly(v, _mm256_permute_ps(v, 0xb1), odd);
+		v = butterfly(v, _mm256_permute_ps(v, 0x4e), second);
+		v = butterfly(v, _mm256_permute2f128_ps(v, v, 1), upper);
+		_mm256_storeu_ps(x + i, v);
+	}
+	for (uint32_t half = LANES; half < run; half *= 2) {
+		for (uint32_t i = 0; i < n; i += i % half + LANES < half ? LANES : LANES + half) {
+			const __m256 a = _mm256_loadu_ps(x + i), b = _mm256_loadu_ps(x + i + half);
+
+			_mm256_storeu_ps(x + i, _mm256_add_ps(a, b));
+			_mm256_storeu_ps(x + i + half, _mm256_sub_ps(a, b));
+		}
+	}
+	if (run < n)
+		row_reflect(x, n, run);
+}
+
 /* ---- int4 K ------------------------------------------------------------------------------------------------- */
 
 static inline __m256 load_bf16(const uint16_t *from)
@@ -296,20 +338,54 @@ static inline __m256 load_bf16(const uint16_t *from)
 	return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)from)), 16));
 }
 
-/* The largest sums of pairs are 2 * 15 * 127, of which a group's 8 quads fit 16 bits. */
+static inline __m256i levels_of(__m256i codes, __m256i table)
+{
+	return _mm256_shuffle_epi8(table, _mm256_and_si256(codes, _mm256_set1_epi8(15)));
+}
+
+/* Pairs of quads of so many bytes, a multiple of 32: the low nibbles are the first quad's, the high ones the second's. */
+static inline void unpack(uint8_t *to, const uint8_t *from, uint32_t quad, uint32_t pairs, int32_t zero, const uint8_t *ahead)
+{
+	const __m128i levels = _mm_add_epi8(_mm_setr_epi8(INT4_LEVELS), _mm_set1_epi8((char)zero));
+	const __m256i table = _mm256_broadcastsi128_si256(levels);
+
+	ahead = ahead != NULL ? ahead : from;
+	for (uint32_t pair = 0; pair < pairs; pair++, to += quad) {
+		for (uint32_t i = 0; i < quad; i += 32, to += 32, from += 32, ahead += 32) {
+			const __m256i codes = _mm256_loadu_si256((const void *)from);
+
+			__builtin_prefetch(ahead, 0, 2);
+			_mm256_storeu_si256((void *)to, levels_of(codes, table));
+			_mm256_storeu_si256((void *)(to + quad), levels_of(_mm256_srli_epi16(codes, 4), table));
+		}
+	}
+}
+
+static void unpack_k(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead)
+{
+	unpack(to, from, 4 * KERN_PAGE_TOKENS, dim / 8, INT4_ZERO, ahead);
+}
+
+static void unpack_v(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead)
+{
+	unpack(to, from, 4 * dim, KERN_PAGE_TOKENS / 8, 0, ahead);
+}
+
+/* The largest sums of pairs are 2 * 127 * 127, which fits 16 bits. */
 static inline __m256i group_products(const struct cpu_attention_int4 *page, const int8_t *q, uint32_t d, uint32_t end,
 	uint32_t token)
 {
-	__m256i pairs = _mm256_setzero_si256();
+	__m256i sum = _mm256_setzero_si256();
 
 	for (; d < end; d += 4) {
 		const __m256i codes = _mm256_loadu_si256((const void *)(page->k + (d * KERN_PAGE_TOKENS + token * 4)));
 		int32_t word;
 
 		memcpy(&word, q + d, sizeof(word));
-		pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(codes, _mm256_set1_epi32(word)));
+		sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, _mm256_set1_epi32(word)),
+			_mm256_set1_epi16(1)));
 	}
-	return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+	return sum;
 }
 
 static void product_int4(float *products, const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *query,
@@ -321,7 +397,7 @@ static void product_int4(float *products, const struct cpu_attention_int4 *k, co
 
 		for (uint32_t d = 0, group = 0; d < dim; d += KERN_KV_GROUP, group++) {
 			const uint32_t end = d + KERN_KV_GROUP < dim ? d + KERN_KV_GROUP : dim;
-			const int32_t surplus = 8 * query->sums[vector * CPU_ATTENTION_GROUPS + group];
+			const int32_t surplus = INT4_ZERO * query->sums[vector * CPU_ATTENTION_GROUPS + group];
 			const __m256i sum = _mm256_sub_epi32(group_products(k, query->packed + (size_t)vector * dim, d, end, token),
 				_mm256_set1_epi32(surplus));
 			const __m256 scale = _mm256_mul_ps(_mm256_set1_ps(INT4_SHRINK),
@@ -660,10 +736,12 @@ const struct cpu_attention_kernels cpu_attention_avx2 = {
 	.quantize = row_quantize,
 	.quantize_fp8 = row_quantize_fp8,
 	.quantize_int4 = row_quantize_int4,
-	.rotate = row_rotate,
+	.follow = row_follow,
+	.rotate = rotate,
 	.interleave = row_interleave,
 	.survey = row_survey,
 	.dot = dot,
+	.dots = dots,
 	.quantize_query = quantize_query,
 	.quantize_query4 = row_quantize_query4,
 	.fold = row_fold,
@@ -671,8 +749,9 @@ const struct cpu_attention_kernels cpu_attention_avx2 = {
 	.transpose = transpose,
 	.product = product,
 	.product_int8 = product_int8,
-	.unpack_k = row_unpack_k,
-	.unpack_v = row_unpack_v,
+	.unpack_k = unpack_k,
+	.unpack_v = unpack_v,
+	.add_low = row_add_low,
 	.product_int4 = product_int4,
 	.widen = widen,
 	.softmax = softmax,

@@ -8,8 +8,9 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/cpu_attention_codes.h"
+#include "kernels/cpu/cpu_attention_avx512.inc"
 
-enum { LANES = 16, PAGE_VECS = KERN_PAGE_TOKENS / LANES, BLOCK_ROWS = 6, BLOCK_ROWS_INT8 = 4 };
+enum { PAGE_VECS = KERN_PAGE_TOKENS / LANES, BLOCK_ROWS = 6, BLOCK_ROWS_INT8 = 4 };
 
 /* Cuts n into blocks as equal as possible, none larger than most: the size of the first. */
 static inline uint32_t block_rows(uint32_t n, uint32_t most)
@@ -218,21 +219,6 @@ static float quantize_query(void *packed, const float *q, const float *width, ui
 	return scale;
 }
 
-static inline __m512i broadcast4(const uint8_t *from)
-{
-	int32_t word;
-
-	memcpy(&word, from, sizeof(word));
-	return _mm512_set1_epi32(word);
-}
-
-/* sum += u8 * s8 over four neighbours. As an instruction, because gcc 12 keeps the intrinsic's operands in the lower 16
- * registers, and moves them to and from memory. */
-static inline __attribute__((always_inline)) void add_dots(__m512i *sum, __m512i left, __m512i right)
-{
-	__asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(left), "v"(right));
-}
-
 /* Sums of products of `rows` times two limbs with vecs * 64 bytes, over `quads` steps of `stride` bytes: K's channels or
  * V's tokens, four at a time. Row r's limbs begin at left + r * row_bytes, and limb_bytes behind. */
 static inline __attribute__((always_inline)) void multiply_quads(const int rows, const int vecs,
@@ -327,12 +313,7 @@ static void product_int8(float *products, const struct cpu_attention_int8 *k, co
 
 /* ---- int4 K ------------------------------------------------------------------------------------------------- */
 
-static inline __m512 load_bf16(const uint16_t *from)
-{
-	return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)from)), 16));
-}
-
-/* 32 tokens from `token`. Sums of a group begin with what the codes' bias of 8 has too much. */
+/* 32 tokens from `token`. Sums of a group begin with what the bias of K has too much. */
 static inline __attribute__((always_inline)) void product_int4_block(const int rows, float *products,
 	const struct cpu_attention_int4 *page, const struct cpu_attention_query4 *q, uint32_t first, uint32_t token,
 	uint32_t dim)
@@ -349,7 +330,7 @@ static inline __attribute__((always_inline)) void product_int4_block(const int r
 		__m512i sum[BLOCK_ROWS_INT8][VECS];
 
 		for (int r = 0; r < rows; r++) {
-			const int32_t surplus = 8 * q->sums[(first + (uint32_t)r) * CPU_ATTENTION_GROUPS + group];
+			const int32_t surplus = INT4_ZERO * q->sums[(first + (uint32_t)r) * CPU_ATTENTION_GROUPS + group];
 
 			for (int i = 0; i < VECS; i++)
 				sum[r][i] = _mm512_set1_epi32(-surplus);
@@ -517,14 +498,6 @@ static void accumulate(float *o, const float *weights, uint32_t vectors, const v
 		accumulate_format(KERN_KV_FP8, o, weights, vectors, v, begin, end, dim);
 }
 
-/* A vector's weights for a channel. */
-static inline const uint8_t *packed_weights(const struct cpu_attention_weights8 *weights, uint32_t vector, uint32_t channel)
-{
-	const uint32_t group = weights->groups > 1 ? channel / KERN_KV_GROUP : 0;
-
-	return (const uint8_t *)weights->packed + ((size_t)vector * weights->groups + group) * 2 * KERN_PAGE_TOKENS;
-}
-
 /* vecs * 16 channels of one group from `channel`; mask says which of the 16 where there is but one vec. */
 static inline __attribute__((always_inline)) void accumulate_int8_block(const int rows, const int vecs, float *o,
 	const float *factor, const struct cpu_attention_weights8 *weights, uint32_t first, const uint8_t *v, uint32_t dim,
@@ -598,10 +571,12 @@ const struct cpu_attention_kernels cpu_attention_avx512 = {
 	.quantize = row_quantize,
 	.quantize_fp8 = row_quantize_fp8,
 	.quantize_int4 = row_quantize_int4,
-	.rotate = row_rotate,
+	.follow = row_follow,
+	.rotate = cpu_attention_rotate_avx512,
 	.interleave = row_interleave,
 	.survey = row_survey,
 	.dot = dot,
+	.dots = cpu_attention_dots_avx512,
 	.quantize_query = quantize_query,
 	.quantize_query4 = row_quantize_query4,
 	.fold = row_fold,
@@ -609,12 +584,15 @@ const struct cpu_attention_kernels cpu_attention_avx512 = {
 	.transpose = transpose,
 	.product = product,
 	.product_int8 = product_int8,
-	.unpack_k = row_unpack_k,
-	.unpack_v = row_unpack_v,
+	.unpack_k = cpu_attention_unpack_k_avx512,
+	.unpack_v = cpu_attention_unpack_v_avx512,
+	.add_low = row_add_low,
 	.product_int4 = product_int4,
+	.product_codes = cpu_attention_product_codes_avx512,
 	.widen = widen,
 	.softmax = cpu_attention_softmax_avx512,
 	.softmax_int8 = cpu_attention_softmax_int8_avx512,
 	.accumulate = accumulate,
 	.accumulate_int8 = accumulate_int8,
+	.accumulate_codes = cpu_attention_accumulate_codes_avx512,
 };

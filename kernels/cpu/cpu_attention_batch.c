@@ -14,8 +14,11 @@ static uint32_t divide_up(uint32_t a, uint32_t b)
 
 void cpu_attention_batch_cut(struct cpu_attention_batch *batch)
 {
-	for (uint32_t i = 0; i < batch->count; i++)
+	batch->later_slice = false;
+	for (uint32_t i = 0; i < batch->count; i++) {
+		cpu_attention_slice(&batch->jobs[i]);
 		cpu_attention_cut(&batch->jobs[i], batch->participants);
+	}
 }
 
 bool cpu_attention_batch_seek(struct cpu_attention_batch *batch)
@@ -28,7 +31,7 @@ bool cpu_attention_batch_seek(struct cpu_attention_batch *batch)
 /* A sliding window may cut the first splits that a job shares: these it attends to by itself. */
 static void share_splits(struct cpu_attention_batch *batch)
 {
-	for (uint32_t i = 0; i < batch->share.member_count; i++) {
+	for (uint32_t i = 0; !batch->later_slice && i < batch->share.member_count; i++) {
 		const struct cpu_attention_member *member = &batch->share.members[i];
 		struct cpu_attention_job *job = &batch->jobs[member->job];
 		const uint32_t begin = cpu_attention_visible(job, job->q_rows - 1).begin;
@@ -107,6 +110,9 @@ static void plan_groups(struct cpu_attention_batch *batch, uint32_t begin, uint3
 	const struct cpu_attention_share *share = &batch->share;
 	uint32_t units = 0, least = UINT32_MAX;
 
+	batch->shared_units = 0;
+	if (batch->later_slice)
+		return;
 	for (uint32_t i = 0; i < share->member_count; i++) {
 		const struct cpu_attention_job *job = &batch->jobs[share->members[i].job];
 
@@ -182,6 +188,20 @@ bool cpu_attention_batch_next_round(struct cpu_attention_batch *batch)
 		return false;
 	begin_round(batch, next, round_end(batch, next));
 	return true;
+}
+
+bool cpu_attention_batch_next_slice(struct cpu_attention_batch *batch)
+{
+	bool more = false;
+
+	for (uint32_t i = 0; i < batch->count; i++) {
+		more |= cpu_attention_slice_next(&batch->jobs[i]);
+		cpu_attention_cut(&batch->jobs[i], batch->participants);
+	}
+	batch->later_slice = true;
+	if (more)
+		cpu_attention_batch_plan(batch);
+	return more;
 }
 
 /* ---- phases and units --------------------------------------------------------------------------------------------- */

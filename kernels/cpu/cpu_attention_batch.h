@@ -9,6 +9,9 @@
  * Rounds. A job's partial results need room for every split. Where there is not enough, all jobs go through their splits in
  * rounds of as many as there is room for: APPEND, then ATTEND and MERGE for each round.
  *
+ * Slices. Jobs whose rows go page by page (cpu_attention.h) have theirs in turn, each with all phases of all rounds. Jobs share
+ * in the first one alone; only those with many rows have others.
+ *
  * Use, by whoever holds the right to plan: fill in the jobs; cut; once for a step seek what they share; then plan, and go through
  * the phases of each round: all units of a phase are run, on any threads, before the next one begins. No allocation, no lock.
  * Planning takes time by the number of jobs and groups alone.
@@ -35,6 +38,7 @@ struct cpu_attention_batch {
 	struct cpu_attention_job *jobs;
 	uint32_t *first_unit; /* room for [count + 1] */
 	uint32_t count;
+	bool later_slice; /* than the first */
 
 	/* Found once for a batch; see cpu_attention_batch_seek. */
 	struct cpu_attention_share share;
@@ -50,7 +54,7 @@ struct cpu_attention_batch {
 	uint64_t page_visits;
 };
 
-/* Cuts the jobs. */
+/* Cuts the jobs, or their first slices. */
 void cpu_attention_batch_cut(struct cpu_attention_batch *batch);
 
 /* What the jobs share. It stays as it is for further batches of the same jobs in other layers: sessions, rows and positions. False:
@@ -62,6 +66,9 @@ void cpu_attention_batch_plan(struct cpu_attention_batch *batch);
 
 /* Begins the next round; false: that was the last. */
 bool cpu_attention_batch_next_round(struct cpu_attention_batch *batch);
+
+/* Goes on to the next slice of the jobs that have one, and begins its first round; false: that was the last. */
+bool cpu_attention_batch_next_slice(struct cpu_attention_batch *batch);
 
 /* Begins a phase of the round; returns its units. The first round has all phases, others ATTEND and MERGE. */
 uint32_t cpu_attention_batch_phase(struct cpu_attention_batch *batch, enum cpu_attention_phase phase);

@@ -5,6 +5,7 @@
 #ifndef CPU_ATTENTION_CODES_H
 #define CPU_ATTENTION_CODES_H
 
+#include "kernels/cpu/cpu_attention_int4.h"
 #include "kernels/cpu/cpu_attention_rows.h"
 
 enum { ROW_LANES = 8 }; /* of the sums below, so that the compiler need not reorder any; head dimensions are multiples */
@@ -45,16 +46,6 @@ static float row_quantize_fp8(uint8_t *restrict to, const float *restrict x, uin
 
 /* ---- int4 -------------------------------------------------------------------------------------------------- */
 
-enum { INT4_ZERO = 8, INT4_MOST = 15 };
-
-#define SIGN_BIT 0x80000000u
-
-/* A group's scale shrinks by this before it meets the sum of integers, and the query's grows, so that whatever float32 K
- * would survive this does. */
-#define INT4_SHRINK 0x1p-12f
-#define INT4_GROW 0x1p12f
-
-/* Of runs of as many as the largest power of two that divides n. */
 static void row_rotate(float *x, uint32_t n)
 {
 	const uint32_t run = n & -n;
@@ -63,99 +54,202 @@ static void row_rotate(float *x, uint32_t n)
 	/* First, so that sums of large numbers stay finite. */
 	for (uint32_t i = 0; i < n; i++)
 		x[i] *= scale;
-	for (uint32_t half = 1; half < run; half *= 2) {
-		for (uint32_t first = 0; first < n; first += 2 * half) {
-			float *restrict low = x + first, *restrict high = x + first + half;
+	row_hadamard(x, n, run);
+	if (run < n)
+		row_reflect(x, n, run);
+}
 
-			for (uint32_t i = 0; i < half; i++) {
-				float a = low[i], b = high[i];
+/* The borders between the levels of one sign, and by what these ascend there from 3 on. */
+#define INT4_BORDERS(STEP) STEP(5.5f, 5) STEP(10.5f, 5) STEP(16.0f, 6) STEP(22.5f, 7) STEP(29.5f, 7) STEP(37.5f, 9) STEP(49.0f, 14)
 
-				low[i] = a + b;
-				high[i] = a - b;
-			}
+static inline float row_int4_level(float magnitude)
+{
+	float level = 3.0f;
+
+#define INT4_STEP(border, ascent) level += magnitude > (border) ? (float)(ascent) : 0.0f;
+	INT4_BORDERS(INT4_STEP)
+#undef INT4_STEP
+	return level;
+}
+
+/* The number of borders below. */
+static inline int32_t row_int4_rank(float magnitude)
+{
+	int32_t rank = 0;
+
+#define INT4_STEP(border, ascent) rank += magnitude > (border);
+	INT4_BORDERS(INT4_STEP)
+#undef INT4_STEP
+	return rank;
+}
+
+/* Magnitudes of a group's elements, filled up with zeros. */
+struct row_group {
+	float magnitudes[KERN_KV_GROUP];
+	uint32_t count, padded;
+};
+
+enum { INT4_LANES = 16 };
+
+static inline float row_lanes_sum(const float sum[INT4_LANES])
+{
+	float half[INT4_LANES / 2];
+
+	for (uint32_t i = 0; i < INT4_LANES / 2; i++)
+		half[i] = sum[i] + sum[i + INT4_LANES / 2];
+	return ((half[0] + half[4]) + (half[2] + half[6])) + ((half[1] + half[5]) + (half[3] + half[7]));
+}
+
+/* What the levels of a group times `factor` have in common with it: their product, and the levels' own square. */
+static inline float row_int4_fit(const struct row_group *group, float factor, float *square)
+{
+	float product[INT4_LANES] = { 0 }, own[INT4_LANES] = { 0 };
+
+	for (uint32_t i = 0; i < group->padded; i += INT4_LANES) {
+		for (uint32_t lane = 0; lane < INT4_LANES; lane++) {
+			const float magnitude = group->magnitudes[i + lane] * factor, level = row_int4_level(magnitude);
+
+			product[lane] += magnitude * level;
+			own[lane] += level * level;
 		}
 	}
+	/* Squares are exact; those of the filling do not count. */
+	*square = row_lanes_sum(own) - 9.0f * (float)(group->padded - group->count);
+	return row_lanes_sum(product);
 }
 
-static inline float row_int4_code(float x, float inverse)
+/* The largest magnitude is put at several places around the largest level. Levels that are chosen fit best with the scale of
+ * least squares, which leaves the error |x|^2 - product^2 / square. Returns that scale as bf16, and by what x is multiplied for
+ * the choice of levels. */
+static uint16_t row_int4_scale(const struct row_group *group, float *inverse)
 {
-	float code = x * inverse + (ROUND_MAGIC + INT4_ZERO);
+	static const float places[] = { 56.0f, 48.5f, 52.0f, 60.0f, 64.5f, 70.0f };
+	const float largest = row_float(row_largest_bits(group->magnitudes, group->count));
+	float most = 0.0f, scale = 0.0f;
 
-	code = code - ROUND_MAGIC;
-	code = code > 0.0f ? code : 0.0f;
-	return code < INT4_MOST ? code : INT4_MOST;
-}
-
-/* Squared error of a group with a scale. */
-static inline float row_int4_error(const float *restrict x, uint32_t n, float scale)
-{
-	const float inverse = 1.0f / scale;
-	float sum[ROW_LANES] = { 0 };
-
-	for (uint32_t i = 0; i < n; i += ROW_LANES) {
-		for (uint32_t lane = 0; lane < ROW_LANES; lane++) {
-			float error = x[i + lane] - (row_int4_code(x[i + lane], inverse) - INT4_ZERO) * scale;
-
-			sum[lane] += error * error;
-		}
-	}
-	return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-}
-
-/* The bf16 scale, of those that put the largest magnitude between 7 and 10.5 steps from zero, that errs least. There is
- * one code more below zero than above, so both signs are tried. */
-static uint16_t row_int4_scale(const float *x, uint32_t n)
-{
-	static const float steps[] = { -8.0f, -7.5f, -7.0f, -8.5f, -9.0f, -9.75f, -10.5f, 7.0f, 7.5f, 8.25f };
-	const uint32_t largest_bits = row_largest_bits(x, n);
-	const float largest = row_float(largest_bits);
-	uint16_t best = 0;
-	float least = INFINITY, extreme = largest;
-
+	*inverse = 0.0f;
 	if (largest < 0x1p-100f)
 		return 0;
-	for (uint32_t i = 0; i < n; i++)
-		extreme = row_bits(x[i]) == (largest_bits | SIGN_BIT) ? x[i] : extreme;
-	for (uint32_t i = 0; i < sizeof(steps) / sizeof(*steps); i++) {
-		uint16_t scale = row_to_bf16(extreme / steps[i]);
-		float error = row_int4_error(x, n, row_from_bf16(scale));
+	for (uint32_t i = 0; i < sizeof(places) / sizeof(*places); i++) {
+		const float factor = places[i] / largest;
+		float square, product = row_int4_fit(group, factor, &square), fit = product / square, explained;
 
-		best = error < least || i == 0 ? scale : best;
-		least = error < least ? error : least;
+		/* In units of x's largest magnitude, whatever the factor. */
+		explained = product * fit / (places[i] * places[i]);
+		if (explained > most) {
+			most = explained;
+			*inverse = factor;
+			scale = fit * (largest / places[i]);
+		}
 	}
-	return best;
+	return row_to_bf16(scale);
 }
 
-/* Weights of V are not negative: there a negative scale stands for its magnitude, codes the other way round, and a zero
- * at 7 instead of 8. */
-static void row_quantize_int4(uint8_t *restrict to, uint16_t *restrict scales, const float *restrict x, uint32_t n,
-	bool is_v)
+static inline float row_clamp_low(float rest)
+{
+	rest = rest < INT4_HALF - 1 ? rest : INT4_HALF - 1;
+	return rest > 1 - INT4_HALF ? rest : 1 - INT4_HALF;
+}
+
+/* Codes ascend with their levels; `low` takes two's complements of 4 bits. */
+static void row_int4_codes(uint8_t *restrict to, uint8_t *restrict low, const float *restrict x, const struct row_group *group,
+	float inverse, float fine)
+{
+	int32_t codes[KERN_KV_GROUP], rests[KERN_KV_GROUP];
+
+	for (uint32_t i = 0; i < group->count; i++) {
+		const float magnitude = group->magnitudes[i] * inverse;
+		const float rest = row_clamp_low(group->magnitudes[i] * fine - row_int4_level(magnitude));
+		const int32_t rank = row_int4_rank(magnitude), whole = row_round(rest);
+		const int32_t sign = (int32_t)row_bits(x[i]) >> 31; /* 0 or -1 */
+
+		codes[i] = INT4_HALF + (rank ^ sign);
+		rests[i] = ((whole ^ sign) - sign) & 15;
+	}
+	for (uint32_t i = 0; i < group->count; i++) {
+		to[i] = (uint8_t)codes[i];
+		low[i] = (uint8_t)rests[i];
+	}
+}
+
+static void row_quantize_int4(uint8_t *restrict to, uint8_t *restrict low, uint16_t *restrict scales, const float *restrict x,
+	uint32_t n)
 {
 	const bool bad = row_largest_bits(x, n) >= FLOAT_INFINITY_BITS;
+	struct row_group group;
 
-	for (uint32_t first = 0, count; first < n; first += count, scales++) {
-		float scale, inverse;
-		uint8_t flip;
+	for (uint32_t first = 0; first < n; first += group.count, scales++) {
+		float inverse;
 
-		count = n - first < KERN_KV_GROUP ? n - first : KERN_KV_GROUP;
-		*scales = bad ? 0x7fc0 : row_int4_scale(x + first, count);
-		scale = row_from_bf16(*scales);
-		inverse = bad || scale == 0.0f ? 0.0f : 1.0f / scale;
-		flip = is_v && scale < 0.0f ? INT4_MOST : 0; /* 15 - code */
-		for (uint32_t i = first; i < first + count; i++)
-			to[i] = bad ? 0 : (uint8_t)row_int4_code(x[i], inverse) ^ flip;
+		group.count = n - first < KERN_KV_GROUP ? n - first : KERN_KV_GROUP;
+		group.padded = (group.count + INT4_LANES - 1) / INT4_LANES * INT4_LANES;
+		memset(group.magnitudes, 0, sizeof(group.magnitudes));
+		for (uint32_t i = 0; i < group.count; i++)
+			group.magnitudes[i] = bad ? 0.0f : fabsf(x[first + i]);
+		*scales = row_int4_scale(&group, &inverse);
+		/* Zeros come out as small levels times nothing. */
+		row_int4_codes(to + first, low + first, x + first, &group, inverse,
+			inverse != 0.0f ? 1.0f / row_from_bf16(*scales) : 0.0f);
+		*scales = bad ? 0x7fc0 : *scales;
 	}
 }
 
-static float row_quantize_query4(int8_t *restrict packed, int32_t *restrict sums, const float *restrict q,
-	const float *restrict width, uint32_t n)
+/* The lower median of a page's scales; what is NaN counts as the largest. */
+static inline float row_median(const uint16_t *scales)
 {
-	float rotated[CPU_ATTENTION_DIM_MAX], scale;
+	uint16_t median = 0x7fff;
 
-	for (uint32_t i = 0; i < n; i++)
-		rotated[i] = q[i] * width[i];
-	row_rotate(rotated, n);
-	scale = row_quantize(packed, rotated, n, NULL);
+	/* Of non-negative numbers the bits ascend too. */
+	for (uint32_t i = 0; i < KERN_PAGE_TOKENS; i++) {
+		uint16_t below = 0;
+
+		for (uint32_t j = 0; j < KERN_PAGE_TOKENS; j++)
+			below = (uint16_t)(below + (scales[j] <= scales[i]));
+		median = below >= KERN_PAGE_TOKENS / 2 && scales[i] < median ? scales[i] : median;
+	}
+	return row_from_bf16(median);
+}
+
+/* A page's mean follows the tokens of the page before it: half way from that one's mean, which `mean` holds, to where its
+ * codes put them. Codes lie as in a page, unpacked, rotated. A token with a scale far above the others counts as one of four
+ * times the median, so that no single token carries the mean away; one that is not finite does not count. */
+static void row_follow(float *restrict mean, const float *restrict width, const uint8_t *restrict codes, const uint16_t *scales,
+	uint32_t dim)
+{
+	float sum[CPU_ATTENTION_DIM_MAX] = { 0 }, weights[KERN_PAGE_TOKENS];
+
+	for (uint32_t d = 0; d < dim; d += 4) {
+		const uint8_t *quad = codes + (size_t)d * KERN_PAGE_TOKENS;
+
+		if (d % KERN_KV_GROUP == 0) {
+			const uint16_t *of_group = scales + d / KERN_KV_GROUP * KERN_PAGE_TOKENS;
+			const float most = 4.0f * row_median(of_group);
+
+			for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
+				weights[t] = row_from_bf16(of_group[t]);
+				weights[t] = weights[t] < most ? weights[t] : of_group[t] < FLOAT_INFINITY_BITS >> 16 ? most : 0.0f;
+			}
+		}
+		for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++, quad += 4) {
+			for (uint32_t i = 0; i < 4; i++)
+				sum[d + i] += weights[t] * (float)(quad[i] - INT4_ZERO);
+		}
+	}
+	for (uint32_t d = 0; d < dim; d++)
+		sum[d] *= 0.5f / KERN_PAGE_TOKENS;
+	row_rotate(sum, dim);
+	for (uint32_t d = 0; d < dim; d++) {
+		const float next = mean[d] + sum[d] * width[d];
+
+		mean[d] = fabsf(next) < 0x1p100f ? next : 0.0f;
+	}
+}
+
+/* q is rotated, and has the widths in it. */
+static float row_quantize_query4(int8_t *restrict packed, int32_t *restrict sums, const float *restrict q, uint32_t n)
+{
+	const float scale = row_quantize(packed, q, n, NULL);
+
 	for (uint32_t group = 0; group < kern_kv_groups(n); group++) {
 		const uint32_t end = (group + 1) * KERN_KV_GROUP < n ? (group + 1) * KERN_KV_GROUP : n;
 
@@ -176,61 +270,16 @@ static void row_interleave(void *to, const void *from, uint32_t n, uint32_t bits
 		words[i] = (words[i] & others) | (uint32_t)codes[i] << shift;
 }
 
-enum { UNPACK_STEP = 32 };
-
-static void row_unpack_k(uint8_t *restrict to, const uint8_t *restrict from, uint32_t dim, const void *ahead)
+/* Bytes get the low halves of what they stand for: both lie alike, quads in pairs. `quad` is bytes of a quad of all tokens, or
+ * of all channels. */
+static void row_add_low(uint8_t *restrict to, const uint8_t *restrict low, uint32_t quad, uint32_t pairs)
 {
-	const uint8_t *next = ahead != NULL ? ahead : from;
+	for (uint32_t pair = 0; pair < pairs; pair++, to += 2 * quad, low += quad) {
+		uint8_t *restrict second = to + quad;
 
-	for (uint32_t pair = 0; pair < dim / 8; pair++, to += 4 * KERN_PAGE_TOKENS) {
-		uint8_t *restrict second = to + 4 * KERN_PAGE_TOKENS;
-
-		for (uint32_t i = 0; i < 4 * KERN_PAGE_TOKENS; i += UNPACK_STEP, next += UNPACK_STEP)
-			__builtin_prefetch(next, 0, 2);
-		for (uint32_t i = 0; i < 4 * KERN_PAGE_TOKENS; i++) {
-			to[i] = from[i] & 15;
-			second[i] = from[i] >> 4;
-		}
-		to += 4 * KERN_PAGE_TOKENS;
-		from += 4 * KERN_PAGE_TOKENS;
-	}
-}
-
-/* Zeros of four tokens, side by side, as often as fit one step. */
-static inline void row_int4_zeros(uint8_t *restrict zeros, const uint16_t *scales)
-{
-	uint32_t four = 0, all[UNPACK_STEP / 4];
-
-	for (uint32_t i = 0; i < 4; i++)
-		four |= (uint32_t)(INT4_ZERO - (scales[i] >> 15)) << 8 * i;
-	for (uint32_t i = 0; i < UNPACK_STEP / 4; i++)
-		all[i] = four;
-	memcpy(zeros, all, UNPACK_STEP);
-}
-
-static void row_unpack_v(uint8_t *restrict to, const uint8_t *restrict from, const uint16_t *scales, uint32_t dim,
-	const void *ahead)
-{
-	const uint8_t *next = ahead != NULL ? ahead : from;
-
-	for (uint32_t token = 0; token < KERN_PAGE_TOKENS; token += 8, to += 4 * dim) {
-		uint8_t low[UNPACK_STEP], high[UNPACK_STEP];
-
-		for (uint32_t at = 0; at < 4 * dim; at += UNPACK_STEP, to += UNPACK_STEP, from += UNPACK_STEP) {
-			uint8_t *restrict second = to + 4 * dim;
-
-			if (at % (4 * KERN_KV_GROUP) == 0) {
-				const uint16_t *group = scales + at / (4 * KERN_KV_GROUP) * KERN_PAGE_TOKENS + token;
-
-				row_int4_zeros(low, group);
-				row_int4_zeros(high, group + 4);
-			}
-			__builtin_prefetch(next, 0, 2);
-			next += UNPACK_STEP;
-			for (uint32_t i = 0; i < UNPACK_STEP; i++) {
-				to[i] = (uint8_t)((from[i] & 15) - low[i]);
-				second[i] = (uint8_t)((from[i] >> 4) - high[i]);
-			}
+		for (uint32_t i = 0; i < quad; i++) {
+			to[i] = (uint8_t)(to[i] + ((low[i] & 15) ^ INT4_HALF) - INT4_HALF);
+			second[i] = (uint8_t)(second[i] + (low[i] >> 4 ^ INT4_HALF) - INT4_HALF);
 		}
 	}
 }

@@ -22,11 +22,13 @@
 
 enum {
 	CPU_ATTENTION_VECTORS = 32, /* query vectors (row, head) that a unit handles at once */
+	CPU_ATTENTION_FEW = 4,
 	CPU_ATTENTION_DIM_MAX = 256,
 	CPU_ATTENTION_TILE_TOKENS = 16, /* neighbours in a transposed page */
 	CPU_ATTENTION_SPLIT_TOKENS = 512, /* KV is split at multiples of this; part of the definition of the result */
 	CPU_ATTENTION_QUERY_LIMIT = 127 * 128,
 	CPU_ATTENTION_WEIGHT_BITS = 15,
+	CPU_ATTENTION_APPEND_FLOATS = CPU_ATTENTION_DIM_MAX * (1 + KERN_PAGE_TOKENS / 4), /* a row, and bytes of a page */
 	CPU_ATTENTION_GROUPS = CPU_ATTENTION_DIM_MAX / KERN_KV_GROUP,
 };
 
@@ -46,7 +48,7 @@ struct cpu_attention_query8 {
 	const float *scale, *mean_product;
 };
 
-/* The int4 K of a page, unpacked as int8 lies: [dim/4][64][4] codes of 0 .. 15. */
+/* The int4 K of a page, unpacked as int8 lies: [dim/4][64][4], levels with 64 added. */
 struct cpu_attention_int4 {
 	const uint8_t *k;
 	const uint16_t *scale; /* [groups][64] bf16 */
@@ -101,21 +103,25 @@ struct cpu_attention_kernels {
 	float (*quantize)(int8_t *to, const float *x, uint32_t n, int32_t *sum);
 	/* The same as e4m3: one code a byte, and as f16 whose upper bits they are. */
 	float (*quantize_fp8)(uint8_t *to, const float *x, uint32_t n);
-	/* The same as codes of 4 bits, one a byte, with a bf16 scale for each group. All scales are NaN where one would be.
-	 * An element is code - 8 times the scale, which may be negative; of V, where it is, code - 7 times its magnitude. */
-	void (*quantize_int4)(uint8_t *to, uint16_t *scales, const float *x, uint32_t n, bool is_v);
+	/* The same as codes of 4 bits, one a byte, and their low halves, with a bf16 scale for each group. All scales are NaN
+	 * where one would be. */
+	void (*quantize_int4)(uint8_t *to, uint8_t *low, uint16_t *scales, const float *x, uint32_t n);
+	/* From the mean of an int4 page of K to that of the next, by the page's unpacked codes. */
+	void (*follow)(float *mean, const float *width, const uint8_t *codes, const uint16_t *scales, uint32_t dim);
 	/* The rotation of int4, its own inverse. */
 	void (*rotate)(float *x, uint32_t n);
 	/* Puts n codes of `bits` bits 4 bytes apart, `shift` bits up in each word whose other bits belong to other tokens. */
 	void (*interleave)(void *to, const void *from, uint32_t n, uint32_t bits, uint32_t shift);
 	/* What 64 rows of float32 or bf16 say about each channel: the mean (0 where it is not finite), and how much wider it is
-	 * than the average channel, as a power of two >= 1. */
-	void (*survey)(float *mean, float *width, const void *rows, enum kern_kv format, uint32_t dim);
+	 * than the average channel, as a power of two >= 1, or the square root of that where K is rotated afterwards. */
+	void (*survey)(float *mean, float *width, const void *rows, enum kern_kv format, uint32_t dim, bool rotated);
 	float (*dot)(const float *a, const float *b, uint32_t n);
+	/* Products of q [vectors][n] with one vector. */
+	void (*dots)(float *products, const float *q, uint32_t vectors, const float *b, uint32_t n);
 	/* Packs q * width for `product_int8`; returns its scale. NaN as in quantize. */
 	float (*quantize_query)(void *packed, const float *q, const float *width, uint32_t n);
-	/* The same for `product_int4`, rotated. */
-	float (*quantize_query4)(int8_t *packed, int32_t *sums, const float *q, const float *width, uint32_t n);
+	/* The same for `product_int4`, of q * width that was rotated. */
+	float (*quantize_query4)(int8_t *packed, int32_t *sums, const float *q, uint32_t n);
 	/* Adds a later part to (state, o). The parts of a row are added in ascending order of position. */
 	void (*fold)(struct cpu_attention_state *state, float *o, const struct cpu_attention_state *part,
 		const float *part_o, uint32_t dim);
@@ -131,11 +137,16 @@ struct cpu_attention_kernels {
 	/* ahead: memory that is wanted next, as large as the page's K; it is asked for on the way. Also in accumulate_int8. */
 	void (*product_int8)(float *products, const struct cpu_attention_int8 *k,
 		const struct cpu_attention_query8 *q, uint32_t vectors, uint32_t dim, const void *ahead);
-	/* int4 codes to one a byte, as int8 lies: of K as they are, of V less where their zero is. */
+	/* int4 codes to what they stand for, one a byte, as int8 lies: of K with 64 added. */
 	void (*unpack_k)(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead);
-	void (*unpack_v)(uint8_t *to, const uint8_t *from, const uint16_t *scales, uint32_t dim, const void *ahead);
+	void (*unpack_v)(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead);
+	/* Adds low halves to them: `pairs` of quads, each of `quad` bytes. */
+	void (*add_low)(uint8_t *to, const uint8_t *low, uint32_t quad, uint32_t pairs);
 	void (*product_int4)(float *products, const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *q,
 		uint32_t vectors, uint32_t dim);
+	/* NULL, or the same of up to CPU_ATTENTION_FEW vectors with codes as they lie in the page, [dim/8][64][4]. */
+	void (*product_codes)(float *products, const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *q,
+		uint32_t vectors, uint32_t dim, const void *ahead);
 	/* n elements of V, not float32, to float32, for use by many vectors. n: a multiple of 64. */
 	void (*widen)(float *to, const void *v, enum kern_kv format, uint32_t n);
 	/* Products [vectors][64] become weights of V, in place, v_scale included; the states move on. */
@@ -150,10 +161,22 @@ struct cpu_attention_kernels {
 	/* o [vectors][dim] = o * factor [vectors] + weights * V. */
 	void (*accumulate_int8)(float *o, const float *factor, const struct cpu_attention_weights8 *weights, uint32_t vectors,
 		const int8_t *v, uint32_t dim, const void *ahead);
+	/* NULL, or the same of int4 for up to CPU_ATTENTION_FEW vectors with codes as they lie in the page, [64/8][dim][4]. */
+	void (*accumulate_codes)(float *o, const float *factor, const struct cpu_attention_weights8 *weights, uint32_t vectors,
+		const uint8_t *v, uint32_t dim, const void *ahead);
 };
 
 extern const struct cpu_attention_kernels cpu_attention_scalar, cpu_attention_avx2, cpu_attention_avx512;
 
+/* AVX-512's table is put together from several files. */
+void cpu_attention_rotate_avx512(float *x, uint32_t n);
+void cpu_attention_dots_avx512(float *products, const float *q, uint32_t vectors, const float *b, uint32_t n);
+void cpu_attention_unpack_k_avx512(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead);
+void cpu_attention_unpack_v_avx512(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead);
+void cpu_attention_product_codes_avx512(float *products, const struct cpu_attention_int4 *k,
+	const struct cpu_attention_query4 *q, uint32_t vectors, uint32_t dim, const void *ahead);
+void cpu_attention_accumulate_codes_avx512(float *o, const float *factor, const struct cpu_attention_weights8 *weights,
+	uint32_t vectors, const uint8_t *v, uint32_t dim, const void *ahead);
 void cpu_attention_softmax_avx512(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
 	const struct cpu_attention_running *running);
 void cpu_attention_softmax_int8_avx512(const struct cpu_attention_weights8 *weights, float *products, uint32_t vectors,
@@ -162,7 +185,7 @@ void cpu_attention_softmax_int8_avx512(const struct cpu_attention_weights8 *weig
 /* isa must be one that plan has left in a job. */
 const struct cpu_attention_kernels *cpu_attention_kernels(enum base_isa isa);
 
-/* The APPEND phase of one KV head, rows begin <= row < end. scratch: CPU_ATTENTION_DIM_MAX floats. */
+/* The APPEND phase of one KV head, rows begin <= row < end. scratch: CPU_ATTENTION_APPEND_FLOATS. */
 void cpu_attention_append(const struct cpu_attention_job *job, uint32_t kv_head, uint32_t begin, uint32_t end,
 	float *scratch);
 

@@ -171,18 +171,60 @@ static void row_page_row(float *restrict to, const void *rows, enum kern_kv form
 		row_load(to, (const uint16_t *)rows + (size_t)token * dim, dim, KERN_DTYPE_BF16);
 }
 
+enum { SURVEY_EXTREMES = 2 }; /* tokens that may be anything without any say in the survey */
+
+/* The limits of each channel's elements without the largest and the smallest SURVEY_EXTREMES of them. */
+static void row_limits(float *restrict lowest, float *restrict highest, const void *rows, enum kern_kv format, uint32_t dim)
+{
+	float row[CPU_ATTENTION_DIM_MAX], low[SURVEY_EXTREMES + 1][CPU_ATTENTION_DIM_MAX],
+		high[SURVEY_EXTREMES + 1][CPU_ATTENTION_DIM_MAX];
+
+	for (uint32_t i = 0; i <= SURVEY_EXTREMES; i++) {
+		for (uint32_t d = 0; d < dim; d++) {
+			low[i][d] = INFINITY;
+			high[i][d] = -INFINITY;
+		}
+	}
+	for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
+		row_page_row(row, rows, format, t, dim);
+		for (uint32_t d = 0; d < dim; d++) {
+			float x = row[d], y = row[d];
+
+			/* Each list stays sorted; comparisons with NaN are false and leave it as it was. */
+			for (uint32_t i = 0; i <= SURVEY_EXTREMES; i++) {
+				const float smaller = x < low[i][d] ? x : low[i][d], larger = y > high[i][d] ? y : high[i][d];
+
+				x = x < low[i][d] ? low[i][d] : x;
+				y = y > high[i][d] ? high[i][d] : y;
+				low[i][d] = smaller;
+				high[i][d] = larger;
+			}
+		}
+	}
+	memcpy(lowest, low[SURVEY_EXTREMES], dim * sizeof(*lowest));
+	memcpy(highest, high[SURVEY_EXTREMES], dim * sizeof(*highest));
+}
+
+static inline float row_clamp(float x, float lowest, float highest)
+{
+	x = x > lowest ? x : lowest;
+	return x < highest ? x : highest;
+}
+
 /* Widths from mean absolute deviations. A channel is never narrowed: one that happened to be still so far must not
  * swamp the others when it wakes up. */
-static void row_survey(float *restrict mean, float *restrict width, const void *rows, enum kern_kv format, uint32_t dim)
+static void row_survey(float *restrict mean, float *restrict width, const void *rows, enum kern_kv format, uint32_t dim,
+	bool rotated)
 {
-	float row[CPU_ATTENTION_DIM_MAX], average = 0.0f;
+	float row[CPU_ATTENTION_DIM_MAX], lowest[CPU_ATTENTION_DIM_MAX], highest[CPU_ATTENTION_DIM_MAX], average = 0.0f;
 
+	row_limits(lowest, highest, rows, format, dim);
 	memset(mean, 0, dim * sizeof(*mean));
 	memset(width, 0, dim * sizeof(*width));
 	for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
 		row_page_row(row, rows, format, t, dim);
 		for (uint32_t d = 0; d < dim; d++)
-			mean[d] += row[d];
+			mean[d] += row_clamp(row[d], lowest[d], highest[d]);
 	}
 	for (uint32_t d = 0; d < dim; d++) {
 		mean[d] *= 1.0f / KERN_PAGE_TOKENS;
@@ -192,15 +234,17 @@ static void row_survey(float *restrict mean, float *restrict width, const void *
 	for (uint32_t t = 0; t < KERN_PAGE_TOKENS; t++) {
 		row_page_row(row, rows, format, t, dim);
 		for (uint32_t d = 0; d < dim; d++)
-			width[d] += fabsf(row[d] - mean[d]);
+			width[d] += fabsf(row_clamp(row[d], lowest[d], highest[d]) - mean[d]);
 	}
 	for (uint32_t d = 0; d < dim; d++)
 		average += width[d];
 	average /= (float)dim;
 	for (uint32_t d = 0; d < dim; d++) {
-		float ratio = width[d] / average * 1.41421356f;
+		float ratio = width[d] / average;
 
-		/* The exponent alone: with the factor above, the nearest power of two. */
+		/* The exponent alone: with the factor, the nearest power of two. A rotation spreads what is wide anyway, and the query
+		 * grows by what K shrinks: the square root is best there. */
+		ratio = rotated ? sqrtf(ratio) : ratio * 1.41421356f;
 		width[d] = ratio >= 2.0f && ratio < 0x1p20f ? row_float(row_bits(ratio) & FLOAT_INFINITY_BITS) : 1.0f;
 	}
 }

@@ -18,6 +18,12 @@ static float dot(const float *a, const float *b, uint32_t n)
 	return sum;
 }
 
+static void dots(float *products, const float *q, uint32_t vectors, const float *b, uint32_t n)
+{
+	for (uint32_t i = 0; i < vectors; i++)
+		products[i] = dot(q + (size_t)i * n, b, n);
+}
+
 enum { LANES = CPU_ATTENTION_TILE_TOKENS };
 
 /* Channel d of a token, of any format that is not of integers. */
@@ -82,6 +88,31 @@ static void product_int8(float *restrict products, const struct cpu_attention_in
 	}
 }
 
+/* Pairs of quads of so many bytes: the low nibbles are the first quad's, the high ones the second's. */
+static void unpack(uint8_t *restrict to, const uint8_t *restrict from, uint32_t quad, uint32_t pairs, int32_t zero)
+{
+	static const int8_t levels[INT4_CODES] = { INT4_LEVELS };
+
+	for (uint32_t pair = 0; pair < pairs; pair++, to += 2 * quad, from += quad) {
+		for (uint32_t i = 0; i < quad; i++) {
+			to[i] = (uint8_t)(levels[from[i] & 15] + zero);
+			to[quad + i] = (uint8_t)(levels[from[i] >> 4] + zero);
+		}
+	}
+}
+
+static void unpack_k(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead)
+{
+	(void)ahead;
+	unpack(to, from, 4 * KERN_PAGE_TOKENS, dim / 8, INT4_ZERO);
+}
+
+static void unpack_v(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead)
+{
+	(void)ahead;
+	unpack(to, from, 4 * dim, KERN_PAGE_TOKENS / 8, 0);
+}
+
 static void product_int4(float *restrict products, const struct cpu_attention_int4 *k,
 	const struct cpu_attention_query4 *query, uint32_t vectors, uint32_t dim)
 {
@@ -93,7 +124,7 @@ static void product_int4(float *restrict products, const struct cpu_attention_in
 
 			for (uint32_t group = 0; group < kern_kv_groups(dim); group++) {
 				const uint32_t end = (group + 1) * KERN_KV_GROUP < dim ? (group + 1) * KERN_KV_GROUP : dim;
-				int32_t sum = -8 * query->sums[i * CPU_ATTENTION_GROUPS + group];
+				int32_t sum = -INT4_ZERO * query->sums[i * CPU_ATTENTION_GROUPS + group];
 
 				for (uint32_t d = group * KERN_KV_GROUP; d < end; d++)
 					sum += q[d] * k->k[(d / 4 * KERN_PAGE_TOKENS + t) * 4 + d % 4];
@@ -253,10 +284,12 @@ const struct cpu_attention_kernels cpu_attention_scalar = {
 	.quantize = row_quantize,
 	.quantize_fp8 = row_quantize_fp8,
 	.quantize_int4 = row_quantize_int4,
+	.follow = row_follow,
 	.rotate = row_rotate,
 	.interleave = row_interleave,
 	.survey = row_survey,
 	.dot = dot,
+	.dots = dots,
 	.quantize_query = quantize_query,
 	.quantize_query4 = row_quantize_query4,
 	.fold = row_fold,
@@ -264,8 +297,9 @@ const struct cpu_attention_kernels cpu_attention_scalar = {
 	.transpose = transpose,
 	.product = product,
 	.product_int8 = product_int8,
-	.unpack_k = row_unpack_k,
-	.unpack_v = row_unpack_v,
+	.unpack_k = unpack_k,
+	.unpack_v = unpack_v,
+	.add_low = row_add_low,
 	.product_int4 = product_int4,
 	.widen = widen,
 	.softmax = softmax,

@@ -19,10 +19,15 @@ enum { SHARER_VECTORS = 16 };
 
 _Static_assert((int)CPU_ATTENTION_SHARE_NODES < (int)NONE, "nodes have numbers of 16 bits");
 
-/* Splits from 0 on that every row of the job sees to their end. */
+/* Splits from 0 on that every row of the job sees to their end, and that have no low halves any more. */
 static uint32_t whole_splits(const struct cpu_attention_job *job)
 {
-	return cpu_attention_visible(job, 0).end / CPU_ATTENTION_SPLIT_TOKENS;
+	const uint32_t seen = cpu_attention_visible(job, 0).end / KERN_PAGE_TOKENS;
+	uint32_t pages = kern_kv_filled(job->kv_position + job->kv_rows);
+
+	if (kern_kv_has_low(job->kv))
+		pages = pages > KERN_KV_AHEAD ? pages - KERN_KV_AHEAD : 0;
+	return (pages < seen ? pages : seen) / SPLIT_BLOCKS;
 }
 
 /* A job of several rows with more vectors has as much to compute for a page as to read, and parts to write: it goes alone. */

@@ -89,6 +89,15 @@ static inline struct cpu_attention_range cpu_attention_visible(const struct cpu_
 struct cpu_attention_tile cpu_attention_tile_at(const struct cpu_attention_job *job, uint32_t column, uint32_t first_row,
 	uint32_t rows);
 
+/* Where a page's low halves lie, if it still has any. */
+static inline const unsigned char *cpu_attention_low(const struct cpu_attention_job *job, uint32_t kv_head, uint32_t block)
+{
+	if (block == 0 || !kern_kv_has_low(job->kv) ||
+			kern_kv_filled(job->kv_position + job->kv_rows) > block + KERN_KV_AHEAD || !job->blocks[block + KERN_KV_AHEAD])
+		return NULL;
+	return kern_kv_page(job->kv, job->blocks[block + KERN_KV_AHEAD], block, job->layer, kv_head);
+}
+
 /* Attends to one split, or to all in turn when the job keeps no partial results. */
 void cpu_attention_attend(const struct cpu_attention_tile *tile, uint32_t split, struct cpu_attention_scratch *scratch);
 

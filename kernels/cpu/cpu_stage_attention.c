@@ -88,16 +88,17 @@ static void plan_phase(struct kern_cpu *cpu, enum cpu_attention_phase phase)
 	stage->tile_ns = cpu_stage_cost_ns(ns / stage->tiles);
 }
 
-/* The next phase, of this round or the next one, that has units. */
+/* The next phase, of this round or the next one, of this slice of the jobs or the next one, that has units. */
 static bool next_phase(struct kern_cpu *cpu)
 {
 	do {
 		if (cpu->phase == CPU_ATTENTION_PHASES) {
+			cpu->phase = CPU_ATTENTION_ATTEND;
 			if (!cpu_attention_batch_next_round(cpu->batch)) {
 				cpu->phase = CPU_ATTENTION_APPEND;
-				return false;
+				if (!cpu_attention_batch_next_slice(cpu->batch))
+					return false;
 			}
-			cpu->phase = CPU_ATTENTION_ATTEND;
 		}
 		plan_phase(cpu, cpu->phase++);
 	} while (cpu->stage.tiles == 0);

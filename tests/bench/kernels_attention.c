@@ -18,7 +18,7 @@ enum {
 	SHORT = 4096,
 	FILL_ROWS = 4096, /* of one append */
 	LAYERS_MAX = 128,
-	BLOCKS_MAX = LONG / KERN_PAGE_TOKENS + QUERIES / KERN_PAGE_TOKENS + 1,
+	BLOCKS_MAX = LONG / KERN_PAGE_TOKENS + QUERIES / KERN_PAGE_TOKENS + 1 + KERN_KV_AHEAD,
 	MEMORY_BYTES = 256 << 20, /* of all layers: beyond the last cache */
 	CHECKED = 3,              /* query rows that are held against the reference */
 	FORMATS = 8,
@@ -86,7 +86,7 @@ static bool open_session(struct kernels *kernels, struct attention *a, uint32_t 
 	if (kern_kv_init(&a->kv) != 0)
 		return false;
 	a->tokens = tokens;
-	a->block_count = (tokens + KERN_PAGE_TOKENS - 1) / KERN_PAGE_TOKENS;
+	a->block_count = kern_kv_blocks(&a->kv, tokens);
 	for (uint32_t i = 0; i < a->block_count; i++) {
 		a->blocks[i] = kernels->backend->ops->alloc(kernels->backend, a->kv.block_bytes[i > 0], "a block");
 		if (!a->blocks[i]) {

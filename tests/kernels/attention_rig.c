@@ -92,13 +92,13 @@ void attention_rig_open(struct attention_rig *rig, struct attention_shape shape,
 		.causal = true,
 		.scale = 1.0f / sqrtf((float)shape.head_dim),
 		.partial_bytes = 32u << 20,
-		.block_count = max_tokens / KERN_PAGE_TOKENS + 1,
 		.kv = {
 			.layers = layers, .heads = shape.heads, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim,
 			.k = shape.k, .v = shape.v,
 		},
 	};
 	BASE_ASSERT(kern_kv_init(&rig->kv) == 0);
+	rig->block_count = kern_kv_blocks(&rig->kv, max_tokens + 1);
 	rig->blocks = new_zeroed(rig->block_count * sizeof(*rig->blocks));
 	for (uint32_t i = 0; i < rig->block_count; i++)
 		rig->blocks[i] = guarded_alloc(rig->kv.block_bytes[i > 0]);
@@ -150,14 +150,18 @@ void attention_rig_run(const struct attention_rig *rig, uint32_t kv_position, ui
 		.rope = rig->rope, .rotated = rig->rotated,
 		.rope_cos_sin = rig->rope_cos_sin == NULL ? NULL : rig->rope_cos_sin + (size_t)q_position * rig->rotated,
 	};
-	size_t taken = cpu_attention_plan(&job, rig->participants, rig->partial, rig->partial_bytes);
 
-	BASE_ASSERT(taken <= rig->partial_bytes && taken % 64 == 0);
-	for (enum cpu_attention_phase phase = 0; phase < CPU_ATTENTION_PHASES; phase++) {
-		if (phase == CPU_ATTENTION_MERGE && rig->before_merge != NULL)
-			rig->before_merge(&job);
-		run_phase(rig, &job, phase);
-	}
+	cpu_attention_slice(&job);
+	do {
+		size_t taken = cpu_attention_plan(&job, rig->participants, rig->partial, rig->partial_bytes);
+
+		BASE_ASSERT(taken <= rig->partial_bytes && taken % 64 == 0);
+		for (enum cpu_attention_phase phase = 0; phase < CPU_ATTENTION_PHASES; phase++) {
+			if (phase == CPU_ATTENTION_MERGE && rig->before_merge != NULL)
+				rig->before_merge(&job);
+			run_phase(rig, &job, phase);
+		}
+	} while (cpu_attention_slice_next(&job));
 }
 
 void attention_rig_step(const struct attention_rig *rig, uint32_t position, uint32_t rows, const float *q,

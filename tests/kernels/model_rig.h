@@ -17,7 +17,7 @@ struct model_rig {
 	struct kern_backend *backend;
 	struct model *model;
 	struct kern_kv_geometry kv;
-	unsigned char *blocks[MODEL_RIG_TOKENS / KERN_PAGE_TOKENS];
+	unsigned char *blocks[MODEL_RIG_TOKENS / KERN_PAGE_TOKENS + KERN_KV_AHEAD];
 	uint32_t position, vocab;
 };
 

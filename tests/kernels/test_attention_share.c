@@ -193,14 +193,16 @@ static void run(struct family *f, uint32_t layer, struct way way, struct outcome
 		while (!cpu_attention_share_advance(&batch->share))
 			;
 	cpu_attention_batch_plan(batch);
-	run_units(f, cpu_attention_batch_phase(batch, CPU_ATTENTION_APPEND), &way.order);
 	do {
-		units = cpu_attention_batch_phase(batch, CPU_ATTENTION_ATTEND);
-		run_units(f, units, &way.order);
-		run_units(f, cpu_attention_batch_phase(batch, CPU_ATTENTION_MERGE), &way.order);
-		f->attend_units += units;
-		f->rounds++;
-	} while (cpu_attention_batch_next_round(batch));
+		run_units(f, cpu_attention_batch_phase(batch, CPU_ATTENTION_APPEND), &way.order);
+		do {
+			units = cpu_attention_batch_phase(batch, CPU_ATTENTION_ATTEND);
+			run_units(f, units, &way.order);
+			run_units(f, cpu_attention_batch_phase(batch, CPU_ATTENTION_MERGE), &way.order);
+			f->attend_units += units;
+			f->rounds++;
+		} while (cpu_attention_batch_next_round(batch));
+	} while (cpu_attention_batch_next_slice(batch));
 }
 
 /* Each session alone, in blocks of its own. */
@@ -210,10 +212,13 @@ static void run_alone(struct family *f, uint32_t layer, struct outcome *out)
 	for (uint32_t s = 0; s < f->count; s++) {
 		struct cpu_attention_job job = job_of(f, s, layer, false, out->o[s], out->lse[s]);
 
-		cpu_attention_plan(&job, 1, f->partial, PARTIAL_BYTES);
-		for (enum cpu_attention_phase phase = 0; phase < CPU_ATTENTION_PHASES; phase++)
-			for (uint32_t unit = 0; unit < job.units[phase]; unit++)
-				cpu_attention_run(&job, phase, unit, f->scratch);
+		cpu_attention_slice(&job);
+		do {
+			cpu_attention_plan(&job, 1, f->partial, PARTIAL_BYTES);
+			for (enum cpu_attention_phase phase = 0; phase < CPU_ATTENTION_PHASES; phase++)
+				for (uint32_t unit = 0; unit < job.units[phase]; unit++)
+					cpu_attention_run(&job, phase, unit, f->scratch);
+		} while (cpu_attention_slice_next(&job));
 	}
 }
 

@@ -58,7 +58,7 @@ static int run_work(struct kern_backend *backend, const struct kern_work *work)
 
 enum {
 	VOCAB = 150, LAYERS = 2, HEADS = 4, KV_HEADS = 2, DIM = 32, WIDTH = HEADS * DIM, QKV = (HEADS + 2 * KV_HEADS) * DIM,
-	FF = 160, ROWS = 160, TOKENS = 128, BLOCKS = TOKENS / KERN_PAGE_TOKENS, CHECKED = 75,
+	FF = 160, ROWS = 160, TOKENS = 128, BLOCKS = TOKENS / KERN_PAGE_TOKENS + KERN_KV_AHEAD, CHECKED = 75,
 	LAYER_OPS = 10, DOWN = 5, OPS_MAX = 40, WEIGHTS_MAX = 16
 };
 

@@ -18,7 +18,7 @@
 
 enum {
 	LAYERS = 2, HEADS = 4, KV_HEADS = 2, DIM = 32, WIDTH = HEADS * DIM, QKV = (HEADS + 2 * KV_HEADS) * DIM,
-	SESSIONS = 12, PREFIX = 1100, SHARED_SPLITS = 2, TOKENS = PREFIX + 140, BLOCKS = TOKENS / KERN_PAGE_TOKENS + 1,
+	SESSIONS = 12, PREFIX = 1100, SHARED_SPLITS = 2, TOKENS = PREFIX + 140, BLOCKS = TOKENS / KERN_PAGE_TOKENS + 1 + KERN_KV_AHEAD,
 	ROWS = 256, ROWS_EACH = 3, WINDOW = 700, STEPS = 3,
 };
 
@@ -29,7 +29,7 @@ struct model {
 	struct kern_weight *weight;
 	float frequencies[DIM / 2], *sinks, *x;
 	uint32_t positions[SESSIONS];
-	unsigned char *shared[SESSIONS][BLOCKS], *own[SESSIONS][BLOCKS];
+	unsigned char *shared[SESSIONS][BLOCKS], *own[SESSIONS][BLOCKS], *alone[SESSIONS][BLOCKS];
 };
 
 static void *alloc(const struct model *m, size_t bytes)
@@ -136,6 +136,8 @@ static struct model *model_open(enum kern_kv format, uint32_t workers)
 		for (uint32_t i = 0; i < BLOCKS; i++) {
 			m->own[s][i] = alloc(m, m->program.kv.block_bytes[i > 0]);
 			memcpy(m->own[s][i], m->shared[s][i], m->program.kv.block_bytes[i > 0]);
+			m->alone[s][i] = alloc(m, m->program.kv.block_bytes[i > 0]);
+			memcpy(m->alone[s][i], m->shared[s][i], m->program.kv.block_bytes[i > 0]);
 		}
 	}
 	return m;
@@ -146,6 +148,7 @@ static void model_close(struct model *m)
 	for (uint32_t s = SESSIONS; s-- > 0;)
 		for (uint32_t i = 0; i < BLOCKS; i++) {
 			m->backend->ops->free(m->backend, m->own[s][i]);
+			m->backend->ops->free(m->backend, m->alone[s][i]);
 			if (s == 0 || i >= PREFIX / KERN_PAGE_TOKENS)
 				m->backend->ops->free(m->backend, m->shared[s][i]);
 		}
@@ -187,7 +190,7 @@ static void check_steps(enum kern_kv format, uint32_t workers)
 		step(m, m->shared, 0, SESSIONS, rows, m->positions, shared);
 		check_plan(m, true);
 		for (uint32_t s = 0; s < SESSIONS; s++)
-			step(m, m->shared, s, 1, rows, &m->positions[s], alone + s * each);
+			step(m, m->alone, s, 1, rows, &m->positions[s], alone + s * each);
 		check_plan(m, false);
 		for (uint32_t s = 0; s < SESSIONS; s++) {
 			assert_memory_equal(own + s * each, shared + s * each, each * sizeof(float));

@@ -125,6 +125,29 @@ static uint64_t chain_at(unsigned char *const *blocks, uint32_t layer, uint32_t 
 	return *word_of(blocks, layer, position);
 }
 
+/* Stores a chain, and where the format has low halves what stands for its low half, two blocks ahead. */
+static void store_chain(const struct kern_kv_geometry *kv, unsigned char *const *blocks, uint32_t layer, uint32_t position,
+	uint64_t chain)
+{
+	*word_of(blocks, layer, position) = chain;
+	if (kern_kv_has_low(kv) && position >= KERN_PAGE_TOKENS)
+		*word_of(blocks, layer, position + KERN_KV_AHEAD * KERN_PAGE_TOKENS) = ~chain;
+}
+
+/* Of so many tokens, the last pages' low halves are those of their tokens, or nothing at all where they were lost. */
+static void check_low(const struct kern_kv_geometry *kv, unsigned char *const *blocks, uint32_t layer, uint32_t tokens)
+{
+	const uint32_t filled = kern_kv_filled(tokens), first = filled > KERN_KV_AHEAD ? filled - KERN_KV_AHEAD : 1;
+
+	for (uint32_t t = first * KERN_PAGE_TOKENS; kern_kv_has_low(kv) && t < tokens; t++) {
+		const uint32_t ahead = t + KERN_KV_AHEAD * KERN_PAGE_TOKENS;
+
+		if (blocks[ahead / KERN_PAGE_TOKENS] != NULL)
+			BASE_ASSERT(chain_at(blocks, layer, ahead) == 0 ||
+				chain_at(blocks, layer, ahead) == ~chain_at(blocks, layer, t));
+	}
+}
+
 /* The chain before a position; each word must have been written by somebody. */
 static uint64_t chain_before(unsigned char *const *blocks, uint32_t layer, uint32_t position)
 {
@@ -161,6 +184,7 @@ static uint32_t run_seq(const struct kern_step *step, const struct kern_seq *seq
 {
 	uint64_t chain = chain_before(seq->blocks, 0, seq->position);
 
+	check_low(seq->kv, seq->blocks, 0, seq->position);
 	for (uint32_t i = 0; i < seq->rows; i++) {
 		uint32_t row = seq->row + i, token = step->tokens[row],
 			 position = seq->position + i;
@@ -170,11 +194,12 @@ static uint32_t run_seq(const struct kern_step *step, const struct kern_seq *seq
 		else
 			BASE_ASSERT(token < step->program->vocab);
 		chain = chain_next(chain, token, position);
-		*word_of(seq->blocks, 0, position) = chain;
+		store_chain(seq->kv, seq->blocks, 0, position, chain);
 		if (next_out < step->out_count && step->outs[next_out].row == row)
 			write_out(step->program, &step->outs[next_out++],
 				row_hash_of(seq->blocks, position));
 	}
+	check_low(seq->kv, seq->blocks, 0, seq->position + seq->rows);
 	return next_out;
 }
 
@@ -218,8 +243,9 @@ static void run_attend(const struct kern_attend *item)
 		chain = sim_key_chain(chain, (const unsigned char *)item->k + r * k_bytes,
 			(const unsigned char *)item->v + r * k_bytes, k_bytes,
 			item->kv_position + r);
-		*word_of(item->blocks, item->layer, item->kv_position + r) = chain;
+		store_chain(item->kv, item->blocks, item->layer, item->kv_position + r, chain);
 	}
+	check_low(item->kv, item->blocks, item->layer, total);
 	for (uint32_t r = 0; r < item->q_rows; r++) {
 		const unsigned char *q = (const unsigned char *)item->q + r * q_bytes;
 		uint32_t last = item->causal ? item->q_position + r : total - 1;

@@ -26,13 +26,13 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 # The least cosine, as a mean over rows and heads, on each input; formats that the kernels do not have are left out.
 COSINE = {"f32": 0.9999999, "bf16": 0.9999, "f16": 0.9999, "int8": 0.9999, "fp8": 0.999, "int4": 0.99}
-# Ours, and the peer's of the same bits: ours must err less over all inputs, and on none by more than a quarter beyond it
-# (a scale for each 32 numbers, as the peer has, suits V of N(0, 1) whose weights are all the same).
-RIVALS = {"int8": "llama.cpp q8_0", "int4": "llama.cpp q4_0"}
+# Ours, the peer's of the same bits, and by how much more ours may err on any one input; over all inputs it must err less. A scale for
+# each 32 numbers, as the peer has, suits V of N(0, 1) whose weights are all the same.
+RIVALS = {"int8": ("llama.cpp q8_0", 1.25), "int4": ("llama.cpp q4_0", 1.1)}
 # On the model, whose weights are multiplied exactly so that only the cache differs: the most mean divergence, the most growth of
-# perplexity in percent. What 4.5 bits cost this model, with heads of 64 channels, lies in K; int8 K with int4 V is close.
-MODEL_GATES = {"int8": (1e-3, 0.1), "int8/int4": (1e-2, 1.0), "int4": (4e-2, 3.0)}
-
+# perplexity in percent. Those of int4 are measured on more text, since a perplexity's change is known no better than its error.
+MODEL_GATES = {"int8": (1e-3, 0.1), "int8/int4": (1e-3, 0.5)}
+LONG_GATES = {"int4": (3e-3, 0.5)}
 
 class Skip(Exception):
     pass
@@ -78,14 +78,14 @@ def mean_error(inputs, name):
 
 def check_peers(inputs):
     """The rivals are no straw men: a rotation costs little where there is nothing to spread, and helps where there is."""
-    for peer in RIVALS.values():
+    for peer, _ in RIVALS.values():
         plain, turned = ({i: formats[name]["rmse"] for i, formats in inputs.items()} for name in (peer, peer + ", rotated"))
         assert turned["random"] < 1.2 * plain["random"] and turned["outlier-K"] < 0.8 * plain["outlier-K"], (plain, turned)
     assert inputs["random"]["llama.cpp q8_0"]["rmse"] < 0.015 and inputs["random"]["llama.cpp q4_0"]["rmse"] < 0.2
 
 
 def check_rivals(inputs):
-    for ours, theirs in RIVALS.items():
+    for ours, (theirs, slack) in RIVALS.items():
         if ours not in inputs["random"]:
             continue
         for peer in (theirs, theirs + ", rotated"):
@@ -94,7 +94,7 @@ def check_rivals(inputs):
             assert mine < other, f"{ours} errs by {mine:.3g}, {peer} by {other:.3g}"
             for input_name, formats in inputs.items():
                 mine, other = formats[ours]["rmse"], formats[peer]["rmse"]
-                assert mine < 1.25 * other, f"{input_name}: {ours} errs by {mine:.3g}, {peer} by {other:.3g}"
+                assert mine < slack * other, f"{input_name}: {ours} errs by {mine:.3g}, {peer} by {other:.3g}"
 
 
 # ---- attention --------------------------------------------------------------------------------------------------
@@ -186,29 +186,45 @@ def demo_model():
     raise Skip("SmolLM2-135M-Instruct.Q4_1.gguf is neither ATTND_DEMO_MODEL nor in the cache of `make run`")
 
 
-def case_real(place):
-    """SmolLM2 on WikiText-2: divergence and perplexity under quantized caches"""
+def real_model():
     if os.environ.get("ATTND_SUITE", "plain") != "plain":
         raise Skip("135 million weights are too many for a sanitizer; the plain suite runs them")
-    model = demo_model()
     if not os.path.exists(TEXT):
         raise Skip(f"WikiText-2 is not at {TEXT}")
-    known = known_formats()
-    formats = [name for name in MODEL_GATES if all(part in known for part in name.split("/"))]
-    said = measure("model", "--model", model, "--tokens", "2048", "--kv", ",".join(formats), "--weights", "none",
+    return demo_model()
+
+
+def check_model(rows, gates):
+    for row in rows:
+        print(f"# {row['weights']}, {row['kv']}: mean divergence {row['divergence']:.3g}, perplexity "
+              f"{row['change_percent']:+.3f} % +- {row['change_error_percent']:.3f} %, same best token "
+              f"{row['same_best_percent']:.2f} %")
+    for row in rows[:len(gates)]:
+        divergence, growth = gates[row["kv"]]
+        assert 0 < row["divergence"] <= divergence, row
+        assert row["change_percent"] <= growth, row
+
+
+def case_real(place):
+    """SmolLM2 on WikiText-2: divergence and perplexity under quantized caches"""
+    formats = list(MODEL_GATES)
+    said = measure("model", "--model", real_model(), "--tokens", "2048", "--kv", ",".join(formats), "--weights", "none",
                    "--exact", ATTND_DATA=DATA)
     assert said["tokens"] == 2048 and said["context"] == 512
     assert 10 < said["runs"][0]["perplexity"] < 30, said["runs"][0]
     assert [(row["weights"], row["kv"]) for row in said["runs"]] == [
         (weights, kv) for weights in ("F32", "Q4_1") for kv in ("f32", *formats)]
-    for row in said["runs"][1:]:
-        print(f"# {row['weights']}, {row['kv']}: mean divergence {row['divergence']:.3g}, perplexity "
-              f"{row['change_percent']:+.3f} % +- {row['change_error_percent']:.3f} %, same best token "
-              f"{row['same_best_percent']:.2f} %")
-    for row in said["runs"][1:len(formats) + 1]:
-        divergence, growth = MODEL_GATES[row["kv"]]
-        assert divergence is None or 0 < row["divergence"] <= divergence, row
-        assert row["change_percent"] <= growth, row
+    check_model(said["runs"][1:], MODEL_GATES)
+
+
+def case_real_int4(place):
+    """the same with int4 for K and V, on more text"""
+    exact = place.path("exact.gguf")
+    run("quantize", real_model(), exact, "F32")
+    said = measure("model", "--model", exact, "--tokens", "8192", "--kv", ",".join(LONG_GATES), "--weights", "none",
+                   ATTND_DATA=DATA)
+    assert said["tokens"] == 8192 and [row["kv"] for row in said["runs"]] == ["f32", *LONG_GATES]
+    check_model(said["runs"][1:], LONG_GATES)
 
 
 # ---- what is wrong ----------------------------------------------------------------------------------------------
