@@ -263,5 +263,9 @@ size_t attnd_arena_free_bytes(const struct attnd_client *client)
 
 uint32_t attnd_offset(const struct attnd_client *client, const void *memory)
 {
-	return (uint32_t)(((uintptr_t)memory - (uintptr_t)client->arena_memory) / ATTND_UNIT_BYTES);
+	const uintptr_t offset = (uintptr_t)memory - (uintptr_t)client->arena_memory;
+
+	if (offset % ATTND_UNIT_BYTES != 0 || offset / ATTND_UNIT_BYTES > UINT32_MAX)
+		return UINT32_MAX;
+	return (uint32_t)(offset / ATTND_UNIT_BYTES);
 }

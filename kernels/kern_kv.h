@@ -21,13 +21,14 @@
  * plus -8 .. 7. The two last pages of a session have low halves, so that a token is seen more precisely by its neighbours, where
  * most of the attention goes. They lie where the codes of the second page after theirs will lie: KERN_KV_AHEAD blocks more than
  * the tokens need belong to a session, and a page's low halves are gone when that later page begins. What a query sees is a
- * matter of positions: rows that are appended and attend in one call see the pages as if they had come one by one. Only a
+ * matter of positions: rows that are appended and attend in one call see the pages as if they had come one by one; queries of
+ * pages before that of the first appended row see them as they are before. Only a
  * truncation, or a fork, that goes back behind a page's beginning leaves the tokens it keeps of the last pages without low
  * halves.
  *
  * Where the mean comes from: block 0 of a session is kept in bf16 where the format is a smoothed one; when its 64th
- * token arrives the mean and the widths of its 64 K rows are computed and stored in block 0, beside the page; every later
- * token is smoothed by them. So the stored bits depend on tokens and positions only: not on how a prefill was cut, not on
+ * token arrives the mean and the widths of its 64 K rows are computed and stored in block 0, beside the page, without
+ * the two largest and the two smallest elements of a channel; every later token is smoothed by them. So the stored bits depend on tokens and positions only: not on how a prefill was cut, not on
  * neighbours, and TRUNCATE and FORK need nothing rebuilt (a truncation below 64 makes the mean be computed again). The
  * attention sink and the start of the prompt stay in 16 bits as a side effect.
  * K of int4 takes widths by the square root, and follows the mean: each of its pages has a mean of its own, in bf16, that is

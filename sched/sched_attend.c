@@ -149,13 +149,33 @@ uint32_t sched_attend_result_bytes(const struct sched_request *request)
 				    : o_bytes);
 }
 
+uint32_t sched_attend_appended(const struct sched_request *request, uint32_t rows)
+{
+	const struct kern_attend *item = &request->attend.item;
+	uint32_t page_end;
+
+	if (rows == item->q_rows)
+		return item->kv_rows;
+	if (rows == 0)
+		return 0;
+	if (!item->causal || !kern_kv_has_low(item->kv))
+		return item->kv_rows;
+	page_end = kern_kv_filled(item->q_position + rows) * KERN_PAGE_TOKENS;
+	if (page_end <= item->kv_position)
+		return 0;
+	return page_end - item->kv_position < item->kv_rows ? page_end - item->kv_position
+							    : item->kv_rows;
+}
+
 struct kern_attend sched_attend_slice(
 	const struct sched_request *request, uint32_t from, uint32_t rows)
 {
 	struct kern_attend item = request->attend.item;
 	const struct kern_kv_geometry *kv = item.kv;
-	uint64_t row_bytes =
-		(uint64_t)kv->heads * kv->head_dim * element_bytes((uint8_t)item.dtype);
+	uint64_t element = element_bytes((uint8_t)item.dtype);
+	uint64_t row_bytes = (uint64_t)kv->heads * kv->head_dim * element,
+		 kv_row_bytes = (uint64_t)kv->kv_heads * kv->head_dim * element;
+	uint32_t before = from > 0 ? sched_attend_appended(request, from) : 0;
 
 	if (item.q_rows > 0) {
 		item.q = (const unsigned char *)item.q + from * row_bytes;
@@ -165,11 +185,13 @@ struct kern_attend sched_attend_slice(
 	}
 	if (item.lse)
 		item.lse += (uint64_t)from * kv->heads;
-	/* The first slice appends; the others find the keys there. */
-	if (from > 0) {
-		item.kv_position += item.kv_rows;
-		item.kv_rows = 0;
+	item.kv_position += before;
+	item.kv_rows = sched_attend_appended(request, from + rows) - before;
+	if (item.kv_rows == 0) {
 		item.k = item.v = NULL;
+	} else {
+		item.k = (const unsigned char *)item.k + before * kv_row_bytes;
+		item.v = (const unsigned char *)item.v + before * kv_row_bytes;
 	}
 	return item;
 }

@@ -5,8 +5,8 @@
  * Quotas count a block once for every session that refers to it, so that a tenant's use does not
  * change when a relative goes.
  *
- * Where the KV format has low halves (kern_kv.h), blocks ahead of the tokens hold them. Rows beyond the tokens that are kept may
- * have written their codes there: the blocks ahead go with such rows, and come back zeroed.
+ * Where the KV format has low halves (kern_kv.h), blocks ahead of the tokens hold them. Tokens beyond those that are kept have
+ * their codes there: the blocks ahead go with such tokens, and come back zeroed.
  */
 #include "sched/sched_private.h"
 

@@ -137,8 +137,9 @@ static int check_session(
 		return base_fail(EINVAL, "session %u stands at %u of %u tokens with %u blocks",
 			session->index, session->position, session->max_tokens,
 			session->block_count);
-	if (!session->queued && session->block_count != needed &&
-		session->block_count != kern_kv_blocks(&session->kv, session->position))
+	/* Of the blocks ahead some may be missing: those of a layer that stands behind the others are not taken anew. */
+	if (!session->queued && (session->block_count < needed ||
+			session->block_count > kern_kv_blocks(&session->kv, session->position)))
 		return base_fail(EINVAL, "session %u is at rest at %u tokens and holds %u blocks",
 			session->index, session->position, session->block_count);
 	for (uint32_t i = 0; i < session->block_count; i++) {

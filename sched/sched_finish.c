@@ -236,13 +236,14 @@ bool sched_finish_attend(struct sched *sched, struct sched_flight *flight)
 		uint32_t *layer = &session->layers[request->layer];
 
 		session->busy = false;
-		if (request->rows_done == 0) {
-			*layer += request->attend.item.kv_rows;
-			if (session->position < *layer)
-				session->position = *layer;
-		}
 		request->rows_done += member->rows;
-		request->block_rows = 0;
+		*layer = request->attend.item.kv_position +
+			sched_attend_appended(request, request->rows_done);
+		if (session->position < *layer)
+			session->position = *layer;
+		request->block_first = *layer;
+		request->block_rows = request->attend.item.kv_position +
+			request->attend.item.kv_rows - *layer;
 		if (request->end_status) {
 			sched_request_complete(
 				sched, request, (enum attnd_status)request->end_status);

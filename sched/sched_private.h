@@ -423,8 +423,8 @@ enum sched_blocks { BLOCKS_THERE, BLOCKS_COPYING, BLOCKS_WAIT, BLOCKS_NONE, BLOC
  * replaced by copies, which `copy` (a formed flight, or NULL: none to be had now) is to fill. */
 enum sched_blocks sched_blocks_take(struct sched *sched, struct sched_session *session,
 	uint32_t first, uint32_t rows, struct sched_flight *copy);
-/* Releases the blocks beyond `tokens`; those ahead of them too where rows up to `reached` may have
- * been written. */
+/* Releases the blocks beyond `tokens`; those ahead of them too where tokens up to `reached`, on a
+ * later page, were held. */
 void sched_blocks_trim(
 	struct sched *sched, struct sched_session *session, uint32_t tokens, uint32_t reached);
 /* How many blocks two sessions share, counted from the first: those of forks are the same up to some
@@ -458,6 +458,9 @@ int sched_step_form(struct sched *sched);
 struct sched_load sched_attend_load(
 	const struct sched_request *request, uint32_t from, uint32_t rows);
 uint32_t sched_attend_result_bytes(const struct sched_request *request);
+/* Rows of K and V that are appended before the request's query row number `rows`, or with it: all of them at once, but where pages
+ * have low halves (kern_kv.h) no page further than what the query rows so far see. */
+uint32_t sched_attend_appended(const struct sched_request *request, uint32_t rows);
 struct kern_attend sched_attend_slice(
 	const struct sched_request *request, uint32_t from, uint32_t rows);
 /* An empty flight to fill, or NULL; launching it is what takes it. */

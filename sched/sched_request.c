@@ -393,7 +393,7 @@ void sched_request_complete(
 		sched->counters.gone++;
 	if (active) {
 		sched_session_leave_place(sched, session);
-		sched_blocks_trim(sched, session, session->position, request->block_first + request->block_rows);
+		sched_blocks_trim(sched, session, session->position, session->position);
 	}
 	sched_list_leave(&request->of_session);
 	sched_list_leave(&request->of_client);

@@ -84,17 +84,21 @@ static void cut_splits(struct cpu_attention_job *job)
 	job->splits = end > begin ? (end - 1) / CPU_ATTENTION_SPLIT_TOKENS - job->first_split + 1 : 1;
 }
 
-/* Of the rows that are left: K and V to the end of a page, and the queries that see no further; the last slice has them all. */
+/* Of the rows that are left: K and V to the end of a page, and the queries that see no further; the last slice has them all.
+ * Queries of earlier pages come before a page begins. So it makes no difference where a request was cut in two, at a query row and
+ * at the end of that row's page (sched_attend_slice). */
 static void take_slice(struct cpu_attention_job *job, uint32_t q_rows, uint32_t kv_rows)
 {
-	const uint32_t room = KERN_PAGE_TOKENS - job->kv_position % KERN_PAGE_TOKENS;
+	const uint32_t into = job->kv_position % KERN_PAGE_TOKENS, room = KERN_PAGE_TOKENS - into;
+	const bool is_late = job->causal && q_rows > 0 && into == 0 && job->q_position < job->kv_position;
 
 	job->kv_rows = kv_rows;
 	job->q_rows = q_rows;
-	if (kern_kv_has_low(job->kv) && kv_rows > room) {
-		const uint32_t end = job->kv_position + room, seeing = end > job->q_position ? end - job->q_position : 0;
+	if (kern_kv_has_low(job->kv) && kv_rows > 0 && (is_late || kv_rows > room)) {
+		const uint32_t end = is_late ? job->kv_position : job->kv_position + room;
+		const uint32_t seeing = end > job->q_position ? end - job->q_position : 0;
 
-		job->kv_rows = room;
+		job->kv_rows = is_late ? 0 : room;
 		job->q_rows = !job->causal ? 0 : seeing < q_rows ? seeing : q_rows;
 	}
 	job->q_rows_left = q_rows - job->q_rows;

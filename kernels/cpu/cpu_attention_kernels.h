@@ -112,7 +112,7 @@ struct cpu_attention_kernels {
 	void (*rotate)(float *x, uint32_t n);
 	/* Puts n codes of `bits` bits 4 bytes apart, `shift` bits up in each word whose other bits belong to other tokens. */
 	void (*interleave)(void *to, const void *from, uint32_t n, uint32_t bits, uint32_t shift);
-	/* What 64 rows of float32 or bf16 say about each channel: the mean (0 where it is not finite), and how much wider it is
+	/* What 64 rows of float32 or bf16 say about each channel, but for its two largest and two smallest elements: the mean (0 where it is not finite), and how much wider it is
 	 * than the average channel, as a power of two >= 1, or the square root of that where K is rotated afterwards. */
 	void (*survey)(float *mean, float *width, const void *rows, enum kern_kv format, uint32_t dim, bool rotated);
 	float (*dot)(const float *a, const float *b, uint32_t n);

@@ -28,6 +28,18 @@ static double append_element_ns(enum kern_kv format)
 	return format == KERN_KV_INT4 ? 8.0 : 0.5;
 }
 
+/* Rows of K and V that are stored. A page of int4 begins with a look at all of the one before. */
+static double append_ns(const struct cpu_attention_job *job)
+{
+	const struct kern_kv_geometry *kv = job->kv;
+	const uint32_t end = job->kv_position + job->kv_rows;
+	const uint32_t pages = kern_kv_filled(end) - kern_kv_filled(job->kv_position);
+	const double page_begin_ns = kv->k == KERN_KV_INT4 ? 60.0 : 0.0;
+
+	return (double)kv->kv_heads * kv->head_dim *
+		(job->kv_rows * (append_element_ns(kv->k) + append_element_ns(kv->v)) + pages * page_begin_ns);
+}
+
 /* A unit of ATTEND: so many pairs of a query row and a key, for all heads, and so many tokens read of all KV heads. */
 static double attend_ns(const struct kern_cpu *cpu, const struct kern_kv_geometry *kv, double pairs, double tokens)
 {
@@ -44,7 +56,7 @@ static double phase_ns(const struct kern_cpu *cpu, const struct cpu_attention_jo
 	double pairs, whole_units;
 
 	if (phase == CPU_ATTENTION_APPEND)
-		return (double)job->kv_rows * kv->kv_heads * kv->head_dim * (append_element_ns(kv->k) + append_element_ns(kv->v));
+		return append_ns(job);
 	if (phase == CPU_ATTENTION_MERGE)
 		return (double)job->q_rows * kv->heads * kv->head_dim;
 	pairs = visible_pairs(job);

@@ -3,8 +3,9 @@
  *
  * The same session gives the same bits: alone, in a batch with 31 others, with 0, 1 and 2 workers,
  * and whatever the chunks of its prefill; through the whole daemon, for every KV format. Compared
- * are all logits of a prompt that crosses page boundaries, and of tokens after it. And sessions that
- * are forks of one, whose prefix is read once for all of them, have the bits that they have apart.
+ * are all logits of a prompt that crosses page boundaries, and of tokens after it. Sessions that are
+ * forks of one, whose prefix is read once for all of them, have the bits that they have apart. And an
+ * ATTEND has the same bits whole, which the scheduler cuts as it thinks fit, and in pieces.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -21,6 +22,7 @@
 #include "base/base_rand.h"
 #include "tests/system/sys_daemon.h"
 
+enum { ATTEND_ROWS = 1024, ATTEND_HEADS = 32, ATTEND_KV_HEADS = 8, ATTEND_DIM = 128 };
 enum { PROMPT = 150, AFTER = 8, OTHERS = 31, FORKS = 12, PREFIX = 1100, FORK_STEPS = 3 };
 
 struct run {
@@ -33,6 +35,9 @@ static void fill_tokens(uint32_t *tokens, uint32_t count, uint64_t seed, uint32_
 	for (uint32_t i = 0; i < count; i++)
 		tokens[i] = (uint32_t)base_rand_below(&seed, vocab);
 }
+
+/* What a request reads or writes begins at a multiple of 64 bytes. */
+enum { UNIT = 16 };
 
 static struct attnd_request step(struct attnd_client *client, uint64_t id, uint64_t session,
 	const uint32_t *tokens, uint32_t count, float *logits, uint32_t vocab)
@@ -206,8 +211,9 @@ static void all_daemons(enum attnd_kv kv)
 static void play_forks(struct attnd_client *client, const struct attnd_open_params *open,
 	bool forked, uint32_t vocab, float *logits)
 {
-	uint32_t *tokens = attnd_loan(client, PREFIX * 4);
-	float *out = attnd_loan(client, sizeof(float) * FORKS * vocab);
+	const uint32_t stride = (vocab + UNIT - 1) / UNIT * UNIT;
+	uint32_t *tokens = attnd_loan(client, PREFIX * 4), *next_tokens = attnd_loan(client, FORKS * UNIT * 4);
+	float *out = attnd_loan(client, sizeof(float) * FORKS * stride);
 	uint64_t sessions[FORKS];
 
 	assert_non_null(out);
@@ -228,17 +234,21 @@ static void play_forks(struct attnd_client *client, const struct attnd_open_para
 	}
 	for (uint32_t at = 0; at < FORK_STEPS; at++) {
 		for (uint32_t i = 0; i < FORKS; i++) {
+			next_tokens[i * UNIT] = tokens[17 * at + i];
 			const struct attnd_request next = step(client, i, sessions[i],
-				tokens + 17 * at + i, 1, out + (size_t)i * vocab, vocab);
+				next_tokens + (size_t)i * UNIT, 1, out + (size_t)i * stride, vocab);
 
 			submit(client, &next);
 		}
 		finish(client, FORKS);
-		memcpy(logits + (size_t)at * FORKS * vocab, out, sizeof(float) * FORKS * vocab);
+		for (uint32_t i = 0; i < FORKS; i++)
+			memcpy(logits + ((size_t)at * FORKS + i) * vocab, out + (size_t)i * stride,
+				sizeof(float) * vocab);
 	}
 	for (uint32_t i = 0; i < FORKS; i++)
 		assert_int_equal(attnd_session_close(client, sessions[i]), 0);
 	attnd_return(client, out);
+	attnd_return(client, next_tokens);
 	attnd_return(client, tokens);
 }
 
@@ -246,7 +256,7 @@ static void test_forks(void **state)
 {
 	static const char *const options[] = { "kv.pool=256M", "placement.workers=1",
 		"daemon.log_level=warn", NULL };
-	static const enum attnd_kv formats[] = { ATTND_KV_INT8, ATTND_KV_BF16 };
+	static const enum attnd_kv formats[] = { ATTND_KV_INT8, ATTND_KV_BF16, ATTND_KV_INT4 };
 	struct attnd_open_params open;
 	struct attnd_model_info info;
 	struct attnd_client *client;
@@ -275,6 +285,84 @@ static void test_forks(void **state)
 	free(forked);
 	attnd_disconnect(client);
 	sys_daemon_stop(&daemon);
+}
+
+/* ---- ATTEND ------------------------------------------------------------------------------------ */
+
+static float *noise(size_t count, uint64_t seed)
+{
+	float *x = malloc(count * sizeof(*x));
+
+	for (size_t i = 0; i < count; i++)
+		x[i] = (float)base_rand_below(&seed, 1 << 20) / (1 << 18) - 2.0f;
+	return x;
+}
+
+static void attend(struct attnd_client *client, const struct attnd_open_params *shape,
+	uint32_t piece, float *const qkvo[4])
+{
+	const size_t q_width = ATTEND_HEADS * ATTEND_DIM, kv_width = ATTEND_KV_HEADS * ATTEND_DIM;
+	struct attnd_attend_params params;
+	uint64_t session;
+
+	assert_int_equal(attnd_session_open(client, shape, &session), 0);
+	for (uint32_t at = 0, rows; at < ATTEND_ROWS; at += rows) {
+		rows = ATTEND_ROWS - at < piece ? ATTEND_ROWS - at : piece;
+		attnd_attend_defaults(&params);
+		params.flags = ATTND_ATTEND_CAUSAL;
+		params.q_rows = params.kv_rows = rows;
+		assert_int_equal(attnd_attend(client, session, shape, &params, qkvo[0] + at * q_width,
+			qkvo[1] + at * kv_width, qkvo[2] + at * kv_width, qkvo[3] + at * q_width, NULL), 0);
+	}
+	assert_int_equal(attnd_session_close(client, session), 0);
+}
+
+static void test_attend(void **state)
+{
+	static const char *const options[] = { "kv.pool=256M", "daemon.log_level=warn", NULL };
+	static const enum attnd_kv formats[] = { ATTND_KV_INT8, ATTND_KV_INT4 };
+	static const uint32_t pieces[] = { 64, ATTEND_ROWS, 500 };
+	const size_t count = (size_t)ATTEND_ROWS * ATTEND_HEADS * ATTEND_DIM;
+	float *const qkv[3] = { noise(count, 1), noise(count, 2), noise(count, 3) };
+	float *const first = malloc(count * sizeof(float)), *const cut = malloc(count * sizeof(float));
+	struct attnd_open_params open;
+	struct attnd_client *client;
+	struct sys_daemon daemon;
+
+	(void)state;
+	if (sys_sanitized()) {
+		free(first), free(cut);
+		for (uint32_t i = 0; i < 3; i++)
+			free(qkv[i]);
+		skip();
+	}
+	sys_daemon_start(&daemon, false, options);
+	const struct attnd_options attach = {
+		.struct_bytes = sizeof(attach), .address = daemon.address, .arena_bytes = 128 << 20
+	};
+
+	assert_int_equal(attnd_connect(&client, &attach), 0);
+	attnd_open_defaults(&open);
+	open.kind = ATTND_SESSION_ATTENTION;
+	open.layers = 1;
+	open.heads = ATTEND_HEADS;
+	open.kv_heads = ATTEND_KV_HEADS;
+	open.head_dim = ATTEND_DIM;
+	for (uint32_t f = 0; f < 2; f++) {
+		open.kv_k = open.kv_v = (uint8_t)formats[f];
+		for (uint32_t i = 0; i < 3; i++) {
+			attend(client, &open, pieces[i],
+				(float *const[]){ qkv[0], qkv[1], qkv[2], i == 0 ? first : cut });
+			if (i > 0)
+				assert_memory_equal(first, cut, count * sizeof(float));
+		}
+	}
+	attnd_disconnect(client);
+	sys_daemon_stop(&daemon);
+	free(first);
+	free(cut);
+	for (uint32_t i = 0; i < 3; i++)
+		free(qkv[i]);
 }
 
 /* Under sanitizers int8 stands for all: it has the longest way. */
@@ -325,6 +413,7 @@ int main(void)
 		cmocka_unit_test(test_bf16),
 		cmocka_unit_test(test_int8),
 		cmocka_unit_test(test_forks),
+		cmocka_unit_test(test_attend),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -435,6 +435,42 @@ static void blocks_ahead(void **state)
 	rig_stop(&rig);
 }
 
+/* A request that runs no row leaves the blocks ahead as they are. */
+static void refused_rows_leave_blocks_ahead(void **state)
+{
+	struct attnd_open_params params = rig_open_params(0);
+	uint32_t history[1000], before, refused = 0;
+	uint64_t session;
+
+	(void)state;
+	rig_init(&rig);
+	rig.tenants[0].kv_bytes_max = 45056;
+	rig_start(&rig);
+	rig_add(&rig, 0, 0, 1000);
+	rig_tokens(history, 1000, 12);
+	params.kv_k = params.kv_v = ATTND_KV_INT4;
+	session = rig_open_with(&rig, 0, &params);
+	rig_step_check(&rig, 0, session, history, 200, 200);
+	before = blocks_used();
+	for (uint32_t rows = 100; rows <= 800 && refused == 0; rows += 100) {
+		const uint64_t id = rig_step(&rig, 0, session, history + 200, rows);
+		struct attnd_completion completion;
+
+		rig_run(&rig);
+		completion = rig_take(&rig, id);
+		if (completion.status == ATTND_OK) {
+			rig_call(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, session, 0), NULL, NULL);
+			rig_step_check(&rig, 0, session, history, 200, 200);
+			continue;
+		}
+		assert_int_equal(completion.status, ATTND_OVER_QUOTA);
+		assert_int_equal(blocks_used(), before);
+		refused++;
+	}
+	assert_int_equal(refused, 1);
+	rig_stop(&rig);
+}
+
 static void descriptions(void **state)
 {
 	struct attnd_daemon_info *daemon;
@@ -491,6 +527,7 @@ int main(void)
 		cmocka_unit_test(many_forks_write_at_once),
 		cmocka_unit_test(truncate_goes_back),
 		cmocka_unit_test(blocks_ahead),
+		cmocka_unit_test(refused_rows_leave_blocks_ahead),
 		cmocka_unit_test(descriptions),
 	};
 

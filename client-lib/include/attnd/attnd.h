@@ -71,8 +71,8 @@ const char *attnd_status_text(unsigned status);
 void *attnd_loan(struct attnd_client *client, size_t bytes);
 void attnd_return(struct attnd_client *client, void *loan);
 size_t attnd_arena_free_bytes(const struct attnd_client *client);
-/* The offset, in 64-byte units, to write into a record. memory must lie in the arena at a
- * multiple of 64. */
+/* The offset, in 64-byte units, to write into a record. memory must lie in the arena at a multiple of
+ * 64; UINT32_MAX, which the daemon answers with BAD_RANGE, where it does not. */
 uint32_t attnd_offset(const struct attnd_client *client, const void *memory);
 
 /* ---- asynchronous ---------------------------------------------------------------------------- */
