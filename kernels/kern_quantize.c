@@ -1,18 +1,17 @@
 /*
  * Rows of float32 into the formats of weights, as ggml's reference quantizers do it: round to nearest, the scale from the
  * element of the largest magnitude with its sign (so that the most negative code is used), minimum and range for the
- * formats with an offset, and a small search for the best scale in Q6_K. Any thread; cold.
+ * formats with an offset, and a small search for the best scale in Q6_K. kern_quantize_super.c has the other super-blocks. Any
+ * thread; cold.
  */
 #include <errno.h>
 #include <math.h>
 #include <string.h>
 
 #include "kernels/kern_block.h"
+#include "kernels/kern_quantize.h"
 
-/* Scales below this are zero: their reciprocal would overflow. */
-static const float scale_least = 1e-15f;
-
-static void write_u16(unsigned char *to, uint16_t value)
+void kern_write_u16(unsigned char *to, uint16_t value)
 {
 	to[0] = (unsigned char)value;
 	to[1] = (unsigned char)(value >> 8);
@@ -26,14 +25,12 @@ static int code(float value, int low, int high)
 	return value < (float)high ? (int)value : high;
 }
 
-/* To nearest even, clamped; NaN becomes low. */
-static int code_nearest(float value, int low, int high)
+int kern_code_nearest(float value, int low, int high)
 {
 	return code(rintf(value), low, high);
 }
 
-/* The element of the largest magnitude, with its sign. */
-static float signed_max(const float *from, size_t count)
+float kern_signed_max(const float *from, size_t count)
 {
 	float magnitude = 0.0f, value = 0.0f;
 
@@ -70,10 +67,10 @@ static void write_fifth_bits(unsigned char *to, const int *codes)
 /* Q4_0 and Q5_0: codes 0..2*half-1 around half. */
 static void codes_symmetric(const float *from, int half, unsigned char *scale, int *codes)
 {
-	float d = signed_max(from, 32) / (float)-half;
+	float d = kern_signed_max(from, 32) / (float)-half;
 	float inverse = d != 0.0f ? 1.0f / d : 0.0f;
 
-	write_u16(scale, kern_f32_to_f16(d));
+	kern_write_u16(scale, kern_f32_to_f16(d));
 	for (int i = 0; i < 32; i++)
 		codes[i] = code(from[i] * inverse + ((float)half + 0.5f), 0, 2 * half - 1);
 }
@@ -86,18 +83,18 @@ static void codes_offset(const float *from, int last, unsigned char *scale, int 
 	range(from, 32, &low, &high);
 	d = (high - low) / (float)last;
 	inverse = d != 0.0f ? 1.0f / d : 0.0f;
-	write_u16(scale, kern_f32_to_f16(d));
-	write_u16(scale + 2, kern_f32_to_f16(low));
+	kern_write_u16(scale, kern_f32_to_f16(d));
+	kern_write_u16(scale + 2, kern_f32_to_f16(low));
 	for (int i = 0; i < 32; i++)
 		codes[i] = code((from[i] - low) * inverse + 0.5f, 0, last);
 }
 
 static void quantize_q8_0(const float *from, unsigned char *to)
 {
-	float d = fabsf(signed_max(from, 32)) / 127.0f;
+	float d = fabsf(kern_signed_max(from, 32)) / 127.0f;
 	float inverse = d != 0.0f ? 1.0f / d : 0.0f;
 
-	write_u16(to, kern_f32_to_f16(d));
+	kern_write_u16(to, kern_f32_to_f16(d));
 	for (int i = 0; i < 32; i++)
 		to[2 + i] = (unsigned char)(int8_t)code(roundf(from[i] * inverse), -127, 127);
 }
@@ -108,7 +105,7 @@ static void fit(const float *x, float inverse_scale, float *xq, float *qq)
 	*xq = *qq = 0.0f;
 	for (int i = 0; i < 16; i++) {
 		float weight = x[i] * x[i];
-		float q = (float)code_nearest(inverse_scale * x[i], -32, 31);
+		float q = (float)kern_code_nearest(inverse_scale * x[i], -32, 31);
 
 		*xq += weight * x[i] * q;
 		*qq += weight * q * q;
@@ -118,9 +115,9 @@ static void fit(const float *x, float inverse_scale, float *xq, float *qq)
 /* The best of 19 scales for 16 elements. */
 static float best_scale_q6(const float *x)
 {
-	float max = signed_max(x, 16), scale, best, xq, qq;
+	float max = kern_signed_max(x, 16), scale, best, xq, qq;
 
-	if (fabsf(max) < scale_least)
+	if (fabsf(max) < KERN_SCALE_LEAST)
 		return 0.0f;
 	fit(x, -32.0f / max, &xq, &qq);
 	scale = qq != 0.0f ? xq / qq : 0.0f;
@@ -155,22 +152,22 @@ static void quantize_q6_k(const float *from, unsigned char *to)
 
 	for (int i = 0; i < 16; i++)
 		scales[i] = best_scale_q6(from + 16 * i);
-	largest = signed_max(scales, 16);
-	if (fabsf(largest) < scale_least) {
+	largest = kern_signed_max(scales, 16);
+	if (fabsf(largest) < KERN_SCALE_LEAST) {
 		memset(to, 0, 210);
 		return;
 	}
 	inverse = -128.0f / largest;
-	write_u16(to + 208, kern_f32_to_f16(1.0f / inverse));
+	kern_write_u16(to + 208, kern_f32_to_f16(1.0f / inverse));
 	d = kern_f16_to_f32(kern_f32_to_f16(1.0f / inverse));
 	for (int i = 0; i < 16; i++) {
-		int scale = code_nearest(inverse * scales[i], -128, 127);
+		int scale = kern_code_nearest(inverse * scales[i], -128, 127);
 		float step = d * (float)scale;
 
 		to[192 + i] = (unsigned char)(int8_t)scale;
 		/* A scale of zero makes the value zero whatever the code; 32 stands for code zero. */
 		for (int j = 16 * i; j < 16 * i + 16; j++)
-			codes[j] = (uint8_t)(step != 0.0f ? code_nearest(from[j] / step, -32, 31) + 32 : 32);
+			codes[j] = (uint8_t)(step != 0.0f ? kern_code_nearest(from[j] / step, -32, 31) + 32 : 32);
 	}
 	write_q6_codes(codes, to, to + 128);
 }
@@ -205,6 +202,7 @@ static void quantize_block(enum kern_type type, const float *from, unsigned char
 		quantize_q6_k(from, to);
 		break;
 	default:
+		kern_quantize_super(type, from, to);
 		break;
 	}
 }
@@ -224,7 +222,7 @@ int kern_quantize_row(enum kern_type type, const float *from, void *to, size_t e
 	}
 	if (type == KERN_F16 || type == KERN_BF16) {
 		for (size_t i = 0; i < elements; i++)
-			write_u16(bytes + 2 * i, type == KERN_F16 ? kern_f32_to_f16(from[i]) :
+			kern_write_u16(bytes + 2 * i, type == KERN_F16 ? kern_f32_to_f16(from[i]) :
 				kern_f32_to_bf16(from[i]));
 		return 0;
 	}

@@ -24,13 +24,13 @@ static const struct type_entry types[KERN_TYPE_END] = {
 	[KERN_Q5_0] = {{"Q5_0", 32, 22, true, true}, KERN_SCALING_D, 32},
 	[KERN_Q5_1] = {{"Q5_1", 32, 24, true, true}, KERN_SCALING_DM, 32},
 	[KERN_Q8_0] = {{"Q8_0", 32, 34, true, true}, KERN_SCALING_D, 32},
-	[KERN_IQ4_NL] = {{"IQ4_NL", 32, 18, true, false}, KERN_SCALING_D, 32},
-	[KERN_Q2_K] = {{"Q2_K", 256, 84, true, false}, KERN_SCALING_SUPER_DM, 16},
-	[KERN_Q3_K] = {{"Q3_K", 256, 110, true, false}, KERN_SCALING_SUPER, 16},
-	[KERN_Q4_K] = {{"Q4_K", 256, 144, true, false}, KERN_SCALING_SUPER_DM, 32},
-	[KERN_Q5_K] = {{"Q5_K", 256, 176, true, false}, KERN_SCALING_SUPER_DM, 32},
+	[KERN_IQ4_NL] = {{"IQ4_NL", 32, 18, true, true}, KERN_SCALING_D, 32},
+	[KERN_Q2_K] = {{"Q2_K", 256, 84, true, true}, KERN_SCALING_SUPER_DM, 16},
+	[KERN_Q3_K] = {{"Q3_K", 256, 110, true, true}, KERN_SCALING_SUPER, 16},
+	[KERN_Q4_K] = {{"Q4_K", 256, 144, true, true}, KERN_SCALING_SUPER_DM, 32},
+	[KERN_Q5_K] = {{"Q5_K", 256, 176, true, true}, KERN_SCALING_SUPER_DM, 32},
 	[KERN_Q6_K] = {{"Q6_K", 256, 210, true, true}, KERN_SCALING_SUPER, 16},
-	[KERN_IQ4_XS] = {{"IQ4_XS", 256, 136, true, false}, KERN_SCALING_SUPER, 32},
+	[KERN_IQ4_XS] = {{"IQ4_XS", 256, 136, true, true}, KERN_SCALING_SUPER, 32},
 };
 
 const struct kern_type_info *kern_type_info(uint32_t type)

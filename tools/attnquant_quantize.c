@@ -117,9 +117,11 @@ int attnquant_requantize(const char *in, const char *out, enum kern_type type, b
 static const struct argp quantize_argp = {
 	.parser = parse,
 	.args_doc = "IN.gguf OUT.gguf TYPE",
-	.doc = "Writes the same model with its matrices as TYPE: F32 F16 BF16 Q8_0 Q6_K Q5_1 Q5_0 Q4_1 Q4_0.\v"
-	       "Norms and biases stay F32. Token embeddings and the output matrix become Q8_0 with the 4-bit and 5-bit "
-	       "types. Matrices whose rows are no whole blocks of TYPE become Q8_0, or F16.",
+	.doc = "Writes the same model with its matrices as TYPE: F32 F16 BF16 Q8_0 Q6_K Q5_K Q5_1 Q5_0 Q4_K Q4_1 Q4_0 IQ4_NL IQ4_XS "
+	       "Q3_K Q2_K.\v"
+	       "Norms and biases stay F32. Token embeddings and the output matrix become Q8_0 with the types of up to 5 bits. "
+	       "Matrices whose rows are no whole blocks of TYPE become one with blocks of 32 elements: IQ4_NL for Q2_K, Q3_K and IQ4_XS, "
+	       "Q5_0 for Q4_K, Q5_1 for Q5_K, Q8_0 for Q6_K; or F16.",
 };
 
 int attnquant_quantize_command(int argc, char **argv)

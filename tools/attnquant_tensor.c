@@ -43,7 +43,13 @@ static const struct {
 	{ KERN_Q8_0, 7 },
 	{ KERN_Q5_0, 8 },
 	{ KERN_Q5_1, 9 },
+	{ KERN_Q2_K, 10 },
+	{ KERN_Q3_K, 11 },
+	{ KERN_Q4_K, 14 },
+	{ KERN_Q5_K, 16 },
 	{ KERN_Q6_K, 18 },
+	{ KERN_IQ4_NL, 25 },
+	{ KERN_IQ4_XS, 30 },
 	{ KERN_BF16, 32 },
 };
 
@@ -77,6 +83,23 @@ static bool is_table_of_tokens(const char *name)
 	return strcmp(name, "token_embd.weight") == 0 || strcmp(name, "output.weight") == 0;
 }
 
+/* For rows that are no whole super-blocks: blocks of 32 with at least as many bits. */
+static enum kern_type in_small_blocks(enum kern_type type)
+{
+	switch (type) {
+	case KERN_Q2_K:
+	case KERN_Q3_K:
+	case KERN_IQ4_XS:
+		return KERN_IQ4_NL;
+	case KERN_Q4_K:
+		return KERN_Q5_0;
+	case KERN_Q5_K:
+		return KERN_Q5_1;
+	default:
+		return KERN_Q8_0;
+	}
+}
+
 static enum kern_type choose(const struct attnquant_tensor *tensor, enum kern_type type)
 {
 	if (tensor->dims == 1)
@@ -87,7 +110,7 @@ static enum kern_type choose(const struct attnquant_tensor *tensor, enum kern_ty
 		kern_row_bytes(type, 256) < kern_row_bytes(KERN_Q6_K, 256))
 		type = KERN_Q8_0;
 	if (kern_row_bytes(type, tensor->dim[0]) == 0)
-		type = KERN_Q8_0;
+		type = in_small_blocks(type);
 	return kern_row_bytes(type, tensor->dim[0]) > 0 ? type : KERN_F16;
 }
 
