@@ -28,9 +28,10 @@
  *
  * Where the mean comes from: block 0 of a session is kept in bf16 where the format is a smoothed one; when its 64th
  * token arrives the mean and the widths of its 64 K rows are computed and stored in block 0, beside the page, without
- * the two largest and the two smallest elements of a channel; every later token is smoothed by them. So the stored bits depend on tokens and positions only: not on how a prefill was cut, not on
- * neighbours, and TRUNCATE and FORK need nothing rebuilt (a truncation below 64 makes the mean be computed again). The
- * attention sink and the start of the prompt stay in 16 bits as a side effect.
+ * the two largest and the two smallest elements of a channel; every later token is smoothed by them. So the stored
+ * bits depend on tokens and positions only: not on how a prefill was cut, not on neighbours, and TRUNCATE and FORK
+ * need nothing rebuilt (a truncation below 64 makes the mean be computed again). The attention sink and the start of
+ * the prompt stay in 16 bits as a side effect.
  * K of int4 takes widths by the square root, and follows the mean: each of its pages has a mean of its own, in bf16, that is
  * half way from the one before to that page's tokens, as their codes have them.
  *

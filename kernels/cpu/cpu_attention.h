@@ -39,6 +39,7 @@ struct cpu_attention_job {
 	/* Given by the executor. Strides are in elements, from one row to the next; inside a row the heads follow
 	 * each other: q and o [heads][head_dim], k and v [kv_heads][head_dim], lse [heads]. */
 	enum base_isa isa; /* which code runs: base_cpu()->isa, or lower in tests */
+	bool amx;          /* with AVX-512: tiles may be used, see cpu_products_amx */
 	const struct kern_kv_geometry *kv;
 	unsigned char *const *blocks;
 	uint32_t layer;

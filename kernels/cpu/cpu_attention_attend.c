@@ -21,6 +21,18 @@ static size_t element_bytes(enum kern_dtype dtype)
 	return dtype == KERN_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
 }
 
+static void begin_pages(const struct cpu_attention_tile *tile)
+{
+	if (tile->kernels->begin != NULL)
+		tile->kernels->begin(tile->job->kv->k, tile->job->kv->head_dim);
+}
+
+static void end_pages(const struct cpu_attention_tile *tile)
+{
+	if (tile->kernels->end != NULL)
+		tile->kernels->end();
+}
+
 /* Loads and rotates the tile's query vectors, behind those of `before` rows, and notes what each row sees. */
 static void load_queries(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch, uint32_t before)
 {
@@ -411,12 +423,14 @@ void cpu_attention_attend(const struct cpu_attention_tile *tile, uint32_t split,
 	load_queries(tile, scratch, 0);
 	if (has_integers(job->kv->k) && scratch->range[tile->rows - 1].end > KERN_PAGE_TOKENS)
 		quantize_queries(tile, scratch);
+	begin_pages(tile);
 	if (job->partial == NULL) {
 		attend_all(tile, scratch, layout);
-		return;
+	} else {
+		attend_split(tile, scratch, split, layout);
+		keep_parts(tile, scratch, 0, split);
 	}
-	attend_split(tile, scratch, split, layout);
-	keep_parts(tile, scratch, 0, split);
+	end_pages(tile);
 }
 
 void cpu_attention_attend_together(const struct cpu_attention_tile *tiles, uint32_t count, uint32_t split,
@@ -433,12 +447,15 @@ void cpu_attention_attend_together(const struct cpu_attention_tile *tiles, uint3
 		all.rows += tiles[i].rows;
 		all.vectors += tiles[i].vectors;
 	}
+	all.kernels = cpu_attention_kernels_of(all.job, all.vectors);
 	/* What a row sees outside of the split is not asked here, and within it all see the same. */
 	for (uint32_t i = 0; i < all.rows; i++)
 		scratch->range[i] = (struct cpu_attention_range){ begin, begin + CPU_ATTENTION_SPLIT_TOKENS };
 	if (has_integers(kv->k))
 		quantize_queries(&all, scratch);
+	begin_pages(&all);
 	attend_split(&all, scratch, split, layout);
+	end_pages(&all);
 	for (uint32_t i = 0, before = 0; i < count; before += tiles[i++].vectors)
 		keep_parts(&tiles[i], scratch, before, split);
 }

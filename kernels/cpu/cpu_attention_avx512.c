@@ -563,36 +563,50 @@ static void accumulate_int8(float *o, const float *factor, const struct cpu_atte
 	}
 }
 
+/* What both tables have. */
+#define COMMON                                                                                                          \
+	.load = row_load,                                                                                               \
+	.store = row_store,                                                                                             \
+	.rope = row_rope,                                                                                               \
+	.smooth = row_smooth,                                                                                           \
+	.quantize = row_quantize,                                                                                       \
+	.quantize_fp8 = row_quantize_fp8,                                                                               \
+	.quantize_int4 = row_quantize_int4,                                                                             \
+	.follow = row_follow,                                                                                           \
+	.rotate = cpu_attention_rotate_avx512,                                                                          \
+	.interleave = row_interleave,                                                                                   \
+	.survey = row_survey,                                                                                           \
+	.dot = dot,                                                                                                     \
+	.dots = cpu_attention_dots_avx512,                                                                              \
+	.quantize_query4 = row_quantize_query4,                                                                         \
+	.fold = row_fold,                                                                                               \
+	.multiply = row_multiply,                                                                                       \
+	.transpose = transpose,                                                                                         \
+	.product = product,                                                                                             \
+	.unpack_k = cpu_attention_unpack_k_avx512,                                                                      \
+	.unpack_v = cpu_attention_unpack_v_avx512,                                                                      \
+	.add_low = row_add_low,                                                                                         \
+	.product_codes = cpu_attention_product_codes_avx512,                                                            \
+	.widen = widen,                                                                                                 \
+	.softmax = cpu_attention_softmax_avx512,                                                                        \
+	.softmax_int8 = cpu_attention_softmax_int8_avx512,                                                              \
+	.accumulate = accumulate,                                                                                       \
+	.accumulate_codes = cpu_attention_accumulate_codes_avx512
+
 const struct cpu_attention_kernels cpu_attention_avx512 = {
-	.load = row_load,
-	.store = row_store,
-	.rope = row_rope,
-	.smooth = row_smooth,
-	.quantize = row_quantize,
-	.quantize_fp8 = row_quantize_fp8,
-	.quantize_int4 = row_quantize_int4,
-	.follow = row_follow,
-	.rotate = cpu_attention_rotate_avx512,
-	.interleave = row_interleave,
-	.survey = row_survey,
-	.dot = dot,
-	.dots = cpu_attention_dots_avx512,
+	COMMON,
 	.quantize_query = quantize_query,
-	.quantize_query4 = row_quantize_query4,
-	.fold = row_fold,
-	.multiply = row_multiply,
-	.transpose = transpose,
-	.product = product,
 	.product_int8 = product_int8,
-	.unpack_k = cpu_attention_unpack_k_avx512,
-	.unpack_v = cpu_attention_unpack_v_avx512,
-	.add_low = row_add_low,
 	.product_int4 = product_int4,
-	.product_codes = cpu_attention_product_codes_avx512,
-	.widen = widen,
-	.softmax = cpu_attention_softmax_avx512,
-	.softmax_int8 = cpu_attention_softmax_int8_avx512,
-	.accumulate = accumulate,
 	.accumulate_int8 = accumulate_int8,
-	.accumulate_codes = cpu_attention_accumulate_codes_avx512,
+};
+
+const struct cpu_attention_kernels cpu_attention_amx = {
+	COMMON,
+	.begin = cpu_attention_begin_amx,
+	.end = cpu_attention_end_amx,
+	.quantize_query = cpu_attention_quantize_query_amx,
+	.product_int8 = cpu_attention_product_int8_amx,
+	.product_int4 = cpu_attention_product_int4_amx,
+	.accumulate_int8 = cpu_attention_accumulate_int8_amx,
 };

@@ -21,7 +21,9 @@
 #include "kernels/cpu/cpu_attention.h"
 
 enum {
-	CPU_ATTENTION_VECTORS = 32, /* query vectors (row, head) that a unit handles at once */
+	CPU_ATTENTION_VECTORS = 64, /* query vectors (row, head) that a unit handles at most */
+	CPU_ATTENTION_BLOCK = 16,   /* of these, as many as AMX takes at once */
+	CPU_ATTENTION_ROOM = CPU_ATTENTION_VECTORS + CPU_ATTENTION_BLOCK, /* in arrays of which it takes whole blocks from any vector on */
 	CPU_ATTENTION_FEW = 4,
 	CPU_ATTENTION_DIM_MAX = 256,
 	CPU_ATTENTION_TILE_TOKENS = 16, /* neighbours in a transposed page */
@@ -112,8 +114,9 @@ struct cpu_attention_kernels {
 	void (*rotate)(float *x, uint32_t n);
 	/* Puts n codes of `bits` bits 4 bytes apart, `shift` bits up in each word whose other bits belong to other tokens. */
 	void (*interleave)(void *to, const void *from, uint32_t n, uint32_t bits, uint32_t shift);
-	/* What 64 rows of float32 or bf16 say about each channel, but for its two largest and two smallest elements: the mean (0 where it is not finite), and how much wider it is
-	 * than the average channel, as a power of two >= 1, or the square root of that where K is rotated afterwards. */
+	/* What 64 rows of float32 or bf16 say about each channel, but for its two largest and two smallest elements: the
+	 * mean (0 where it is not finite), and how much wider it is than the average channel, as a power of two >= 1, or
+	 * the square root of that where K is rotated afterwards. */
 	void (*survey)(float *mean, float *width, const void *rows, enum kern_kv format, uint32_t dim, bool rotated);
 	float (*dot)(const float *a, const float *b, uint32_t n);
 	/* Products of q [vectors][n] with one vector. */
@@ -126,6 +129,10 @@ struct cpu_attention_kernels {
 	void (*fold)(struct cpu_attention_state *state, float *o, const struct cpu_attention_state *part,
 		const float *part_o, uint32_t dim);
 	void (*multiply)(float *x, float factor, uint32_t n);
+
+	/* Before the first and after the last page function of a unit, where not NULL. */
+	void (*begin)(enum kern_kv k_format, uint32_t dim);
+	void (*end)(void);
 
 	/* ---- pages ----------------------------------------------------------------------------------------- */
 
@@ -166,7 +173,7 @@ struct cpu_attention_kernels {
 		const uint8_t *v, uint32_t dim, const void *ahead);
 };
 
-extern const struct cpu_attention_kernels cpu_attention_scalar, cpu_attention_avx2, cpu_attention_avx512;
+extern const struct cpu_attention_kernels cpu_attention_scalar, cpu_attention_avx2, cpu_attention_avx512, cpu_attention_amx;
 
 /* AVX-512's table is put together from several files. */
 void cpu_attention_rotate_avx512(float *x, uint32_t n);
@@ -181,6 +188,19 @@ void cpu_attention_softmax_avx512(float *products, uint32_t vectors, const struc
 	const struct cpu_attention_running *running);
 void cpu_attention_softmax_int8_avx512(const struct cpu_attention_weights8 *weights, float *products, uint32_t vectors,
 	const struct cpu_attention_softmax *how, const struct cpu_attention_running *running);
+
+/* What is AMX's own in its table; the rest is AVX-512's. Heads are of a multiple of CPU_ATTENTION_AMX_DIM channels, arrays of queries,
+ * products and weights as long as whole blocks; products of vectors beyond those asked for are overwritten. */
+enum { CPU_ATTENTION_AMX_DIM = 16 };
+void cpu_attention_begin_amx(enum kern_kv k_format, uint32_t dim);
+void cpu_attention_end_amx(void);
+float cpu_attention_quantize_query_amx(void *packed, const float *q, const float *width, uint32_t n);
+void cpu_attention_product_int8_amx(float *products, const struct cpu_attention_int8 *k, const struct cpu_attention_query8 *q,
+	uint32_t vectors, uint32_t dim, const void *ahead);
+void cpu_attention_product_int4_amx(float *products, const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *q,
+	uint32_t vectors, uint32_t dim);
+void cpu_attention_accumulate_int8_amx(float *o, const float *factor, const struct cpu_attention_weights8 *weights, uint32_t vectors,
+	const int8_t *v, uint32_t dim, const void *ahead);
 
 /* isa must be one that plan has left in a job. */
 const struct cpu_attention_kernels *cpu_attention_kernels(enum base_isa isa);

@@ -81,7 +81,7 @@ static bool alike(const struct cpu_attention_job *a, const struct cpu_attention_
 	const struct kern_kv_geometry *x = a->kv, *y = b->kv;
 
 	return (x == y || (x->k == y->k && x->v == y->v && x->heads == y->heads && x->kv_heads == y->kv_heads &&
-		x->head_dim == y->head_dim)) && a->isa == b->isa && a->layer == b->layer &&
+		x->head_dim == y->head_dim)) && a->isa == b->isa && a->amx == b->amx && a->layer == b->layer &&
 		memcmp(&a->scale, &b->scale, sizeof(a->scale)) == 0 && memcmp(&a->soft_cap, &b->soft_cap, sizeof(a->soft_cap)) == 0;
 }
 

@@ -27,13 +27,13 @@ struct cpu_attention_scratch {
 	_Alignas(64) float q[CPU_ATTENTION_VECTORS * CPU_ATTENTION_DIM_MAX];
 	_Alignas(64) float o[CPU_ATTENTION_VECTORS * CPU_ATTENTION_DIM_MAX];     /* of the split in work */
 	_Alignas(64) float total[CPU_ATTENTION_VECTORS * CPU_ATTENTION_DIM_MAX]; /* of the splits before it */
-	_Alignas(64) float weights[CPU_ATTENTION_VECTORS * KERN_PAGE_TOKENS];    /* products, then probabilities */
+	_Alignas(64) float weights[CPU_ATTENTION_ROOM * KERN_PAGE_TOKENS];       /* products, then probabilities */
 	_Alignas(64) float k[CPU_ATTENTION_DIM_MAX * KERN_PAGE_TOKENS];          /* a page's K, then V, converted */
-	_Alignas(64) uint16_t packed[CPU_ATTENTION_VECTORS * CPU_ATTENTION_DIM_MAX]; /* q as integers */
-	_Alignas(64) int32_t group_sums[CPU_ATTENTION_VECTORS * CPU_ATTENTION_GROUPS]; /* of q for int4 */
-	_Alignas(64) float q_scale[CPU_ATTENTION_VECTORS];
-	_Alignas(64) float mean_product[CPU_ATTENTION_VECTORS];
-	_Alignas(64) uint16_t packed_weights[CPU_ATTENTION_VECTORS * CPU_ATTENTION_GROUPS * KERN_PAGE_TOKENS];
+	_Alignas(64) uint16_t packed[CPU_ATTENTION_ROOM * CPU_ATTENTION_DIM_MAX]; /* q as integers */
+	_Alignas(64) int32_t group_sums[CPU_ATTENTION_ROOM * CPU_ATTENTION_GROUPS]; /* of q for int4 */
+	_Alignas(64) float q_scale[CPU_ATTENTION_ROOM];
+	_Alignas(64) float mean_product[CPU_ATTENTION_ROOM];
+	_Alignas(64) uint16_t packed_weights[CPU_ATTENTION_ROOM * CPU_ATTENTION_GROUPS * KERN_PAGE_TOKENS];
 	_Alignas(64) float weight_scale[CPU_ATTENTION_VECTORS];
 	_Alignas(64) float max[CPU_ATTENTION_VECTORS], sum[CPU_ATTENTION_VECTORS], factor[CPU_ATTENTION_VECTORS];
 	_Alignas(64) struct cpu_attention_state total_state[CPU_ATTENTION_VECTORS];
@@ -84,6 +84,9 @@ static inline struct cpu_attention_range cpu_attention_visible(const struct cpu_
 
 	return (struct cpu_attention_range){ job->window != 0 && end > job->window ? end - job->window : 0, end };
 }
+
+/* The table for a tile of so many vectors. */
+const struct cpu_attention_kernels *cpu_attention_kernels_of(const struct cpu_attention_job *job, uint32_t vectors);
 
 /* The heads of a column (KV head, and which part of its heads) for some rows. */
 struct cpu_attention_tile cpu_attention_tile_at(const struct cpu_attention_job *job, uint32_t column, uint32_t first_row,

@@ -189,6 +189,7 @@ int kern_cpu_create(struct kern_backend **backend, const struct kern_cpu_options
 	cpu->integer_products = cpu_products_integer(isa);
 	cpu->row_ops = cpu_rows_for(isa);
 	cpu->isa = isa;
+	cpu->amx = isa == BASE_ISA_AVX512 && cpu_products_amx() != NULL;
 	cpu->worker_count = options->workers;
 	cpu->spin_ns = (uint64_t)options->spin_us * 1000;
 	cpu->node = options->node;

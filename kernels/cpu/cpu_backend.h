@@ -84,6 +84,7 @@ struct kern_cpu {
 	const struct cpu_products *float_products, *integer_products;
 	const struct cpu_rows *row_ops;
 	enum base_isa isa;
+	bool amx;
 	double ns_per_byte, ns_per_product, ns_per_integer_product; /* of one participant */
 	uint32_t worker_count, workers_started;
 	uint64_t spin_ns;

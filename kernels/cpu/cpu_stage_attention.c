@@ -160,6 +160,7 @@ static void step_job(const struct kern_cpu *cpu, const struct kern_step *step, c
 
 	*job = (struct cpu_attention_job){
 		.isa = cpu->isa,
+		.amx = cpu->amx,
 		.kv = kv,
 		.blocks = seq->blocks,
 		.layer = op->u0,
@@ -195,6 +196,7 @@ static void raw_job(const struct kern_cpu *cpu, const struct kern_attend *item, 
 
 	*job = (struct cpu_attention_job){
 		.isa = cpu->isa,
+		.amx = cpu->amx,
 		.kv = kv,
 		.blocks = item->blocks,
 		.layer = item->layer,

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "base/base_assert.h"
+#include "kernels/cpu/cpu_products.h"
 
 enum { GUARD_BYTES = 4096 };
 
@@ -88,6 +89,7 @@ void attention_rig_open(struct attention_rig *rig, struct attention_shape shape,
 {
 	*rig = (struct attention_rig){
 		.isa = base_cpu()->isa,
+		.amx = cpu_products_amx() != NULL,
 		.participants = 1,
 		.causal = true,
 		.scale = 1.0f / sqrtf((float)shape.head_dim),
@@ -141,7 +143,7 @@ void attention_rig_run(const struct attention_rig *rig, uint32_t kv_position, ui
 {
 	const size_t q_width = (size_t)rig->kv.heads * rig->kv.head_dim, kv_width = (size_t)rig->kv.kv_heads * rig->kv.head_dim;
 	struct cpu_attention_job job = {
-		.isa = rig->isa, .kv = &rig->kv, .blocks = rig->blocks, .layer = rig->layer,
+		.isa = rig->isa, .amx = rig->amx, .kv = &rig->kv, .blocks = rig->blocks, .layer = rig->layer,
 		.q_rows = q_rows, .kv_rows = kv_rows, .kv_position = kv_position, .q_position = q_position,
 		.window = rig->window, .causal = rig->causal, .scale = rig->scale, .soft_cap = rig->soft_cap, .sinks = rig->sinks,
 		.dtype = rig->dtype, .q = q, .k = k, .v = v,

@@ -16,6 +16,7 @@ struct attention_rig {
 	/* Chosen by the test; open sets scale to 1/sqrt(head_dim), causal, f32, the best instruction set, one
 	 * participant, much room for partial results. */
 	enum base_isa isa;
+	bool amx; /* where the process may: open sets it */
 	uint32_t layer, participants, window;
 	bool causal;
 	float scale, soft_cap;
