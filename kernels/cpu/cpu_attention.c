@@ -39,15 +39,10 @@ static uint32_t divide_up(uint32_t a, uint32_t b)
 	return a / b + (a % b != 0);
 }
 
-static bool has_integers(enum kern_kv format)
-{
-	return format == KERN_KV_INT8 || format == KERN_KV_INT4;
-}
-
 static bool may_use_amx(const struct cpu_attention_job *job)
 {
 	return job->amx && job->isa == BASE_ISA_AVX512 && job->kv->head_dim % CPU_ATTENTION_AMX_DIM == 0 &&
-		(has_integers(job->kv->k) || has_integers(job->kv->v));
+		(cpu_attention_has_integers(job->kv->k) || cpu_attention_has_integers(job->kv->v));
 }
 
 const struct cpu_attention_kernels *cpu_attention_kernels_of(const struct cpu_attention_job *job, uint32_t vectors)

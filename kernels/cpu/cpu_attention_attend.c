@@ -87,15 +87,10 @@ struct page {
 	uint32_t base; /* position of its first token */
 };
 
-static bool has_integers(enum kern_kv format)
-{
-	return format == KERN_KV_INT8 || format == KERN_KV_INT4;
-}
-
 /* Pages whose K and V lie alike in integers: while one half is worked on, the other or the next page is asked for. */
 static bool looks_ahead(const struct kern_kv_layout *layout)
 {
-	return has_integers(layout->k_format) && layout->k_format == layout->v_format;
+	return cpu_attention_has_integers(layout->k_format) && layout->k_format == layout->v_format;
 }
 
 static void multiply_int8(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
@@ -225,7 +220,7 @@ static void weigh_page(const struct cpu_attention_tile *tile, struct cpu_attenti
 	const struct cpu_attention_weights8 weights = packed_weights(tile, scratch, how.v_format, first);
 	float *products = scratch->weights + (size_t)first * KERN_PAGE_TOKENS;
 
-	if (has_integers(how.v_format))
+	if (cpu_attention_has_integers(how.v_format))
 		tile->kernels->softmax_int8(&weights, products, count, &how, &running);
 	else
 		tile->kernels->softmax(products, count, &how, &running);
@@ -310,12 +305,12 @@ static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attent
 		return;
 	count = (last - first) * tile->heads;
 	multiply_page(tile, scratch, page, first * tile->heads, count, clip(range[last - 1], page->base).end);
-	widened = layout->v_format != KERN_KV_F32 && !has_integers(layout->v_format) && count >= WIDEN_VECTORS;
+	widened = layout->v_format != KERN_KV_F32 && !cpu_attention_has_integers(layout->v_format) && count >= WIDEN_VECTORS;
 	if (widened)
 		tile->kernels->widen(scratch->k, page->at + layout->v, layout->v_format,
 			KERN_PAGE_TOKENS * tile->job->kv->head_dim);
 	weigh_page(tile, scratch, page, first * tile->heads, count, see_page(tile, scratch, page, first, last));
-	if (has_integers(layout->v_format)) {
+	if (cpu_attention_has_integers(layout->v_format)) {
 		add_integers(tile, scratch, page, first * tile->heads, count);
 		return;
 	}
@@ -421,7 +416,7 @@ void cpu_attention_attend(const struct cpu_attention_tile *tile, uint32_t split,
 	const struct kern_kv_layout layout[2] = { kern_kv_layout(job->kv, 0), kern_kv_layout(job->kv, 1) };
 
 	load_queries(tile, scratch, 0);
-	if (has_integers(job->kv->k) && scratch->range[tile->rows - 1].end > KERN_PAGE_TOKENS)
+	if (cpu_attention_has_integers(job->kv->k) && scratch->range[tile->rows - 1].end > KERN_PAGE_TOKENS)
 		quantize_queries(tile, scratch);
 	begin_pages(tile);
 	if (job->partial == NULL) {
@@ -451,7 +446,7 @@ void cpu_attention_attend_together(const struct cpu_attention_tile *tiles, uint3
 	/* What a row sees outside of the split is not asked here, and within it all see the same. */
 	for (uint32_t i = 0; i < all.rows; i++)
 		scratch->range[i] = (struct cpu_attention_range){ begin, begin + CPU_ATTENTION_SPLIT_TOKENS };
-	if (has_integers(kv->k))
+	if (cpu_attention_has_integers(kv->k))
 		quantize_queries(&all, scratch);
 	begin_pages(&all);
 	attend_split(&all, scratch, split, layout);

@@ -85,6 +85,12 @@ static inline struct cpu_attention_range cpu_attention_visible(const struct cpu_
 	return (struct cpu_attention_range){ job->window != 0 && end > job->window ? end - job->window : 0, end };
 }
 
+/* Formats whose products are sums of integers. */
+static inline bool cpu_attention_has_integers(enum kern_kv format)
+{
+	return format == KERN_KV_INT8 || format == KERN_KV_INT4;
+}
+
 /* The table for a tile of so many vectors. */
 const struct cpu_attention_kernels *cpu_attention_kernels_of(const struct cpu_attention_job *job, uint32_t vectors);
 
