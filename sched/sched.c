@@ -155,8 +155,22 @@ bool sched_idle(const struct sched *sched)
 int64_t sched_next_event_ns(const struct sched *sched)
 {
 	bool busy = sched->flight_count > 0 || !sched_list_empty(&sched->kicked) ||
-		!sched_list_empty(&sched->active) || !sched_list_empty(&sched->blocked) ||
-		sched_kv_dirty_bytes(sched->kv) > 0;
+		!sched_list_empty(&sched->blocked) || sched_kv_dirty_bytes(sched->kv) > 0;
+	int64_t now_ns, next_ns = sched->next_expiry_ns;
 
-	return busy ? 0 : sched->next_expiry_ns;
+	if (busy)
+		return 0;
+	if (sched_list_empty(&sched->active))
+		return next_ns;
+	/* Who is ready and has used up its device time waits for the clock. */
+	now_ns = base_clock_now(sched->clock);
+	for (const struct sched_list *link = sched->active.next; link != &sched->active; link = link->next) {
+		int64_t free_ns = sched_share_free_ns(sched, sched_use_of_active(link));
+
+		if (free_ns <= now_ns)
+			return 0;
+		if (free_ns < next_ns)
+			next_ns = free_ns;
+	}
+	return next_ns;
 }

@@ -82,7 +82,11 @@ struct sched_tenant {
 	bool attention;  /* may open attention sessions */
 	uint32_t sessions_max;
 	uint64_t kv_bytes_max;
-	uint32_t weight; /* share of device time; carried for the fair scheduler, 1 = normal */
+	uint32_t weight;       /* share of device time beside others that want it; 1 = normal, 0 counts as 1 */
+	uint32_t requests_max; /* accepted and not completed, of all its clients; 0: no limit */
+	/* Device time in a second, averaged, however idle the device is; what was not used is saved up to device_burst_ns.
+	 * 0: no limit, and a tenth of a second's. */
+	uint64_t device_ns_per_s, device_burst_ns;
 };
 
 /* A model as the scheduler needs it, all constant while it lives. */
@@ -154,6 +158,8 @@ struct sched_counters {
 	uint64_t busy_ns;                     /* time with work on the device */
 	uint64_t predicted_ns, actual_ns;     /* sums over steps */
 	double error_median, error_p99;       /* of predictions, |actual / predicted - 1|, lately */
+	/* How far backlogged tenants were apart at most, and may be: device time by weight. See sched/sched_share.c. */
+	uint64_t fair_drift_ns, fair_bound_ns;
 	uint64_t parked;                      /* times a stream had no credit */
 	uint32_t sessions, clients, requests; /* live now */
 	uint64_t kv_bytes_used, kv_bytes_free, kv_bytes_dirty;
@@ -170,6 +176,17 @@ struct sched_session_view {
 };
 uint32_t sched_sessions_view(
 	const struct sched *sched, struct sched_session_view *views, uint32_t capacity);
+
+/* Tenants by number, for attnctl; at most SCHED_TENANTS_MAX. */
+struct sched_tenant_view {
+	uint64_t used_ns;  /* device time of its works that have landed */
+	uint64_t backlogs; /* times that its ready work ran out or was held up by its quota */
+	uint32_t weight, sessions, requests;
+	bool ready; /* some of its work waits for nothing but a step */
+	bool held;  /* it waits for its quota of device time */
+};
+uint32_t sched_tenants_view(
+	const struct sched *sched, struct sched_tenant_view *views, uint32_t capacity);
 
 /* The KV pool's memory, for a look at where its pages lie. Constant. */
 const void *sched_pool(const struct sched *sched, size_t *size_bytes);

@@ -17,6 +17,7 @@ void sched_counters_read(const struct sched *sched, struct sched_counters *count
 	counters->kv_bytes_free = usage.free_bytes;
 	counters->kv_bytes_dirty = usage.dirty_bytes;
 	counters->blocks_used = usage.blocks_used;
+	counters->fair_bound_ns = (uint64_t)sched_share_bound(sched);
 	counters->error_median = sched_cost_error_size(&sched->cost, 0.5);
 	counters->error_p99 = sched_cost_error_size(&sched->cost, 0.99);
 }
@@ -42,6 +43,27 @@ uint32_t sched_sessions_view(
 			.queued = session->queued,
 			.kv_k = (uint8_t)session->kv.k,
 			.kv_v = (uint8_t)session->kv.v,
+		};
+	}
+	return count;
+}
+
+uint32_t sched_tenants_view(
+	const struct sched *sched, struct sched_tenant_view *views, uint32_t capacity)
+{
+	uint32_t count = sched->options.tenant_count < capacity ? sched->options.tenant_count : capacity;
+
+	for (uint32_t t = 0; t < count; t++) {
+		const struct sched_tenant_use *use = &sched->uses[t];
+
+		views[t] = (struct sched_tenant_view){
+			.used_ns = use->used_ns,
+			.backlogs = use->backlogs,
+			.weight = sched_share_weight(sched, use),
+			.sessions = use->sessions,
+			.requests = use->requests,
+			.ready = !sched_list_empty(&use->of_active),
+			.held = use->held,
 		};
 	}
 	return count;
@@ -188,6 +210,7 @@ static int check_client(const struct sched_client *client, struct census *census
 		client->credits > length(&client->ready, client->credits))
 		return base_fail(EINVAL, "client %u has %u credits and parked streams",
 			client->number, client->credits);
+	census->uses[client->tenant].requests += client->request_count;
 	census->clients++;
 	census->requests += client->request_count;
 	census->streams += streams;
@@ -221,14 +244,67 @@ static int check_totals(const struct sched *sched, const struct census *census)
 			census->streams);
 	for (uint32_t t = 0; t < sched->options.tenant_count; t++)
 		if (census->uses[t].sessions != sched->uses[t].sessions ||
+			census->uses[t].requests != sched->uses[t].requests ||
 			census->uses[t].kv_bytes != sched->uses[t].kv_bytes)
 			return base_fail(EINVAL,
-				"tenant %u: %u sessions with %llu bytes, counted %u with %llu", t,
+				"tenant %u: %u sessions with %llu bytes, %u requests, counted %u with %llu, %u", t,
 				census->uses[t].sessions,
 				(unsigned long long)census->uses[t].kv_bytes,
-				sched->uses[t].sessions,
-				(unsigned long long)sched->uses[t].kv_bytes);
+				census->uses[t].requests, sched->uses[t].sessions,
+				(unsigned long long)sched->uses[t].kv_bytes,
+				sched->uses[t].requests);
 	return 0;
+}
+
+/* A tenant is active while a client of it is. */
+static int check_tenant(const struct sched *sched, uint32_t tenant)
+{
+	const struct sched_tenant_use *use = &sched->uses[tenant];
+	uint32_t clients = 0, active = length(&use->active, sched->options.clients_max);
+
+	for (uint32_t i = 0; i < sched->options.clients_max; i++)
+		clients += sched->clients[i].tenant == tenant &&
+			!sched_list_empty(&sched->clients[i].of_active);
+	if (clients != active || (active > 0) == sched_list_empty(&use->of_active))
+		return base_fail(EINVAL, "tenant %u: %u clients are active, %u in its list, which is %s", tenant,
+			clients, active, sched_list_empty(&use->of_active) ? "in none" : "in the scheduler's");
+	if (use->rest < 0 || use->rest >= sched_share_weight(sched, use))
+		return base_fail(EINVAL, "tenant %u: %lld ns are left of a division by %u", tenant,
+			(long long)use->rest, sched_share_weight(sched, use));
+	return 0;
+}
+
+/* The bound of sched_share.c. */
+static int check_pair(
+	const struct sched *sched, const struct sched_tenant_use *a, const struct sched_tenant_use *b)
+{
+	const double flights = sched->computes_max, largest_ns = (double)sched->largest_ns;
+	const double bound_ns = (flights + 1.0) * largest_ns / sched_share_weight(sched, a) +
+		flights * largest_ns / sched_share_weight(sched, b) + 2.0;
+
+	if ((double)(a->virtual_ns - b->virtual_ns) > bound_ns)
+		return base_fail(EINVAL, "backlogged tenants %td and %td are %lld ns by weight apart, at most %.0f allowed",
+			a - sched->uses, b - sched->uses, (long long)(a->virtual_ns - b->virtual_ns), bound_ns);
+	return 0;
+}
+
+static int check_shares(const struct sched *sched)
+{
+	uint64_t used_ns = 0;
+	int rc = 0;
+
+	for (uint32_t t = 0; rc == 0 && t < sched->options.tenant_count; t++) {
+		used_ns += sched->uses[t].used_ns;
+		rc = check_tenant(sched, t);
+	}
+	if (rc == 0 && used_ns != sched->charged_ns)
+		rc = base_fail(EINVAL, "tenants were charged %llu ns for works that took %llu",
+			(unsigned long long)used_ns, (unsigned long long)sched->charged_ns);
+	for (const struct sched_list *i = sched->active.next; i != &sched->active; i = i->next)
+		for (const struct sched_list *j = sched->active.next; rc == 0 && j != &sched->active; j = j->next)
+			if (!sched_use_of_active(i)->held && !sched_use_of_active(j)->held)
+				rc = check_pair(sched, sched_use_of_active(i), sched_use_of_active(j));
+	return rc;
 }
 
 /* Every reference of a block is an entry of a session's table, or held by a copy in the air. */
@@ -262,6 +338,8 @@ static int check_all(const struct sched *sched, struct census *census)
 			rc = check_session(sched, &sched->sessions[i], census);
 	if (rc == 0)
 		rc = check_totals(sched, census);
+	if (rc == 0)
+		rc = check_shares(sched);
 	return rc < 0 ? rc : check_blocks(sched, census);
 }
 

@@ -21,7 +21,7 @@ void sched_client_add(struct sched *sched, const struct sched_message *message)
 	client->promised = 0;
 	client->credits_given = message->credits;
 	client->credits_spent = 0;
-	client->served = sched->virtual_time;
+	client->served = sched->uses[client->tenant].turn;
 	sched->promised++; /* the slot of its QUIESCED */
 	sched->counters.clients++;
 }

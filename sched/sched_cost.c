@@ -138,6 +138,17 @@ int64_t sched_cost_predict(
 	return ns < 1.0 ? 1 : ns > 1e14 ? (int64_t)1e14 : (int64_t)ns;
 }
 
+double sched_cost_terms(const struct sched_cost *cost, uint32_t model, const struct sched_load *load,
+	double terms[SCHED_COST_TERMS])
+{
+	const struct sched_cost_fit *fit = &cost->fits[model][nearest(cost, model, bucket_of(load))];
+	double ns = shares_of(cost, model, load, terms), sum = 0.0;
+
+	for (uint32_t i = 0; i < SCHED_COST_TERMS; i++)
+		sum += terms[i] *= fit->factor[i] * ns;
+	return sum;
+}
+
 /* direction = spread * share; returns share * spread * share. */
 static double direction_of(const struct sched_cost_fit *fit, const double share[SCHED_COST_TERMS],
 	double direction[SCHED_COST_TERMS])

@@ -62,6 +62,9 @@ void sched_cost_model(struct sched_cost *cost, uint32_t model, uint64_t weight_b
 /* Nanoseconds, at least 1. */
 int64_t sched_cost_predict(
 	const struct sched_cost *cost, uint32_t model, const struct sched_load *load);
+/* The same, term by term, in the order of the sum above; returns their sum. */
+double sched_cost_terms(const struct sched_cost *cost, uint32_t model, const struct sched_load *load,
+	double terms[SCHED_COST_TERMS]);
 /* A work of this load, for which predicted_ns had been said, took actual_ns. */
 void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sched_load *load,
 	int64_t predicted_ns, int64_t actual_ns);

@@ -31,6 +31,7 @@ struct sched_flight *sched_flight_free(struct sched *sched)
 	flight->begun = false;
 	flight->predicted_ns = 0;
 	flight->load = (struct sched_load){ 0 };
+	memset(flight->parts, 0, sizeof(*flight->parts) * sched->options.tenant_count);
 	return flight;
 }
 
@@ -68,19 +69,14 @@ static void submit_formed(struct sched *sched)
 	}
 }
 
-/* Who the cost model takes it for. */
-static uint32_t cost_model(const struct sched_flight *flight)
-{
-	return flight->work.kind == KERN_WORK_STEP ? flight->model : SCHED_COST_MODELS - 1;
-}
-
 void sched_flight_launch(struct sched *sched, struct sched_flight *flight)
 {
 	if (flight->work.kind == KERN_WORK_COPY || flight->work.kind == KERN_WORK_ZERO) {
 		flight->work.copy.spans = flight->spans;
 		flight->work.copy.count = flight->span_count;
 	} else {
-		flight->predicted_ns = sched_cost_predict(&sched->cost, cost_model(flight), &flight->load);
+		flight->predicted_ns = sched_cost_predict(&sched->cost, sched_flight_cost_model(flight), &flight->load);
+		sched_share_charge(sched, flight);
 	}
 	flight->state = FLIGHT_FORMED;
 	flight->submitted_ns = sched->now_ns;
@@ -115,12 +111,15 @@ static void account(struct sched *sched, struct sched_flight *flight)
 
 	sched->last_landed_ns = flight->landed_ns;
 	sched->counters.busy_ns += (uint64_t)actual_ns;
-	if (!computes(flight) || flight->result < 0)
+	if (!computes(flight))
+		return;
+	sched_share_settle(sched, flight, actual_ns);
+	if (flight->result < 0)
 		return;
 	sched->counters.predicted_ns += (uint64_t)flight->predicted_ns;
 	sched->counters.actual_ns += (uint64_t)actual_ns;
-	sched_cost_learn(&sched->cost, cost_model(flight), &flight->load, flight->predicted_ns, actual_ns);
-	sched->learnt_ns[cost_model(flight)] = flight->landed_ns;
+	sched_cost_learn(&sched->cost, sched_flight_cost_model(flight), &flight->load, flight->predicted_ns, actual_ns);
+	sched->learnt_ns[sched_flight_cost_model(flight)] = flight->landed_ns;
 }
 
 static void finish_zero(struct sched *sched, struct sched_flight *flight)

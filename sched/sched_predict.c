@@ -1,8 +1,14 @@
 /*
- * When a request that arrives now would finish: what is in the air, the more urgent work that is
- * ready, what its own session has queued, and then its own rows, cut into steps as sched_step.c
- * would cut them; and longer than that by as much as predictions have lately been wrong. Scheduler's
- * thread; asked for requests with a deadline only.
+ * When a request that arrives now would finish: what is in the air, the more urgent work of its
+ * tenant that is ready, what its own session has queued, and then its own rows, cut into steps as
+ * sched_step.c would cut them; and longer than that by as much as predictions have lately been
+ * wrong. Scheduler's thread; asked for requests with a deadline only.
+ *
+ * Other tenants take their shares meanwhile, whatever their classes and deadlines: until its own
+ * tenant has had the time that the request needs, another one gets as much by weight, from where it
+ * stands in virtual time, and one step. Of that, what it has ready counts, and as much as it used of
+ * late where that is more: who has been busy is expected to come back. Its streams count whole.
+ * And the time counts for which its own tenant's quota of device time will hold it up.
  */
 #include <math.h>
 
@@ -18,6 +24,12 @@ struct ahead {
 	uint64_t stream_visits, stream_bytes;
 	int64_t other_ns;      /* other models, raw attention, tokens still to be drawn in its own
 				  session */
+	double row_ns;         /* what a row of its model costs at least, in a full step */
+};
+
+/* Another tenant's work, as far as its share lets it go first. */
+struct rival {
+	double left_ns, counted_ns;
 };
 
 static bool more_urgent(const struct sched_request *request, const struct attnd_request *record)
@@ -52,13 +64,12 @@ static void add_rows(const struct sched *sched, struct ahead *ahead, const struc
 	}
 }
 
-static void add_attend(
-	const struct sched *sched, struct ahead *ahead, const struct sched_request *request)
+static int64_t attend_rest_ns(const struct sched *sched, const struct sched_request *request)
 {
 	struct sched_load load =
 		sched_attend_load(request, request->rows_done, request->rows - request->rows_done);
 
-	ahead->other_ns += sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &load);
+	return sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &load);
 }
 
 /* A decode: a row of every step. */
@@ -69,32 +80,95 @@ static void add_stream(struct ahead *ahead, const struct sched_session *session)
 	ahead->stream_bytes += sched_kv_bytes(&session->kv, session->position + 1);
 }
 
+static bool is_stream(const struct sched_request *request, uint32_t rows, uint32_t own_model)
+{
+	return request->record.op == ATTND_OP_GENERATE && rows <= 1 && request->session->model == own_model;
+}
+
+/* rows: those that are left beyond what is in the air. */
 static void add_request(const struct sched *sched, struct ahead *ahead,
-	const struct sched_request *request, uint32_t own_model)
+	const struct sched_request *request, uint32_t own_model, uint32_t rows)
 {
 	const struct sched_session *session = request->session;
-	uint32_t rows = request->rows - request->rows_done;
 
 	if (session->kind == ATTND_SESSION_ATTENTION)
-		add_attend(sched, ahead, request);
-	else if (request->record.op == ATTND_OP_GENERATE && rows == 1 && session->model == own_model)
+		ahead->other_ns += attend_rest_ns(sched, request);
+	else if (is_stream(request, rows, own_model))
 		add_stream(ahead, session);
-	else
+	else if (rows > 0)
 		add_rows(sched, ahead, session, own_model, rows);
 }
 
-static void add_ready(const struct sched *sched, struct ahead *ahead,
-	const struct attnd_request *record, const struct sched_session *own)
+/* The same for another tenant, until it has had its share. */
+static void add_rival(const struct sched *sched, struct ahead *ahead, struct rival *rival,
+	const struct sched_request *request, uint32_t own_model, uint32_t rows)
 {
-	for (struct sched_list *c = sched->active.next; c != &sched->active; c = c->next) {
+	const bool same = request->session->kind == ATTND_SESSION_MODEL && request->session->model == own_model;
+	const int64_t before_ns = ahead->other_ns;
+	double ns;
+
+	if (same && is_stream(request, rows, own_model)) {
+		add_stream(ahead, request->session);
+		return;
+	}
+	if (rival->left_ns <= 0.0)
+		return;
+	if (same && ahead->row_ns * rows > rival->left_ns)
+		rows = (uint32_t)(rival->left_ns / ahead->row_ns) + 1;
+	add_request(sched, ahead, request, own_model, rows);
+	ns = same ? ahead->row_ns * rows : (double)(ahead->other_ns - before_ns);
+	/* Of another model, or raw: no more of it than its share. */
+	if (ns > rival->left_ns && !same)
+		ahead->other_ns = before_ns + (int64_t)rival->left_ns;
+	ns = ns < rival->left_ns ? ns : rival->left_ns;
+	rival->left_ns -= ns;
+	rival->counted_ns += ns;
+}
+
+static uint32_t rows_left(const struct sched_request *request)
+{
+	return request->rows - request->rows_done;
+}
+
+/* What of the tenant's ready work is counted: as another's, or, without a rival, the more urgent one's. */
+static void add_ready(const struct sched *sched, struct ahead *ahead, const struct sched_tenant_use *use,
+	const struct attnd_request *record, const struct sched_session *own, struct rival *rival)
+{
+	for (struct sched_list *c = use->active.next; c != &use->active; c = c->next) {
 		const struct sched_client *client = sched_client_of_active(c);
 
 		for (struct sched_list *s = client->ready.next; s != &client->ready; s = s->next) {
 			const struct sched_session *session = sched_session_of_place(s);
 			const struct sched_request *request = sched_session_head(session);
 
-			if (session != own && more_urgent(request, record))
-				add_request(sched, ahead, request, own->model);
+			if (rival)
+				add_rival(sched, ahead, rival, request, own->model, rows_left(request));
+			else if (session != own && more_urgent(request, record))
+				add_request(sched, ahead, request, own->model, rows_left(request));
+		}
+	}
+}
+
+/* The same of what is in the air and will want more steps. */
+static void add_flying(const struct sched *sched, struct ahead *ahead, const struct sched_tenant_use *use,
+	const struct attnd_request *record, const struct sched_session *own, struct rival *rival)
+{
+	for (uint32_t f = 0; f < sched->flight_count; f++) {
+		const struct sched_flight *flight = &sched->flights[(sched->flight_first + f) % SCHED_FLIGHTS];
+
+		if (flight->work.kind != KERN_WORK_STEP || flight->parts[use - sched->uses].members == 0)
+			continue;
+		for (uint32_t i = flight->finished + flight->begun; i < flight->member_count; i++) {
+			const struct sched_member *member = &flight->members[i];
+			uint32_t rows = rows_left(member->request) - member->rows;
+
+			if (&sched->uses[member->session->client->tenant] != use || member->session == own ||
+				(rows == 0 && member->request->record.op != ATTND_OP_GENERATE))
+				continue;
+			if (rival)
+				add_rival(sched, ahead, rival, member->request, own->model, rows);
+			else if (more_urgent(member->request, record))
+				add_request(sched, ahead, member->request, own->model, rows);
 		}
 	}
 }
@@ -113,7 +187,7 @@ static void add_queue(
 		};
 
 		if (request->state >= REQUEST_ACTIVE) {
-			add_request(sched, ahead, request, own->model);
+			add_request(sched, ahead, request, own->model, rows_left(request));
 			if (request->record.op == ATTND_OP_GENERATE) {
 				uint32_t left = request->generate.params.max_tokens -
 					request->generate.generated;
@@ -154,13 +228,17 @@ static int64_t model_ns(const struct sched *sched, const struct attnd_request *r
 {
 	uint64_t rows =
 		record->argument < session->max_tokens ? record->argument : session->max_tokens;
-	uint64_t most = sched->options.step_rows_max, streams = ahead->streams, per_step, chunk,
+	uint64_t most = sched->options.step_rows_max, spare = most < 4 ? 1 : most / 4,
+		 streams = ahead->streams, per_step, chunk,
 		 steps, total_steps;
 	struct sched_load load;
+	double stream_part;
 
 	/* Streams fill three quarters of a step at most while a prefill waits. */
-	if (streams > most - most / 4 - (most == 1))
-		streams = most - most / 4 - (most == 1);
+	if (streams > most - spare)
+		streams = most - spare;
+	/* What the others see is read in other steps. */
+	stream_part = ahead->streams ? (double)streams / ahead->streams : 0.0;
 	per_step = most - streams;
 	chunk = sched->options.prefill_chunk < per_step ? sched->options.prefill_chunk : per_step;
 	if (rows == 0)
@@ -172,11 +250,11 @@ static int64_t model_ns(const struct sched *sched, const struct attnd_request *r
 	load = (struct sched_load){
 		.rows = (uint32_t)((ahead->rows + rows + total_steps - 1) / total_steps + streams),
 		.visits = (ahead->visits + visits_of(session->position, rows)) / total_steps +
-			ahead->stream_visits,
+			(uint64_t)(stream_part * (double)ahead->stream_visits),
 		/* What is cut into several steps is read in each of them. */
 		.kv_bytes = (ahead->kv_bytes + steps * sched_kv_bytes(&session->kv, session->position + rows)) /
 				total_steps +
-			ahead->stream_bytes,
+			(uint64_t)(stream_part * (double)ahead->stream_bytes),
 		.outs = (uint32_t)streams + 1,
 	};
 	return with_band(sched, session->model, total_steps,
@@ -206,19 +284,83 @@ static int64_t attend_ns(const struct sched *sched, const struct sched_message *
 		sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &load));
 }
 
+static int64_t own_ns(const struct sched *sched, const struct sched_message *message,
+	const struct sched_session *session, const struct ahead *ahead)
+{
+	switch ((enum attnd_op)message->record.op) {
+	case ATTND_OP_STEP:
+	case ATTND_OP_GENERATE: return model_ns(sched, &message->record, session, ahead);
+	case ATTND_OP_APPEND:
+	case ATTND_OP_ATTEND: return attend_ns(sched, message, session);
+	default: return 0;
+	}
+}
+
+/* What another tenant may get while this one gets needed_ns. */
+static double share_ns(const struct sched *sched, const struct sched_tenant_use *use,
+	const struct sched_tenant_use *other, int64_t needed_ns)
+{
+	const double ahead_ns = (double)(sched_share_start(sched, use) - sched_share_start(sched, other)) +
+		(double)needed_ns / sched_share_weight(sched, use);
+
+	return fmax(ahead_ns * sched_share_weight(sched, other), 0.0) + (double)sched->slack_ns;
+}
+
+/* Other tenants' work that goes first although this one needs no more than needed_ns. */
+static void add_rivals(const struct sched *sched, struct ahead *ahead, const struct sched_message *message,
+	const struct sched_session *session, int64_t needed_ns)
+{
+	const struct sched_tenant_use *use = &sched->uses[session->client->tenant];
+	const int64_t now_ns = base_clock_now(sched->clock);
+
+	for (uint32_t t = 0; t < sched->options.tenant_count; t++) {
+		const struct sched_tenant_use *other = &sched->uses[t];
+		struct rival rival = { 0 };
+		double expected_ns;
+
+		if (other == use || (other->used_ns == 0 && other->requests == 0))
+			continue;
+		rival.left_ns = share_ns(sched, use, other, needed_ns);
+		expected_ns = fmin(sched_share_recent(sched, other, now_ns) * (double)needed_ns, rival.left_ns);
+		if (!other->held)
+			add_ready(sched, ahead, other, &message->record, session, &rival);
+		add_flying(sched, ahead, other, &message->record, session, &rival);
+		if (expected_ns > rival.counted_ns)
+			ahead->other_ns += (int64_t)(expected_ns - rival.counted_ns);
+	}
+}
+
+/* For how long the tenant's quota of device time holds up work that takes so long. */
+static int64_t quota_ns(const struct sched *sched, const struct sched_tenant_use *use, int64_t now_ns, int64_t needed_ns)
+{
+	const uint64_t per_s = sched->tenants[use - sched->uses].device_ns_per_s;
+	const double used_ns = use->paid_until_ns > now_ns ? 0.0 : (double)(now_ns - use->paid_until_ns);
+	double wait_ns;
+
+	if (per_s == 0)
+		return 0;
+	wait_ns = (double)(sched_share_free_ns(sched, use) - now_ns) + used_ns + (double)needed_ns * 1e9 / (double)per_s -
+		(double)needed_ns;
+	return (int64_t)fmin(fmax(wait_ns, 0.0), 1e17);
+}
+
 int64_t sched_predict(const struct sched *sched, const struct sched_message *message,
 	const struct sched_session *session)
 {
-	const struct attnd_request *record = &message->record;
+	const struct sched_tenant_use *use = &sched->uses[session->client->tenant];
+	const struct sched_load full = { .rows = sched->options.step_rows_max };
+	const int64_t now_ns = base_clock_now(sched->clock);
 	struct ahead ahead = { 0 };
-	int64_t own_ns = 0;
+	int64_t needed_ns;
 
-	add_ready(sched, &ahead, record, session);
+	if (session->kind == ATTND_SESSION_MODEL)
+		ahead.row_ns = (double)sched_cost_predict(&sched->cost, session->model, &full) / full.rows;
+	add_ready(sched, &ahead, use, &message->record, session, NULL);
+	add_flying(sched, &ahead, use, &message->record, session, NULL);
 	add_queue(sched, &ahead, session);
-	if (record->op == ATTND_OP_STEP || record->op == ATTND_OP_GENERATE)
-		own_ns = model_ns(sched, record, session, &ahead);
-	else if (record->op == ATTND_OP_APPEND || record->op == ATTND_OP_ATTEND)
-		own_ns = attend_ns(sched, message, session);
-	return base_clock_now(sched->clock) + sched_flights_remaining_ns(sched) + ahead.other_ns +
-		own_ns;
+	needed_ns = ahead.other_ns + own_ns(sched, message, session, &ahead);
+	if (sched->options.tenant_count > 1)
+		add_rivals(sched, &ahead, message, session, needed_ns);
+	return now_ns + sched_flights_remaining_ns(sched) + quota_ns(sched, use, now_ns, needed_ns) +
+		ahead.other_ns + own_ns(sched, message, session, &ahead);
 }

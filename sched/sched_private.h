@@ -9,6 +9,7 @@
  *   sched_describe.c  DESCRIBE
  *   sched_blocks.c    a session's KV blocks: take, copy before a write, share, release
  *   sched_predict.c   when a request that arrives now would finish
+ *   sched_share.c     tenants: whose turn it is, who pays for a step, quotas of device time
  *   sched_start.c     validation of STEP and GENERATE;   sched_attend.c: of APPEND and ATTEND
  *   sched_step.c      who runs next: candidates, order, forming a step
  *   sched_flight.c    works on the device: submit, poll, and what follows from copies and zeroing
@@ -53,6 +54,8 @@ enum {
 	SCHED_AGED_NS = 250000000, /* who waits longer comes first, one per step: nobody starves */
 	SCHED_EXPIRY_NS = 50000,   /* deadlines are looked for no more often than this */
 	SCHED_DOUBT_NS = 1000000000, /* what was last measured longer ago refuses nobody for good */
+	SCHED_RECENT_NS = 1000000000, /* how long a tenant is expected to go on as it did */
+	SCHED_MISFITS = 64, /* so many candidates that do not fit end the forming of a step */
 	SCHED_SLICE_ROWS_MIN =
 		16, /* a prefill chunk is not cut below this for a neighbour's deadline */
 };
@@ -178,15 +181,27 @@ struct sched_client {
 	uint32_t request_count, session_count;
 	struct sched_list requests, sessions; /* all of them */
 	struct sched_list ready, parked;      /* sessions by place */
-	struct sched_list of_active;          /* in sched.active while ready is not empty */
-	uint64_t served;                      /* virtual time: rows it was given, by weight */
+	struct sched_list of_active;          /* in its tenant's active while ready is not empty */
+	uint64_t served;                      /* turns inside its tenant: rows it was given */
 	uint32_t credits, promised;           /* promised: credits held by flights */
 	uint64_t credits_given, credits_spent;
 };
 
+/* What a tenant has and had. Virtual time is nanoseconds of device time divided by the weight; sched_share.c says how it
+ * advances. */
 struct sched_tenant_use {
-	uint32_t sessions;
+	struct sched_list active;    /* its clients with ready sessions */
+	struct sched_list of_active; /* in sched.active while there are any */
+	int64_t virtual_ns, rest;    /* rest: of the division by the weight, so that nothing is lost */
+	int64_t paid_until_ns;       /* quota of device time: when what it used will be paid for */
+	double recent_ns;            /* used lately: it fades, with SCHED_RECENT_NS */
+	int64_t recent_at_ns;
+	uint64_t turn;               /* virtual time of its clients */
+	uint64_t used_ns;            /* device time of all its works that landed */
+	uint64_t backlogs;           /* times that its work ran out or was held up by its quota */
+	uint32_t sessions, requests;
 	uint64_t kv_bytes;
+	bool held; /* over its quota of device time when a step was last formed */
 };
 
 /* ---- works on the device -------------------------------------------------------------- */
@@ -196,6 +211,13 @@ struct sched_member { /* one request's part of a flight */
 	struct sched_request *request;
 	uint32_t row, rows;
 	uint32_t out, outs;
+};
+
+struct sched_part { /* of a work, a tenant's; empty without members */
+	struct sched_load load;
+	uint32_t members;
+	double fraction;    /* of the work's time, as it was divided */
+	int64_t charged_ns; /* of what was predicted; put right when the work lands */
 };
 
 enum sched_flight_state { FLIGHT_FREE, FLIGHT_FORMED, FLIGHT_FLYING, FLIGHT_LANDED };
@@ -212,6 +234,7 @@ struct sched_flight {
 	bool begun;                      /* the next one's session has advanced */
 	uint32_t span_count;
 	int64_t submitted_ns, predicted_ns, landed_ns;
+	struct sched_part parts[SCHED_TENANTS_MAX];
 	struct sched_member *members; /* [step_rows_max or more] */
 	uint32_t *tokens;             /* [step_rows_max] */
 	const float **embeddings;     /* [step_rows_max] */
@@ -226,8 +249,17 @@ struct sched_flight {
 struct sched_candidate {
 	struct sched_session *session;
 	int64_t deadline_ns;
-	uint64_t fair;
+	uint64_t fair; /* its turn inside its tenant */
 	uint32_t class;
+};
+
+/* A tenant's candidates while a work is formed, and its virtual time if those taken so far were charged already. */
+struct sched_turn {
+	struct sched_tenant_use *use;
+	struct sched_candidate *decodes, *prefills;
+	uint32_t tenant, decode_count, prefill_count;
+	int64_t virtual_ns;
+	double spent_ns;
 };
 
 /* ---- all of it ------------------------------------------------------------------------ */
@@ -247,10 +279,14 @@ struct sched {
 	bool want_zero;            /* somebody waits for clean blocks */
 	struct sched_list kicked;  /* sessions whose next request may start */
 	struct sched_list blocked; /* sessions that wait for clean blocks or a copy */
-	struct sched_list active;  /* clients with ready sessions */
+	struct sched_list active;  /* tenants with ready sessions */
 	struct sched_list timed;   /* requests with a deadline */
 	struct sched_list free_requests, free_sessions;
-	uint64_t virtual_time;
+	struct sched_turn turns[SCHED_TENANTS_MAX]; /* while a work is formed */
+	uint32_t turn_count;
+	int64_t slack_ns;   /* what the largest step of late was predicted to take */
+	int64_t largest_ns; /* the longest work so far, as predicted or as measured */
+	uint64_t charged_ns; /* to all tenants, for works that landed */
 	struct sched_kv *kv;
 	struct sched_counters counters;
 	struct sched_flight flights[SCHED_FLIGHTS];
@@ -322,6 +358,12 @@ static inline struct sched_session *sched_session_of_kicked(const struct sched_l
 {
 	return (struct sched_session *)((uintptr_t)link -
 		offsetof(struct sched_session, of_kicked));
+}
+
+static inline struct sched_tenant_use *sched_use_of_active(const struct sched_list *link)
+{
+	return (struct sched_tenant_use *)((uintptr_t)link -
+		offsetof(struct sched_tenant_use, of_active));
 }
 
 static inline struct sched_client *sched_client_of_active(const struct sched_list *link)
@@ -449,6 +491,29 @@ void sched_client_cancel(
 void sched_describe(
 	struct sched *sched, const struct sched_message *message, struct sched_client *client);
 
+/* ---- sched_share.c: see there ---------------------------------------------------------- */
+
+uint32_t sched_share_weight(const struct sched *sched, const struct sched_tenant_use *use);
+/* The tenant got its first ready session, or lost its last one. */
+void sched_share_enter(struct sched *sched, struct sched_tenant_use *use);
+void sched_share_leave(struct sched *sched, struct sched_tenant_use *use);
+/* Whether its quota of device time lets it run now; who was held up competes anew. */
+bool sched_share_may(struct sched *sched, struct sched_tenant_use *use);
+/* When its quota lets it run again; in the past: now. */
+int64_t sched_share_free_ns(const struct sched *sched, const struct sched_tenant_use *use);
+/* Where in virtual time a tenant would stand whose work arrived now. */
+int64_t sched_share_start(const struct sched *sched, const struct sched_tenant_use *use);
+/* A member with this load joined the flight. */
+void sched_share_join(struct sched_flight *flight, uint32_t tenant, const struct sched_load *load);
+/* The flight's predicted time is charged to its tenants; when it lands, what it took instead. */
+void sched_share_charge(struct sched *sched, struct sched_flight *flight);
+void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_t actual_ns);
+/* Device time that a tenant took lately, as a share of all time. */
+double sched_share_recent(const struct sched *sched, const struct sched_tenant_use *use, int64_t now_ns);
+/* How far apart backlogged tenants are now, and may ever be, in nanoseconds divided by weight. */
+int64_t sched_share_drift(const struct sched *sched);
+int64_t sched_share_bound(const struct sched *sched);
+
 /* ---- sched_step.c, sched_flight.c, sched_finish.c ------------------------------------- */
 
 /* Forms and submits the next compute work, if there is one. */
@@ -467,6 +532,11 @@ struct kern_attend sched_attend_slice(
 struct sched_flight *sched_flight_free(struct sched *sched);
 /* Whether another STEP or ATTEND may go into the air. */
 bool sched_flight_computes_free(const struct sched *sched);
+/* Who the cost model takes it for. */
+static inline uint32_t sched_flight_cost_model(const struct sched_flight *flight)
+{
+	return flight->work.kind == KERN_WORK_STEP ? flight->model : SCHED_COST_MODELS - 1;
+}
 void sched_flight_launch(struct sched *sched, struct sched_flight *flight);
 int sched_flights_poll(struct sched *sched);
 int sched_zero_form(struct sched *sched);

@@ -94,6 +94,7 @@ static void enqueue(struct sched *sched, const struct sched_message *message,
 	sched_list_append(&client->requests, &request->of_client);
 	session->queued++;
 	client->request_count++;
+	sched->uses[client->tenant].requests++;
 	sched->promised++;
 	sched->counters.accepted++;
 	sched->counters.requests++;
@@ -120,6 +121,7 @@ static bool worth_a_try(struct sched *sched, const struct sched_message *message
 void sched_request_take(struct sched *sched, const struct sched_message *message)
 {
 	struct sched_client *client = &sched->clients[message->client];
+	const struct sched_tenant *tenant = &sched->tenants[client->tenant];
 	enum attnd_status status = check_record(sched, message);
 	const struct op_rule *rule;
 	struct sched_session *session;
@@ -145,6 +147,9 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 		session->queued >= SCHED_SESSION_REQUESTS_MAX ||
 		sched_list_empty(&sched->free_requests))
 		status = ATTND_QUEUE_FULL;
+	else if (tenant->requests_max > 0 &&
+		sched->uses[client->tenant].requests >= tenant->requests_max)
+		status = ATTND_OVER_QUOTA;
 	else if (message->record.deadline_ns != 0) {
 		int64_t finish_ns = sched_predict(sched, message, session);
 
@@ -400,6 +405,7 @@ void sched_request_complete(
 	sched_list_leave(&request->of_timed);
 	session->queued--;
 	client->request_count--;
+	sched->uses[client->tenant].requests--;
 	request->state = REQUEST_FREE;
 	sched_list_append(&sched->free_requests, &request->of_client);
 	sched->counters.completed++;

@@ -53,11 +53,14 @@ void sched_session_kick(struct sched *sched, struct sched_session *session)
 void sched_session_leave_place(struct sched *sched, struct sched_session *session)
 {
 	struct sched_client *client = session->client;
+	struct sched_tenant_use *use = &sched->uses[client->tenant];
 
-	(void)sched;
 	sched_list_leave(&session->of_place);
-	if (session->place == PLACE_READY && sched_list_empty(&client->ready))
+	if (session->place == PLACE_READY && sched_list_empty(&client->ready)) {
 		sched_list_leave(&client->of_active);
+		if (sched_list_empty(&use->active))
+			sched_share_leave(sched, use);
+	}
 	session->place = PLACE_NONE;
 }
 
@@ -65,6 +68,7 @@ void sched_session_enter_place(
 	struct sched *sched, struct sched_session *session, enum sched_place place)
 {
 	struct sched_client *client = session->client;
+	struct sched_tenant_use *use = &sched->uses[client->tenant];
 
 	sched_session_leave_place(sched, session);
 	session->place = (uint8_t)place;
@@ -73,9 +77,11 @@ void sched_session_enter_place(
 		/* Who comes back competes from now on: time away is neither saved up nor held
 		 * against him. */
 		if (sched_list_empty(&client->ready)) {
-			if (client->served < sched->virtual_time)
-				client->served = sched->virtual_time;
-			sched_list_append(&sched->active, &client->of_active);
+			if (client->served < use->turn)
+				client->served = use->turn;
+			if (sched_list_empty(&use->active))
+				sched_share_enter(sched, use);
+			sched_list_append(&use->active, &client->of_active);
 		}
 		sched_list_append(&client->ready, &session->of_place);
 		session->waiting_since_ns = sched->now_ns;

@@ -240,6 +240,10 @@ static void lists_init(struct sched *sched)
 	sched_list_init(&sched->timed);
 	sched_list_init(&sched->free_requests);
 	sched_list_init(&sched->free_sessions);
+	for (uint32_t i = 0; i < sched->options.tenant_count; i++) {
+		sched_list_init(&sched->uses[i].active);
+		sched_list_init(&sched->uses[i].of_active);
+	}
 	clients_init(sched);
 	sessions_init(sched);
 	requests_init(sched);

@@ -2,26 +2,39 @@
  * Who runs next: the ready sessions in order of urgency, and the batch formed of them. Scheduler's
  * thread.
  *
- * Order: class, then deadline (earliest first, none last), then fair share. Fair share is
- * start-time fair queueing over clients: a client's virtual time advances by the rows it was given,
- * divided by its tenant's weight; its sessions take turns. Who has waited longer than SCHED_AGED_NS
- * goes before all others, one per step, so that no class and no deadline can starve anybody.
+ * Order: tenants by virtual time, that is by what they had of the device (sched_share.c); inside a
+ * tenant by class, then deadline (earliest first, none last), then turns: its clients by the rows
+ * they were given, a client's sessions one after the other. So classes and deadlines order what a
+ * tenant's share allows, and no flood of urgent requests takes another's share. Who has waited
+ * longer than SCHED_AGED_NS goes before all others of its tenant, one per step, so that no class
+ * and no deadline can starve anybody.
  *
- * A step belongs to one model: that of the most urgent session. It takes decodes (one row) first,
- * but leaves a quarter of its rows to waiting prefills; then chunks of prefill. Order decides when
- * a row runs, never what it computes.
+ * A step belongs to one model: that of the most urgent session of the tenant whose turn it is. Of
+ * a tenant it takes decodes (one row) first, but leaves a quarter of its rows to waiting prefills;
+ * then chunks of prefill. It is filled as far as there is work for it, so that nothing that could be
+ * had for little stays idle; but not beyond their turn with work of tenants that are ahead of one
+ * that this step cannot serve. Order decides when a row runs, never what it computes.
  */
+#include <math.h>
+
 #include "sched/sched_private.h"
 
-enum { FAIR_UNIT = 256 }; /* virtual time of a row at weight 1 */
+/* Tenants with work that this step leaves behind: the one furthest back, and the next one, for whom
+ * the first one's own work is no reason to wait. */
+struct behind {
+	uint32_t tenant;
+	int64_t virtual_ns, next_ns;
+};
 
 struct forming {
 	struct sched_flight *flight;
 	const struct kern_program *program;
 	uint32_t rows_left, outs_left;
-	uint32_t rows, outs;
+	uint32_t rows, outs, decode_rows, misfits;
 	int64_t until_ns; /* the earliest deadline in the step that it can still make */
-	uint32_t until_class;
+	uint32_t until_class, until_tenant;
+	struct behind behind;
+	double unit_ns[SCHED_COST_TERMS]; /* what one of each costs, about */
 	bool embeddings;
 };
 
@@ -41,16 +54,8 @@ static bool before(const struct sched_candidate *a, const struct sched_candidate
 	return a->fair < b->fair;
 }
 
-static uint64_t fair_cost(
-	const struct sched *sched, const struct sched_client *client, uint32_t rows)
-{
-	uint32_t weight = sched->tenants[client->tenant].weight;
-
-	return (uint64_t)rows * FAIR_UNIT / (weight ? weight : 1) + 1;
-}
-
 /* The ready sessions of a client, in turn; what is past its deadline ends here. */
-static uint32_t gather_client(struct sched *sched, struct sched_client *client, uint32_t count)
+static void gather_client(struct sched *sched, struct sched_client *client, struct sched_turn *turn)
 {
 	uint64_t fair = client->served;
 	struct sched_list *link, *next;
@@ -67,61 +72,124 @@ static uint32_t gather_client(struct sched *sched, struct sched_client *client, 
 			sched_request_complete(sched, request, ATTND_EXPIRED);
 			continue;
 		}
-		sched->decodes[count++] = (struct sched_candidate){ .session = session,
+		turn->decodes[turn->decode_count++] = (struct sched_candidate){ .session = session,
 			.deadline_ns = request->deadline_ns,
 			.fair = fair,
 			.class = request->record.priority_class };
-		fair += fair_cost(sched, client, rows ? rows : 1);
+		fair += rows ? rows : 1;
 	}
-	return count;
 }
 
-static uint32_t gather(struct sched *sched)
+/* The one that waited too long is made the most urgent. */
+static void favour_aged(const struct sched *sched, struct sched_turn *turn)
 {
-	struct sched_list *link, *next;
-	uint32_t count = 0;
+	struct sched_candidate *oldest = turn->decodes;
 
-	for (link = sched->active.next; link != &sched->active; link = next) {
-		next = link->next;
-		count = gather_client(sched, sched_client_of_active(link), count);
-	}
-	return count;
-}
-
-/* The most urgent of all; the one that waited too long is made so. */
-static const struct sched_candidate *most_urgent(struct sched *sched, uint32_t count)
-{
-	struct sched_candidate *best = &sched->decodes[0], *oldest = best;
-
-	for (uint32_t i = 1; i < count; i++)
-		if (sched->decodes[i].session->waiting_since_ns < oldest->session->waiting_since_ns)
-			oldest = &sched->decodes[i];
-	if (sched->now_ns - oldest->session->waiting_since_ns > SCHED_AGED_NS) {
+	for (uint32_t i = 1; i < turn->decode_count; i++)
+		if (turn->decodes[i].session->waiting_since_ns < oldest->session->waiting_since_ns)
+			oldest = &turn->decodes[i];
+	if (turn->decode_count > 0 && sched->now_ns - oldest->session->waiting_since_ns > SCHED_AGED_NS) {
 		oldest->class = ATTND_CLASS_LATENCY;
 		oldest->deadline_ns = INT64_MIN;
-		return oldest;
 	}
-	for (uint32_t i = 1; i < count; i++)
-		if (before(&sched->decodes[i], best))
-			best = &sched->decodes[i];
+}
+
+/* All candidates, tenant by tenant, among the decodes for now; those of a tenant over its quota are none. */
+static void gather(struct sched *sched)
+{
+	struct sched_list *t, *next_tenant, *c, *next_client;
+	uint32_t count = 0;
+
+	sched->turn_count = 0;
+	for (t = sched->active.next; t != &sched->active; t = next_tenant) {
+		struct sched_tenant_use *use = sched_use_of_active(t);
+		struct sched_turn *turn = &sched->turns[sched->turn_count];
+
+		next_tenant = t->next;
+		if (!sched_share_may(sched, use))
+			continue;
+		*turn = (struct sched_turn){ .use = use,
+			.tenant = (uint32_t)(use - sched->uses),
+			.decodes = sched->decodes + count,
+			.prefills = sched->prefills + count,
+			.virtual_ns = use->virtual_ns };
+		for (c = use->active.next; c != &use->active; c = next_client) {
+			next_client = c->next;
+			gather_client(sched, sched_client_of_active(c), turn);
+		}
+		favour_aged(sched, turn);
+		count += turn->decode_count;
+		sched->turn_count += turn->decode_count > 0;
+	}
+}
+
+/* The tenant whose turn it is; NULL: no candidates are left. */
+static struct sched_turn *next_turn(struct sched *sched)
+{
+	struct sched_turn *next = NULL;
+
+	for (uint32_t i = 0; i < sched->turn_count; i++) {
+		struct sched_turn *turn = &sched->turns[i];
+
+		if (turn->decode_count + turn->prefill_count > 0 &&
+			(!next || turn->virtual_ns < next->virtual_ns))
+			next = turn;
+	}
+	return next;
+}
+
+static const struct sched_candidate *most_urgent(const struct sched_turn *turn)
+{
+	const struct sched_candidate *best = turn->decodes;
+
+	for (uint32_t i = 1; i < turn->decode_count; i++)
+		if (before(&turn->decodes[i], best))
+			best = &turn->decodes[i];
 	return best;
 }
 
-/* Keeps those of one model: decodes stay, prefills move beside. */
-static void divide(
-	struct sched *sched, uint32_t count, uint32_t model, uint32_t *decodes, uint32_t *prefills)
+static void leave_behind(struct behind *behind, const struct sched_turn *turn)
 {
-	*decodes = *prefills = 0;
+	if (turn->tenant == behind->tenant) {
+		if (turn->virtual_ns < behind->virtual_ns)
+			behind->virtual_ns = turn->virtual_ns;
+	} else if (turn->virtual_ns < behind->virtual_ns) {
+		behind->next_ns = behind->virtual_ns;
+		behind->tenant = turn->tenant;
+		behind->virtual_ns = turn->virtual_ns;
+	} else if (turn->virtual_ns < behind->next_ns) {
+		behind->next_ns = turn->virtual_ns;
+	}
+}
+
+/* Nobody goes further than one step ahead of a tenant whose work has to wait for the next. */
+static bool too_far(const struct sched *sched, const struct forming *f, const struct sched_turn *turn)
+{
+	const int64_t least_ns =
+		turn->tenant == f->behind.tenant ? f->behind.next_ns : f->behind.virtual_ns;
+
+	return least_ns != INT64_MAX &&
+		turn->virtual_ns > least_ns + sched->slack_ns / sched_share_weight(sched, turn->use);
+}
+
+/* Keeps those of one model: decodes stay, prefills move beside; those of others are left behind. */
+static void divide(struct sched_turn *turn, uint32_t model, bool attends, struct behind *behind)
+{
+	const uint32_t count = turn->decode_count;
+
+	turn->decode_count = turn->prefill_count = 0;
 	for (uint32_t i = 0; i < count; i++) {
-		struct sched_candidate candidate = sched->decodes[i];
+		struct sched_candidate candidate = turn->decodes[i];
 
 		if (candidate.session->model != model)
 			continue;
-		if (remaining(sched_session_head(candidate.session)) == 1)
-			sched->decodes[(*decodes)++] = candidate;
+		if (attends || remaining(sched_session_head(candidate.session)) == 1)
+			turn->decodes[turn->decode_count++] = candidate;
 		else
-			sched->prefills[(*prefills)++] = candidate;
+			turn->prefills[turn->prefill_count++] = candidate;
 	}
+	if (turn->decode_count + turn->prefill_count < count)
+		leave_behind(behind, turn);
 }
 
 /* ---- a heap of candidates, the most urgent at the top --------------------------------- */
@@ -257,17 +325,28 @@ static void add_tokens(struct forming *f, const struct sched_member *member)
 	f->embeddings = f->embeddings || rows;
 }
 
-static void take_off(
-	struct sched *sched, struct sched_session *session, uint32_t rows, uint64_t fair)
+/* The member is in; its tenant moves on by about what it will be charged, by a step at most. */
+static void take_off(struct sched *sched, struct forming *f, struct sched_turn *turn,
+	const struct sched_candidate *candidate, uint32_t turn_rows, const struct sched_load *load)
 {
+	struct sched_session *session = candidate->session;
 	struct sched_client *client = session->client;
+	const double ns = f->unit_ns[0] + f->unit_ns[1] * load->rows + f->unit_ns[2] * (double)load->visits +
+		f->unit_ns[3] * load->outs + f->unit_ns[4] * (double)load->kv_bytes;
 
 	sched_session_leave_place(sched, session);
 	session->busy = true;
 	sched_session_head(session)->state = REQUEST_RUNNING;
-	client->served += fair_cost(sched, client, rows);
-	if (sched->virtual_time < fair)
-		sched->virtual_time = fair;
+	client->served += turn_rows;
+	if (turn->use->turn < candidate->fair)
+		turn->use->turn = candidate->fair;
+	f->flight->load.rows += load->rows;
+	f->flight->load.outs += load->outs;
+	f->flight->load.visits += load->visits;
+	f->flight->load.kv_bytes += load->kv_bytes;
+	sched_share_join(f->flight, turn->tenant, load);
+	turn->spent_ns = fmin(turn->spent_ns + ns, (double)sched->slack_ns);
+	turn->virtual_ns = turn->use->virtual_ns + (int64_t)turn->spent_ns / sched_share_weight(sched, turn->use);
 }
 
 /* What a session holds for positions begin to end in the same blocks as the flight's first member:
@@ -284,7 +363,7 @@ static uint64_t bytes_in_common(const struct sched_flight *flight,
 	return common > begin ? sched_kv_bytes(&session->kv, common - begin) : 0;
 }
 
-static void add_member(struct sched *sched, struct forming *f,
+static void add_member(struct sched *sched, struct forming *f, struct sched_turn *turn,
 	const struct sched_candidate *candidate, uint32_t rows)
 {
 	struct sched_session *session = candidate->session;
@@ -292,6 +371,11 @@ static void add_member(struct sched *sched, struct forming *f,
 	struct sched_member *member = &flight->members[flight->member_count];
 	uint64_t common_bytes =
 		rows == 1 ? bytes_in_common(flight, session, 0, session->position + rows) : 0;
+	struct sched_load load = {
+		.rows = rows,
+		.visits = visits_of(session->position, rows),
+		.kv_bytes = sched_kv_bytes(&session->kv, (uint64_t)session->position + rows) - common_bytes,
+	};
 
 	*member = (struct sched_member){ .session = session,
 		.request = sched_session_head(session),
@@ -308,25 +392,23 @@ static void add_member(struct sched *sched, struct forming *f,
 	f->rows += rows;
 	f->rows_left -= rows;
 	f->outs_left -= member->outs;
-	flight->load.rows += rows;
-	flight->load.outs += member->outs;
-	flight->load.visits += visits_of(session->position, rows);
-	flight->load.kv_bytes += sched_kv_bytes(&session->kv, (uint64_t)session->position + rows);
-	flight->load.kv_bytes -= common_bytes;
+	load.outs = member->outs;
 	if (candidate->deadline_ns > sched->now_ns && candidate->deadline_ns < f->until_ns) {
 		f->until_ns = candidate->deadline_ns;
 		f->until_class = candidate->class;
+		f->until_tenant = turn->tenant;
 	}
-	take_off(sched, session, rows, candidate->fair);
+	take_off(sched, f, turn, candidate, rows, &load);
 }
 
-/* Rows that leave the step's earliest deadline reachable, unless that deadline is of a lesser class
+/* Rows that leave the step's earliest deadline reachable, unless that deadline is of the same tenant and of a lesser class
  * or later than the candidate's. */
 static uint32_t fit_deadline(const struct sched *sched, const struct forming *f,
-	const struct sched_candidate *candidate, uint32_t rows)
+	const struct sched_turn *turn, const struct sched_candidate *candidate, uint32_t rows)
 {
-	if (f->until_ns == INT64_MAX || candidate->class < f->until_class ||
-		candidate->deadline_ns <= f->until_ns)
+	if (f->until_ns == INT64_MAX ||
+		(turn->tenant == f->until_tenant &&
+			(candidate->class < f->until_class || candidate->deadline_ns <= f->until_ns)))
 		return rows;
 	for (;;) {
 		struct sched_load load = f->flight->load;
@@ -344,8 +426,8 @@ static uint32_t fit_deadline(const struct sched *sched, const struct forming *f,
 	}
 }
 
-static void try_member(
-	struct sched *sched, struct forming *f, const struct sched_candidate *candidate)
+static void try_member(struct sched *sched, struct forming *f, struct sched_turn *turn,
+	const struct sched_candidate *candidate)
 {
 	struct sched_request *request = sched_session_head(candidate->session);
 	uint32_t rows = remaining(request), outs;
@@ -355,59 +437,81 @@ static void try_member(
 	if (rows > f->rows_left)
 		rows = f->rows_left;
 	if (rows > 1)
-		rows = fit_deadline(sched, f, candidate, rows);
+		rows = fit_deadline(sched, f, turn, candidate, rows);
 	rows = fit_outs(request, rows, f->outs_left, &outs);
-	if (rows == 0)
+	if (rows == 0 || (request->record.op == ATTND_OP_GENERATE && outs > 0 && !stream_promise(sched, request))) {
+		if (candidate->session->place == PLACE_READY)
+			leave_behind(&f->behind, turn);
+		f->misfits++;
 		return;
-	if (request->record.op == ATTND_OP_GENERATE && outs > 0 && !stream_promise(sched, request))
-		return;
-	add_member(sched, f, candidate, rows);
+	}
+	add_member(sched, f, turn, candidate, rows);
 }
 
 /* ---- the work ------------------------------------------------------------------------- */
 
-static void form_model(
-	struct sched *sched, struct sched_flight *flight, uint32_t decodes, uint32_t prefills)
+/* What one row, visit, output and byte cost in a large work: close enough to order tenants inside a work. */
+static void find_units(const struct sched *sched, struct forming *f)
 {
-	struct forming f = {
-		.flight = flight,
-		.program = sched->models[flight->model].program,
-		.rows_left = sched->options.step_rows_max,
-		.outs_left = sched->options.out_rows_max,
-		.until_ns = INT64_MAX,
+	const struct sched_load load = {
+		.rows = sched->options.step_rows_max, .outs = 16, .visits = 1 << 20, .kv_bytes = 1 << 20
 	};
-	uint32_t kept = prefills ? sched->options.step_rows_max / 4 : 0, decode_rows;
-	/* Of the outputs too: a prefill whose every row is wanted would never find room. */
-	uint32_t kept_outs = prefills ? sched->options.out_rows_max / 4 : 0;
 
-	heap_make(sched->decodes, decodes);
-	while (decodes > 0 && f.rows_left > kept && f.outs_left > kept_outs) {
-		struct sched_candidate candidate = heap_pop(sched->decodes, &decodes);
+	sched_cost_terms(&sched->cost, sched_flight_cost_model(f->flight), &load, f->unit_ns);
+	f->unit_ns[0] /= 16;
+	f->unit_ns[1] /= load.rows;
+	f->unit_ns[2] /= (double)load.visits;
+	f->unit_ns[3] /= load.outs;
+	f->unit_ns[4] /= (double)load.kv_bytes;
+}
 
-		try_member(sched, &f, &candidate);
+/* Decodes first; but a quarter of the rows is kept for prefills that wait, and of the outputs too: a prefill whose every
+ * row is wanted would never find room. */
+static bool decodes_next(const struct sched *sched, const struct forming *f, const struct sched_turn *turn)
+{
+	return turn->decode_count > 0 &&
+		(turn->prefill_count == 0 || (f->rows_left > sched->options.step_rows_max / 4 &&
+						     f->outs_left > sched->options.out_rows_max / 4));
+}
+
+/* The tenant's next one; a prefill that finds no row left is the last one looked at. */
+static void take_next(struct sched *sched, struct forming *f, struct sched_turn *turn)
+{
+	const bool decode = decodes_next(sched, f, turn);
+	const uint32_t rows = f->rows;
+	struct sched_candidate candidate = decode ? heap_pop(turn->decodes, &turn->decode_count)
+						  : heap_pop(turn->prefills, &turn->prefill_count);
+
+	try_member(sched, f, turn, &candidate);
+	f->decode_rows += decode ? f->rows - rows : 0;
+}
+
+static void form_model(struct sched *sched, struct forming *f)
+{
+	struct sched_flight *flight = f->flight;
+	struct sched_turn *turn;
+
+	f->program = sched->models[flight->model].program;
+	while (f->rows_left > 0 && f->misfits < SCHED_MISFITS && (turn = next_turn(sched))) {
+		if (too_far(sched, f, turn))
+			turn->decode_count = turn->prefill_count = 0;
+		else
+			take_next(sched, f, turn);
 	}
-	decode_rows = f.rows;
-	heap_make(sched->prefills, prefills);
-	while (prefills > 0 && f.rows_left > 0) {
-		struct sched_candidate candidate = heap_pop(sched->prefills, &prefills);
-
-		try_member(sched, &f, &candidate);
-	}
-	flight->work.kind = KERN_WORK_STEP;
 	flight->work.step = (struct kern_step){
-		.program = f.program,
-		.rows = f.rows,
+		.program = f->program,
+		.rows = f->rows,
 		.seq_count = flight->member_count,
-		.out_count = f.outs,
+		.out_count = f->outs,
 		.tokens = flight->tokens,
-		.embeddings = f.embeddings ? flight->embeddings : NULL,
+		.embeddings = f->embeddings ? flight->embeddings : NULL,
 		.seqs = flight->seqs,
 		.outs = flight->outs,
 	};
-	sched->counters.steps += f.rows > 0;
-	sched->counters.step_rows += f.rows;
-	sched->counters.decode_rows += decode_rows;
-	sched->counters.prefill_rows += f.rows - decode_rows;
+	sched->counters.steps += f->rows > 0;
+	sched->counters.step_rows += f->rows;
+	sched->counters.decode_rows += f->decode_rows;
+	sched->counters.prefill_rows += f->rows - f->decode_rows;
 	sched->counters.step_seqs += flight->member_count;
 }
 
@@ -448,67 +552,82 @@ static uint32_t attend_rows(const struct sched *sched, const struct sched_flight
 	return rows ? rows : 1;
 }
 
-static void add_attend(struct sched *sched, struct sched_flight *flight,
+static void add_attend(struct sched *sched, struct forming *f, struct sched_turn *turn,
 	const struct sched_candidate *candidate, uint32_t rows)
 {
 	struct sched_session *session = candidate->session;
 	struct sched_request *request = sched_session_head(session);
+	struct sched_flight *flight = f->flight;
 	struct sched_load load = attend_load(flight, request, rows);
 
-	flight->load.rows += load.rows;
-	flight->load.visits += load.visits;
-	flight->load.kv_bytes += load.kv_bytes;
 	flight->attends[flight->member_count] =
 		sched_attend_slice(request, request->rows_done, rows);
 	flight->members[flight->member_count++] =
 		(struct sched_member){ .session = session, .request = request, .rows = rows };
-	take_off(sched, session, rows + request->attend.item.kv_rows, candidate->fair);
+	take_off(sched, f, turn, candidate, rows + request->attend.item.kv_rows, &load);
 }
 
-static void form_attend(
-	struct sched *sched, struct sched_flight *flight, uint32_t decodes, uint32_t prefills)
+static void form_attend(struct sched *sched, struct forming *f)
 {
-	uint32_t count = decodes + prefills;
+	struct sched_flight *flight = f->flight;
+	struct sched_turn *turn;
 
-	/* Both kinds are one here; the second list follows the first. */
-	memcpy(sched->decodes + decodes, sched->prefills, sizeof(*sched->prefills) * prefills);
-	heap_make(sched->decodes, count);
-	while (count > 0 && flight->member_count < SCHED_ATTENDS) {
-		struct sched_candidate candidate = heap_pop(sched->decodes, &count);
+	while (flight->member_count < SCHED_ATTENDS && (turn = next_turn(sched)) && !too_far(sched, f, turn)) {
+		struct sched_candidate candidate = heap_pop(turn->decodes, &turn->decode_count);
 		struct sched_request *request = sched_session_head(candidate.session);
 		uint32_t rows = attend_rows(sched, flight, request);
 
 		if (rows == 0 && request->rows > 0)
 			break;
-		add_attend(sched, flight, &candidate, rows);
+		add_attend(sched, f, turn, &candidate, rows);
 	}
-	flight->work.kind = KERN_WORK_ATTEND;
 	flight->work.attend.items = flight->attends;
 	flight->work.attend.count = flight->member_count;
 	sched->counters.attends += flight->member_count;
 }
 
+/* Candidates of one model, each tenant's in heaps; who has others is left behind with these. */
+static void choose_model(struct sched *sched, struct forming *f)
+{
+	const uint32_t model = most_urgent(next_turn(sched))->session->model;
+	const bool attends = model == sched->options.model_count;
+
+	f->flight->model = model;
+	f->flight->work.kind = attends ? KERN_WORK_ATTEND : KERN_WORK_STEP;
+	for (uint32_t i = 0; i < sched->turn_count; i++) {
+		struct sched_turn *turn = &sched->turns[i];
+
+		divide(turn, model, attends, &f->behind);
+		heap_make(turn->decodes, turn->decode_count);
+		heap_make(turn->prefills, turn->prefill_count);
+	}
+	find_units(sched, f);
+}
+
 int sched_step_form(struct sched *sched)
 {
-	struct sched_flight *flight;
-	uint32_t count, decodes, prefills;
+	struct forming f = {
+		.rows_left = sched->options.step_rows_max,
+		.outs_left = sched->options.out_rows_max,
+		.until_ns = INT64_MAX,
+		.behind = { UINT32_MAX, INT64_MAX, INT64_MAX },
+	};
 
 	if (sched_list_empty(&sched->active) || !sched_flight_computes_free(sched))
 		return 0;
-	flight = sched_flight_free(sched);
-	if (!flight)
+	f.flight = sched_flight_free(sched);
+	if (!f.flight)
 		return 0;
-	count = gather(sched);
-	if (count == 0)
+	gather(sched);
+	if (sched->turn_count == 0)
 		return 0;
-	flight->model = most_urgent(sched, count)->session->model;
-	divide(sched, count, flight->model, &decodes, &prefills);
-	if (flight->model == sched->options.model_count)
-		form_attend(sched, flight, decodes, prefills);
+	choose_model(sched, &f);
+	if (f.flight->work.kind == KERN_WORK_ATTEND)
+		form_attend(sched, &f);
 	else
-		form_model(sched, flight, decodes, prefills);
-	if (flight->member_count == 0)
+		form_model(sched, &f);
+	if (f.flight->member_count == 0)
 		return 0;
-	sched_flight_launch(sched, flight);
+	sched_flight_launch(sched, f.flight);
 	return 1;
 }

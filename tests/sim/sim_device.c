@@ -449,7 +449,9 @@ static int sim_poll(struct kern_backend *backend, kern_ticket ticket)
 		device->stats.failed++;
 		return -EIO;
 	}
-	run(&flying->work);
+	if (!device->options.no_results || flying->work.kind == KERN_WORK_COPY ||
+		flying->work.kind == KERN_WORK_ZERO)
+		run(&flying->work);
 	return 1;
 }
 

@@ -26,6 +26,7 @@ struct sim_device_options {
 	uint64_t seed;               /* of injected errors and of jitter */
 	uint32_t jitter_permille;    /* a work takes up to so much longer than it should */
 	uint32_t errors_per_million; /* of works that fail */
+	bool no_results;             /* time passes, nothing is computed: for tests of order alone */
 };
 
 struct sim_device;

@@ -101,7 +101,7 @@ enum attnd_status {
 	ATTND_CONTEXT_FULL = 33,   /* the session's max_tokens reached; .position says where it stands */
 	ATTND_NO_PAGES = 34,       /* the KV pool is empty */
 	ATTND_NO_SESSIONS = 35,
-	ATTND_OVER_QUOTA = 36,
+	ATTND_OVER_QUOTA = 36,     /* the tenant's sessions, bytes of cache or unfinished requests */
 	ATTND_TOO_LARGE = 37,      /* above a stated limit */
 	ATTND_QUEUE_FULL = 38,     /* the session's or the daemon's bounded queue is full; nothing executed */
 	/* ours */
