@@ -319,6 +319,9 @@ static int tenant_set(
 		{ "sessions", &tenant->sessions, 65536, false },
 		{ "kv", &tenant->kv_bytes, INT64_MAX, true },
 		{ "weight", &tenant->weight, 1000, false },
+		{ "requests", &tenant->requests, UINT32_MAX, false },
+		{ "device_ms", &tenant->device_ms, 1000, false },
+		{ "device_burst_ms", &tenant->device_burst_ms, 60000, false },
 	};
 
 	if (rc)
@@ -338,7 +341,8 @@ static int tenant_set(
 		return 0;
 	}
 	return bad_value("tenant", key, value,
-		"unknown key; a tenant has: uid gid models clients sessions kv attention weight");
+		"unknown key; a tenant has: uid gid models clients sessions kv attention weight requests device_ms "
+		"device_burst_ms");
 }
 
 /* ---- the ways in ---------------------------------------------------------------------- */
@@ -518,7 +522,10 @@ void svc_config_print_defaults(FILE *file)
 	      "\n# Who may attach, and to how much; the first entry that fits a client's uid and gid counts, and without any entry everybody\n"
 	      "# who can open the socket may. kv is a size such as 512M; models is * or names.\n"
 	      "#[tenant strategies]\n#uid = 1000\n#gid = 1000\n#models = *\n#attention = yes\n"
-	      "#clients = 16\n#sessions = 64\n#kv = 512M\n#weight = 1\n",
+	      "#clients = 16\n#sessions = 64\n#kv = 512M\n"
+	      "# Its share of device time beside tenants that want theirs, by weight. Requests accepted and not completed, of all its clients,\n"
+	      "# and milliseconds of device time in a second, with a burst saved up: of each device, 0 for no limit.\n"
+	      "#weight = 1\n#requests = 0\n#device_ms = 0\n#device_burst_ms = 0\n",
 		file);
 }
 

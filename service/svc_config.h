@@ -37,6 +37,7 @@ struct svc_tenant_config {
 	char models[512]; /* names, separated by blanks; "*": all */
 	bool attention;
 	int64_t clients, sessions, kv_bytes, weight;
+	int64_t requests, device_ms, device_burst_ms; /* 0: no limit, no limit, a tenth of a second's */
 };
 
 struct svc_config {

@@ -229,7 +229,10 @@ static void tenants_create(struct svc_daemon *daemon)
 				.attention = from->attention,
 				.sessions_max = (uint32_t)from->sessions,
 				.kv_bytes_max = (uint64_t)from->kv_bytes,
-				.weight = (uint32_t)from->weight };
+				.weight = (uint32_t)from->weight,
+				.requests_max = (uint32_t)from->requests,
+				.device_ns_per_s = (uint64_t)from->device_ms * 1000000,
+				.device_burst_ns = (uint64_t)from->device_burst_ms * 1000000 };
 	}
 	for (uint32_t i = 0; i < daemon->tenant_count; i++)
 		daemon->tenant_models[i] = daemon->tenants[i].models;

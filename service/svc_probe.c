@@ -17,6 +17,7 @@ int svc_probe_poll(void *self)
 	sched_counters_read(probe->sched, &probe->counters);
 	probe->session_count =
 		sched_sessions_view(probe->sched, probe->sessions, SVC_PROBE_SESSIONS);
+	probe->tenant_count = sched_tenants_view(probe->sched, probe->tenants, SCHED_TENANTS_MAX);
 	probe->idle = sched_idle(probe->sched);
 	/* R1: publishes the copy; pairs with A1 in svc_probe_ask. */
 	atomic_store_explicit(&probe->state, SVC_PROBE_ANSWERED, memory_order_release);

@@ -21,6 +21,8 @@ struct svc_probe {
 	struct sched *sched;
 	struct svc_agent *agent;
 	struct sched_counters counters;
+	struct sched_tenant_view tenants[SCHED_TENANTS_MAX];
+	uint32_t tenant_count;
 	bool idle;
 	uint32_t session_count;
 	struct sched_session_view sessions[SVC_PROBE_SESSIONS];

@@ -104,6 +104,8 @@ static void add_counters(cJSON *object, const struct sched_counters *c)
 		add_number(counters, numbers[i].name, (double)numbers[i].value);
 	add_number(counters, "prediction_error_median", c->error_median);
 	add_number(counters, "prediction_error_p99", c->error_p99);
+	add_number(counters, "fair_drift", (double)c->fair_drift_ns);
+	add_number(counters, "fair_drift_bound", (double)c->fair_bound_ns);
 	add_statuses(counters, c);
 }
 
@@ -115,6 +117,24 @@ static void add_kv(cJSON *object, const struct sched_counters *c)
 	add_number(kv, "used", (double)c->kv_bytes_used);
 	add_number(kv, "dirty", (double)c->kv_bytes_dirty);
 	add_number(kv, "free", (double)c->kv_bytes_free);
+}
+
+static void add_tenants(cJSON *object, const struct svc_daemon *daemon, const struct svc_probe *probe)
+{
+	cJSON *array = cJSON_AddArrayToObject(object, "tenants");
+
+	for (uint32_t i = 0; i < probe->tenant_count; i++) {
+		const struct sched_tenant_view *view = &probe->tenants[i];
+		cJSON *item = cJSON_CreateObject();
+
+		cJSON_AddStringToObject(item, "tenant", tenant_name(&daemon->config, i));
+		add_number(item, "weight", view->weight);
+		add_number(item, "sessions", view->sessions);
+		add_number(item, "requests", view->requests);
+		add_number(item, "used_ns", (double)view->used_ns);
+		cJSON_AddBoolToObject(item, "held", view->held);
+		cJSON_AddItemToArray(array, item);
+	}
 }
 
 static void add_front(cJSON *root, const struct svc_daemon *daemon)
@@ -202,9 +222,11 @@ static void answer_status(struct svc_control *control, cJSON *root)
 		add_number(item, "device", i);
 		add_kv(item, &probe->counters);
 		add_counters(item, &probe->counters);
+		add_tenants(item, daemon, probe);
 		if (i == 0) { /* most machines have one device: its figures also stand at the top */
 			add_kv(root, &probe->counters);
 			add_counters(root, &probe->counters);
+			add_tenants(root, daemon, probe);
 		}
 	}
 	add_front(root, daemon);

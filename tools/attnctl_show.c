@@ -120,11 +120,34 @@ static void show_clients(const cJSON *clients)
 	tool_table_print(table, stdout);
 }
 
+/* Who is alone shares with nobody. */
+static void show_tenants(const cJSON *tenants)
+{
+	struct tool_table *table;
+	const cJSON *one;
+
+	if (cJSON_GetArraySize(tenants) < 2)
+		return;
+	putchar('\n');
+	table = tool_table_new("tenant|>weight|>sessions|>requests|>device ms|quota");
+	cJSON_ArrayForEach(one, tenants) {
+		tool_table_row(table);
+		cell_string(table, one, "tenant");
+		tool_table_cell(table, "%.0f", tool_json_number(one, "weight"));
+		cell_count(table, one, "sessions");
+		cell_count(table, one, "requests");
+		tool_table_cell(table, "%.0f", tool_json_number(one, "used_ns") * 1e-6);
+		tool_table_cell(table, "%s", cJSON_IsTrue(tool_json_member(one, "held")) ? "used up" : "");
+	}
+	tool_table_print(table, stdout);
+}
+
 void attnctl_show_status(const cJSON *answer)
 {
 	show_daemon(answer);
 	show_missing(tool_json_member(answer, "missing"));
 	show_counters(tool_json_member(answer, "counters"));
+	show_tenants(tool_json_member(answer, "tenants"));
 	show_clients(tool_json_member(answer, "clients"));
 }
 

@@ -86,7 +86,8 @@ static void test_values(void **state)
 	assert_int_equal(
 		from_text(
 			"[kv]\npool = 3g\ndefault=int8\n[placement]\nworkers=auto\nworker_cpus=1,2, 3\nidle = spin\n"
-			"[model small]\npath=/dev/null\n[tenant a]\nuid=7\nmodels=small\nkv=1M\n[tenant b]\n\ngid = 9\nattention=no\n"),
+			"[model small]\npath=/dev/null\n[tenant a]\nuid=7\nmodels=small\nkv=1M\n[tenant b]\n\ngid = 9\nattention=no\n"
+			"requests = 12\ndevice_ms = 250\ndevice_burst_ms = 40\n"),
 		0);
 	assert_int_equal(config.kv_pool_bytes, INT64_C(3) << 30);
 	assert_int_equal(config.kv_default, KERN_KV_INT8);
@@ -98,6 +99,9 @@ static void test_values(void **state)
 	assert_int_equal(config.tenant_count, 2);
 	assert_int_equal(config.tenants[0].kv_bytes, 1 << 20);
 	assert_false(config.tenants[1].attention);
+	assert_true(config.tenants[0].requests == 0 && config.tenants[0].device_ms == 0);
+	assert_true(config.tenants[1].requests == 12 && config.tenants[1].device_ms == 250 &&
+		config.tenants[1].device_burst_ms == 40);
 	assert_int_equal(svc_config_check(&config), 0);
 	assert_int_equal(svc_config_tenant(&config, 7, 1), 0);
 	assert_int_equal(svc_config_tenant(&config, 8, 9), 1);
@@ -154,6 +158,7 @@ static void test_mistakes(void **state)
 	wrong("[model m]\nsize = 3\n", "unknown key");
 	wrong("[tenant t]\nmodels = ghost\n", "no [model ghost]");
 	wrong("[tenant t]\nuid = bob\n", "uid");
+	wrong("[tenant t]\ndevice_ms = 1001\n", "device_ms");
 	for (int i = 0; i < SCHED_MODELS_MAX + 1; i++)
 		sprintf(many + strlen(many), "[model m%d]\npath = /dev/null\n", i);
 	wrong(many, "more than");
