@@ -126,6 +126,11 @@ static int check_place(const struct sched *sched, const struct sched_session *se
 		return base_fail(EINVAL,
 			"session %u waits for nobody: its head is queued and was not kicked",
 			session->index);
+	if (session->place == PLACE_READY &&
+		(session->head_deadline_ns != head->deadline_ns ||
+			session->head_rows != head->rows - head->rows_done ||
+			session->head_class != head->record.priority_class))
+		return base_fail(EINVAL, "session %u is ready for something else than its head", session->index);
 	if (session->place == PLACE_READY && sched_list_empty(&session->client->of_active))
 		return base_fail(EINVAL, "session %u is ready, its client %u is not active",
 			session->index, session->client->number);

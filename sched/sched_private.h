@@ -144,8 +144,15 @@ struct sched_request {
 enum sched_place { PLACE_NONE, PLACE_READY, PLACE_PARKED, PLACE_BLOCKED };
 
 struct sched_session {
-	struct sched_list of_client; /* in the client's sessions; in the free ones */
+	/* While it is ready, all that its turn depends on: with a thousand of them, a cache line each is looked at for a step. */
 	struct sched_list of_place;
+	int64_t waiting_since_ns;
+	int64_t head_deadline_ns; /* these three: of its head request */
+	uint32_t head_rows;       /* left */
+	uint8_t head_class;
+	uint32_t model; /* ATTENTION: model_count */
+	/* so far */
+	struct sched_list of_client; /* in the client's sessions; in the free ones */
 	struct sched_list of_kicked;
 	struct sched_list queue;     /* its requests, in order */
 	struct sched_client *client; /* NULL: free */
@@ -154,7 +161,6 @@ struct sched_session {
 	bool busy;         /* in a flight */
 	bool closing;      /* its handle is dead; freed when its flight lands */
 	uint8_t kind;      /* enum attnd_session_kind */
-	uint32_t model;    /* ATTENTION: model_count */
 	uint32_t position; /* tokens in the cache; ATTENTION: the most of any layer */
 	uint32_t max_tokens;
 	uint32_t block_count;
@@ -164,7 +170,6 @@ struct sched_session {
 	uint32_t *layers;       /* [ATTND_LAYERS_MAX] positions, ATTENTION */
 	struct kern_kv_geometry kv;
 	size_t take_bytes[2]; /* of block 0, of later ones, as asked from the pool */
-	int64_t waiting_since_ns;
 	struct model_sampling sampling;
 	uint32_t window;       /* ATTENTION */
 	float scale, soft_cap; /* ATTENTION */
@@ -250,14 +255,17 @@ struct sched_candidate {
 	struct sched_session *session;
 	int64_t deadline_ns;
 	uint64_t fair; /* its turn inside its tenant */
-	uint32_t class;
+	uint16_t model;
+	uint8_t class;
+	bool decode; /* a single row */
 };
 
 /* A tenant's candidates while a work is formed, and its virtual time if those taken so far were charged already. */
 struct sched_turn {
 	struct sched_tenant_use *use;
 	struct sched_candidate *decodes, *prefills;
-	uint32_t tenant, decode_count, prefill_count;
+	uint32_t tenant, decode_count, prefill_count, oldest;
+	int64_t oldest_ns; /* since then candidate `oldest` waits */
 	int64_t virtual_ns;
 	double spent_ns;
 };

@@ -69,6 +69,7 @@ void sched_session_enter_place(
 {
 	struct sched_client *client = session->client;
 	struct sched_tenant_use *use = &sched->uses[client->tenant];
+	const struct sched_request *request = sched_session_head(session);
 
 	sched_session_leave_place(sched, session);
 	session->place = (uint8_t)place;
@@ -85,6 +86,9 @@ void sched_session_enter_place(
 		}
 		sched_list_append(&client->ready, &session->of_place);
 		session->waiting_since_ns = sched->now_ns;
+		session->head_deadline_ns = request->deadline_ns;
+		session->head_rows = request->rows - request->rows_done;
+		session->head_class = request->record.priority_class;
 		break;
 	case PLACE_PARKED:
 		sched_list_append(&client->parked, &session->of_place);

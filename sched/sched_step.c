@@ -54,44 +54,44 @@ static bool before(const struct sched_candidate *a, const struct sched_candidate
 	return a->fair < b->fair;
 }
 
-/* The ready sessions of a client, in turn; what is past its deadline ends here. */
+/* The ready sessions of a client, in turn; what is past its deadline ends here. Of what it passes it reads one cache line
+ * each. */
 static void gather_client(struct sched *sched, struct sched_client *client, struct sched_turn *turn)
 {
+	const uint32_t chunk = sched->options.prefill_chunk;
 	uint64_t fair = client->served;
 	struct sched_list *link, *next;
 
 	for (link = client->ready.next; link != &client->ready; link = next) {
 		struct sched_session *session = sched_session_of_place(link);
-		struct sched_request *request = sched_session_head(session);
-		uint32_t rows = remaining(request) < sched->options.prefill_chunk
-			? remaining(request)
-			: sched->options.prefill_chunk;
+		const uint32_t rows = session->head_rows;
 
 		next = link->next;
-		if (request->deadline_ns <= sched->now_ns) {
-			sched_request_complete(sched, request, ATTND_EXPIRED);
+		if (session->head_deadline_ns <= sched->now_ns) {
+			sched_request_complete(sched, sched_session_head(session), ATTND_EXPIRED);
 			continue;
 		}
+		if (session->waiting_since_ns < turn->oldest_ns) {
+			turn->oldest_ns = session->waiting_since_ns;
+			turn->oldest = turn->decode_count;
+		}
 		turn->decodes[turn->decode_count++] = (struct sched_candidate){ .session = session,
-			.deadline_ns = request->deadline_ns,
+			.deadline_ns = session->head_deadline_ns,
 			.fair = fair,
-			.class = request->record.priority_class };
-		fair += rows ? rows : 1;
+			.model = (uint16_t)session->model,
+			.class = session->head_class,
+			.decode = rows == 1 };
+		fair += rows > chunk ? chunk : rows > 0 ? rows : 1;
 	}
 }
 
 /* The one that waited too long is made the most urgent. */
 static void favour_aged(const struct sched *sched, struct sched_turn *turn)
 {
-	struct sched_candidate *oldest = turn->decodes;
-
-	for (uint32_t i = 1; i < turn->decode_count; i++)
-		if (turn->decodes[i].session->waiting_since_ns < oldest->session->waiting_since_ns)
-			oldest = &turn->decodes[i];
-	if (turn->decode_count > 0 && sched->now_ns - oldest->session->waiting_since_ns > SCHED_AGED_NS) {
-		oldest->class = ATTND_CLASS_LATENCY;
-		oldest->deadline_ns = INT64_MIN;
-	}
+	if (turn->decode_count == 0 || sched->now_ns - turn->oldest_ns <= SCHED_AGED_NS)
+		return;
+	turn->decodes[turn->oldest].class = ATTND_CLASS_LATENCY;
+	turn->decodes[turn->oldest].deadline_ns = INT64_MIN;
 }
 
 /* All candidates, tenant by tenant, among the decodes for now; those of a tenant over its quota are none. */
@@ -112,7 +112,8 @@ static void gather(struct sched *sched)
 			.tenant = (uint32_t)(use - sched->uses),
 			.decodes = sched->decodes + count,
 			.prefills = sched->prefills + count,
-			.virtual_ns = use->virtual_ns };
+			.virtual_ns = use->virtual_ns,
+			.oldest_ns = INT64_MAX };
 		for (c = use->active.next; c != &use->active; c = next_client) {
 			next_client = c->next;
 			gather_client(sched, sched_client_of_active(c), turn);
@@ -181,9 +182,9 @@ static void divide(struct sched_turn *turn, uint32_t model, bool attends, struct
 	for (uint32_t i = 0; i < count; i++) {
 		struct sched_candidate candidate = turn->decodes[i];
 
-		if (candidate.session->model != model)
+		if (candidate.model != model)
 			continue;
-		if (attends || remaining(sched_session_head(candidate.session)) == 1)
+		if (attends || candidate.decode)
 			turn->decodes[turn->decode_count++] = candidate;
 		else
 			turn->prefills[turn->prefill_count++] = candidate;
@@ -589,7 +590,7 @@ static void form_attend(struct sched *sched, struct forming *f)
 /* Candidates of one model, each tenant's in heaps; who has others is left behind with these. */
 static void choose_model(struct sched *sched, struct forming *f)
 {
-	const uint32_t model = most_urgent(next_turn(sched))->session->model;
+	const uint32_t model = most_urgent(next_turn(sched))->model;
 	const bool attends = model == sched->options.model_count;
 
 	f->flight->model = model;

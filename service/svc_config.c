@@ -523,7 +523,7 @@ void svc_config_print_defaults(FILE *file)
 	      "# who can open the socket may. kv is a size such as 512M; models is * or names.\n"
 	      "#[tenant strategies]\n#uid = 1000\n#gid = 1000\n#models = *\n#attention = yes\n"
 	      "#clients = 16\n#sessions = 64\n#kv = 512M\n"
-	      "# Its share of device time beside tenants that want theirs, by weight. Requests accepted and not completed, of all its clients,\n"
+	      "# Its share of device time beside tenants that want theirs, by weight. Unfinished requests of all its clients,\n"
 	      "# and milliseconds of device time in a second, with a burst saved up: of each device, 0 for no limit.\n"
 	      "#weight = 1\n#requests = 0\n#device_ms = 0\n#device_burst_ms = 0\n",
 		file);
