@@ -32,11 +32,10 @@ struct rival {
 	double left_ns, counted_ns;
 };
 
-static bool more_urgent(const struct sched_request *request, const struct attnd_request *record)
+static bool more_urgent(uint8_t class, int64_t deadline_ns, const struct attnd_request *record)
 {
-	return request->record.priority_class < record->priority_class ||
-		(request->record.priority_class == record->priority_class &&
-			request->deadline_ns < record->deadline_ns);
+	return class < record->priority_class ||
+		(class == record->priority_class && deadline_ns < record->deadline_ns);
 }
 
 static uint64_t visits_of(uint64_t position, uint64_t rows)
@@ -139,12 +138,14 @@ static void add_ready(const struct sched *sched, struct ahead *ahead, const stru
 
 		for (struct sched_list *s = client->ready.next; s != &client->ready; s = s->next) {
 			const struct sched_session *session = sched_session_of_place(s);
-			const struct sched_request *request = sched_session_head(session);
 
 			if (rival)
-				add_rival(sched, ahead, rival, request, own->model, rows_left(request));
-			else if (session != own && more_urgent(request, record))
-				add_request(sched, ahead, request, own->model, rows_left(request));
+				add_rival(sched, ahead, rival, sched_session_head(session), own->model,
+					session->head_rows);
+			else if (session != own &&
+				more_urgent(session->head_class, session->head_deadline_ns, record))
+				add_request(sched, ahead, sched_session_head(session), own->model,
+					session->head_rows);
 		}
 	}
 }
@@ -160,15 +161,16 @@ static void add_flying(const struct sched *sched, struct ahead *ahead, const str
 			continue;
 		for (uint32_t i = flight->finished + flight->begun; i < flight->member_count; i++) {
 			const struct sched_member *member = &flight->members[i];
-			uint32_t rows = rows_left(member->request) - member->rows;
+			const struct sched_request *request = member->request;
+			uint32_t rows = rows_left(request) - member->rows;
 
 			if (&sched->uses[member->session->client->tenant] != use || member->session == own ||
-				(rows == 0 && member->request->record.op != ATTND_OP_GENERATE))
+				(rows == 0 && request->record.op != ATTND_OP_GENERATE))
 				continue;
 			if (rival)
-				add_rival(sched, ahead, rival, member->request, own->model, rows);
-			else if (more_urgent(member->request, record))
-				add_request(sched, ahead, member->request, own->model, rows);
+				add_rival(sched, ahead, rival, request, own->model, rows);
+			else if (more_urgent(request->record.priority_class, request->deadline_ns, record))
+				add_request(sched, ahead, request, own->model, rows);
 		}
 	}
 }
@@ -321,7 +323,7 @@ static void add_rivals(const struct sched *sched, struct ahead *ahead, const str
 		if (other == use || (other->used_ns == 0 && other->requests == 0))
 			continue;
 		rival.left_ns = share_ns(sched, use, other, needed_ns);
-		expected_ns = fmin(sched_share_recent(sched, other, now_ns) * (double)needed_ns, rival.left_ns);
+		expected_ns = fmin(sched_share_recent(other, now_ns) * (double)needed_ns, rival.left_ns);
 		if (!other->held)
 			add_ready(sched, ahead, other, &message->record, session, &rival);
 		add_flying(sched, ahead, other, &message->record, session, &rival);

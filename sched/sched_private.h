@@ -504,7 +504,7 @@ void sched_describe(
 uint32_t sched_share_weight(const struct sched *sched, const struct sched_tenant_use *use);
 /* The tenant got its first ready session, or lost its last one. */
 void sched_share_enter(struct sched *sched, struct sched_tenant_use *use);
-void sched_share_leave(struct sched *sched, struct sched_tenant_use *use);
+void sched_share_leave(struct sched_tenant_use *use);
 /* Whether its quota of device time lets it run now; who was held up competes anew. */
 bool sched_share_may(struct sched *sched, struct sched_tenant_use *use);
 /* When its quota lets it run again; in the past: now. */
@@ -517,7 +517,7 @@ void sched_share_join(struct sched_flight *flight, uint32_t tenant, const struct
 void sched_share_charge(struct sched *sched, struct sched_flight *flight);
 void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_t actual_ns);
 /* Device time that a tenant took lately, as a share of all time. */
-double sched_share_recent(const struct sched *sched, const struct sched_tenant_use *use, int64_t now_ns);
+double sched_share_recent(const struct sched_tenant_use *use, int64_t now_ns);
 /* How far apart backlogged tenants are now, and may ever be, in nanoseconds divided by weight. */
 int64_t sched_share_drift(const struct sched *sched);
 int64_t sched_share_bound(const struct sched *sched);

@@ -59,7 +59,7 @@ void sched_session_leave_place(struct sched *sched, struct sched_session *sessio
 	if (session->place == PLACE_READY && sched_list_empty(&client->ready)) {
 		sched_list_leave(&client->of_active);
 		if (sched_list_empty(&use->active))
-			sched_share_leave(sched, use);
+			sched_share_leave(use);
 	}
 	session->place = PLACE_NONE;
 }

@@ -90,9 +90,8 @@ void sched_share_enter(struct sched *sched, struct sched_tenant_use *use)
 	sched_list_append(&sched->active, &use->of_active);
 }
 
-void sched_share_leave(struct sched *sched, struct sched_tenant_use *use)
+void sched_share_leave(struct sched_tenant_use *use)
 {
-	(void)sched;
 	sched_list_leave(&use->of_active);
 	use->backlogs += !use->held;
 	use->held = false;
@@ -119,7 +118,8 @@ int64_t sched_share_free_ns(const struct sched *sched, const struct sched_tenant
 	const uint64_t most = INT64_MAX;
 	uint64_t burst_ns = tenant->device_burst_ns ? tenant->device_burst_ns : tenant->device_ns_per_s / 10;
 
-	if (tenant->device_ns_per_s == 0)
+	/* On the way down accepted work just finishes. */
+	if (tenant->device_ns_per_s == 0 || sched->draining)
 		return INT64_MIN;
 	return use->paid_until_ns - pay_ns(tenant, (int64_t)(burst_ns < most ? burst_ns : most));
 }
@@ -239,9 +239,8 @@ static double faded(const struct sched_tenant_use *use, int64_t now_ns)
 		: use->recent_ns;
 }
 
-double sched_share_recent(const struct sched *sched, const struct sched_tenant_use *use, int64_t now_ns)
+double sched_share_recent(const struct sched_tenant_use *use, int64_t now_ns)
 {
-	(void)sched;
 	return faded(use, now_ns) / SCHED_RECENT_NS;
 }
 
