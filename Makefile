@@ -217,6 +217,10 @@ $(O)/tests/fuzz/fuzz_%: $(O)/obj/tests/fuzz/fuzz_%.o $(if $(FUZZ),,$(O)/obj/test
 $(O)/tests/%: $(O)/obj/tests/%.o $(O)/lib/libtests.a $(ARCHIVES)
 	$(call say,LD,$@)mkdir -p $(@D) && $(link) $(O)/lib/libtests.a $(ALL_ARCHIVES) $(TEST_LIBS) $(LIBS)
 
+# Tests of parts of a tool take these with them.
+$(addprefix $(O)/tests/,unit/test_attnsim fuzz/fuzz_trace): \
+	$(call objects,$(addprefix tools/attnsim_,trace.c noise.c device.c))
+
 # The client library: of the other archives it takes only the members it needs, and hides them.
 CLIENT_PARTS := -Wl,--whole-archive $(O)/lib/libclient-lib.a -Wl,--no-whole-archive \
 	-Wl,--start-group $(addprefix $(O)/lib/lib,shm-ipc.a netio.a base.a) -Wl,--end-group

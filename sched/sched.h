@@ -99,6 +99,14 @@ struct sched_model {
 	const char *name;         /* what clients ask for; NULL: the name in its file */
 };
 
+/* Who goes first inside a class. The last two are here to be compared with: they admit everything, stop nothing that is late,
+ * and know neither fair shares (but between equals) nor the age of what waits. */
+enum sched_policy {
+	SCHED_POLICY_PROMISE, /* by deadline; what would be late is refused */
+	SCHED_POLICY_ARRIVAL, /* by arrival */
+	SCHED_POLICY_EARLIEST /* by deadline */
+};
+
 struct sched_options {
 	size_t struct_bytes;
 	struct base_clock *clock;
@@ -125,6 +133,7 @@ struct sched_options {
 	uint32_t
 		out_rows_max; /* output rows of one step; a request with more is cut into several */
 	const char *build;    /* for DESCRIBE */
+	enum sched_policy policy;
 };
 
 /* ---- the role ------------------------------------------------------------------------- */

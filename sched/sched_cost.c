@@ -171,10 +171,21 @@ static void add_to_spread(struct sched_cost_fit *fit, const double direction[SCH
 			fit->spread[i][j] += weight * direction[i] * direction[j];
 }
 
+/* Where a factor was cut at nothing the others are scaled, so that the sample is explained as it would have been. Else what
+ * is cut again and again would drive them away without end. */
+static void keep_ratio(struct sched_cost_fit *fit, const double share[SCHED_COST_TERMS], double ratio)
+{
+	const double scale = ratio / ratio_of(fit, share);
+
+	for (uint32_t i = 0; i < SCHED_COST_TERMS && scale > 0.0; i++)
+		fit->factor[i] *= scale;
+}
+
 static void follow(struct sched_cost_fit *fit, const double share[SCHED_COST_TERMS], double ratio)
 {
 	const double expected = ratio_of(fit, share);
 	double direction[SCHED_COST_TERMS], length = direction_of(fit, share, direction), error;
+	bool cut = false;
 
 	if (fit->samples > 0 && ratio > expected * SAMPLE_MOST)
 		ratio = expected * SAMPLE_MOST;
@@ -182,9 +193,12 @@ static void follow(struct sched_cost_fit *fit, const double share[SCHED_COST_TER
 	for (uint32_t i = 0; i < SCHED_COST_TERMS; i++) {
 		fit->factor[i] += direction[i] / (1.0 + length) * error;
 		/* No term is ever an advantage. */
+		cut = cut || fit->factor[i] < 0.0;
 		if (fit->factor[i] < 0.0)
 			fit->factor[i] = 0.0;
 	}
+	if (cut)
+		keep_ratio(fit, share, expected + length / (1.0 + length) * error);
 	add_to_spread(fit, direction, -1.0 / (1.0 + length));
 	length = direction_of(fit, share, direction);
 	/* Rounding could make it nothing or less after very many samples. */

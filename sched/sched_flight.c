@@ -9,6 +9,8 @@
 
 #include "sched/sched_private.h"
 
+static const double SCHED_ZERO_SECONDS = 1e-4;
+
 static struct sched_flight *flight_at(struct sched *sched, uint32_t i)
 {
 	return &sched->flights[(sched->flight_first + i) % SCHED_FLIGHTS];
@@ -208,6 +210,14 @@ void sched_flights_wait(struct sched *sched)
 	}
 }
 
+/* So much that an urgent step waits little for it: what this device clears in a tenth of a millisecond. */
+static size_t zero_bytes(const struct sched *sched)
+{
+	const double bytes = sched->backend->properties.bytes_per_second * SCHED_ZERO_SECONDS;
+
+	return bytes > SCHED_ZERO_BYTES ? (size_t)bytes : SCHED_ZERO_BYTES;
+}
+
 int sched_zero_form(struct sched *sched)
 {
 	struct sched_flight *flight;
@@ -226,7 +236,7 @@ int sched_zero_form(struct sched *sched)
 		return 0;
 	flight->work.kind = KERN_WORK_ZERO;
 	flight->span_count =
-		sched_kv_dirty(sched->kv, flight->spans, SCHED_SPANS, SCHED_ZERO_BYTES);
+		sched_kv_dirty(sched->kv, flight->spans, SCHED_SPANS, zero_bytes(sched));
 	if (flight->span_count == 0)
 		return 0;
 	sched_flight_launch(sched, flight);

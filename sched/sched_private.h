@@ -10,6 +10,7 @@
  *   sched_blocks.c    a session's KV blocks: take, copy before a write, share, release
  *   sched_predict.c   when a request that arrives now would finish
  *   sched_share.c     tenants: whose turn it is, who pays for a step, quotas of device time
+ *   sched_promise.c   whether it then breaks an earlier promise
  *   sched_start.c     validation of STEP and GENERATE;   sched_attend.c: of APPEND and ATTEND
  *   sched_step.c      who runs next: candidates, order, forming a step
  *   sched_flight.c    works on the device: submit, poll, and what follows from copies and zeroing
@@ -45,13 +46,14 @@ enum {
 	SCHED_SPANS =
 		128, /* blocks of one COPY or ZERO; one request copies 4096 / 64 + 1 at most */
 	SCHED_ATTENDS = 64,         /* items of one ATTEND */
-	SCHED_ZERO_BYTES = 1 << 20, /* of one ZERO, so that an urgent step waits little for it */
+	SCHED_ZERO_BYTES = 1 << 20, /* of one ZERO at least, on a device however slow */
 	SCHED_NOP_BYTES_MAX = 1 << 20,
 	SCHED_NOP_BYTES_SMALL = 1 << 16, /* a larger one ends the poll that answers it */
 	SCHED_FINISH_LOGITS =
 		1 << 16,           /* logits looked at in one poll, so that others wait little */
 	SCHED_ATTEND_NS = 2000000, /* raw attention is cut into works of about this length */
 	SCHED_AGED_NS = 250000000, /* who waits longer comes first, one per step: nobody starves */
+	SCHED_AGED_PART = 8, /* with so manieth of its rows: nor does it break what was promised */
 	SCHED_EXPIRY_NS = 50000,   /* deadlines are looked for no more often than this */
 	SCHED_DOUBT_NS = 1000000000, /* what was last measured longer ago refuses nobody for good */
 	SCHED_RECENT_NS = 1000000000, /* how long a tenant is expected to go on as it did */
@@ -562,5 +564,17 @@ bool sched_row_selected(const struct sched_request *request, uint32_t row);
 /* Predicted finish of a request that arrives now, behind more urgent work. */
 int64_t sched_predict(const struct sched *sched, const struct sched_message *message,
 	const struct sched_session *session);
+
+/* ---- sched_promise.c ------------------------------------------------------------------ */
+
+/* The same with all that waits laid out in order; beyond the deadline too where somebody else would miss the one that was promised. */
+int64_t sched_promise(struct sched *sched, const struct sched_message *message, const struct sched_session *session);
+/* Rows that one who waited too long gets of a step before all others. */
+static inline uint32_t sched_aged_rows(const struct sched *sched)
+{
+	const uint32_t rows = sched->options.step_rows_max / SCHED_AGED_PART;
+
+	return rows ? rows : 1;
+}
 
 #endif

@@ -100,7 +100,9 @@ static void enqueue(struct sched *sched, const struct sched_message *message,
 	sched->counters.requests++;
 	sched->counters.by_op[request->record.op]++;
 	sched_request_deadline(sched, request,
-		message->record.deadline_ns ? message->record.deadline_ns : INT64_MAX);
+		message->record.deadline_ns && sched->options.policy == SCHED_POLICY_PROMISE
+			? message->record.deadline_ns
+			: INT64_MAX);
 	sched_session_kick(sched, session);
 }
 
@@ -150,9 +152,12 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 	else if (tenant->requests_max > 0 &&
 		sched->uses[client->tenant].requests >= tenant->requests_max)
 		status = ATTND_OVER_QUOTA;
-	else if (message->record.deadline_ns != 0) {
+	else if (message->record.deadline_ns != 0 && sched->options.policy == SCHED_POLICY_PROMISE) {
 		int64_t finish_ns = sched_predict(sched, message, session);
 
+		if (finish_ns <= message->record.deadline_ns &&
+			(message->record.op == ATTND_OP_STEP || message->record.op == ATTND_OP_GENERATE))
+			finish_ns = sched_promise(sched, message, session);
 		if (finish_ns > message->record.deadline_ns && !worth_a_try(sched, message, session)) {
 			status = ATTND_REFUSED_DEADLINE;
 			value = (uint64_t)finish_ns;

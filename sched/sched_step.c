@@ -54,6 +54,19 @@ static bool before(const struct sched_candidate *a, const struct sched_candidate
 	return a->fair < b->fair;
 }
 
+/* What stands in a candidate's place of the deadline, by the policy. */
+static int64_t order_ns(const struct sched *sched, const struct sched_session *session)
+{
+	const struct sched_request *request;
+
+	if (sched->options.policy == SCHED_POLICY_PROMISE)
+		return session->head_deadline_ns;
+	request = sched_session_head(session);
+	if (sched->options.policy == SCHED_POLICY_ARRIVAL)
+		return request->admitted_ns;
+	return request->record.deadline_ns ? request->record.deadline_ns : INT64_MAX;
+}
+
 /* The ready sessions of a client, in turn; what is past its deadline ends here. Of what it passes it reads one cache line
  * each. */
 static void gather_client(struct sched *sched, struct sched_client *client, struct sched_turn *turn)
@@ -76,7 +89,7 @@ static void gather_client(struct sched *sched, struct sched_client *client, stru
 			turn->oldest = turn->decode_count;
 		}
 		turn->decodes[turn->decode_count++] = (struct sched_candidate){ .session = session,
-			.deadline_ns = session->head_deadline_ns,
+			.deadline_ns = order_ns(sched, session),
 			.fair = fair,
 			.model = (uint16_t)session->model,
 			.class = session->head_class,
@@ -88,7 +101,8 @@ static void gather_client(struct sched *sched, struct sched_client *client, stru
 /* The one that waited too long is made the most urgent. */
 static void favour_aged(const struct sched *sched, struct sched_turn *turn)
 {
-	if (turn->decode_count == 0 || sched->now_ns - turn->oldest_ns <= SCHED_AGED_NS)
+	if (turn->decode_count == 0 || sched->now_ns - turn->oldest_ns <= SCHED_AGED_NS ||
+		sched->options.policy != SCHED_POLICY_PROMISE)
 		return;
 	turn->decodes[turn->oldest].class = ATTND_CLASS_LATENCY;
 	turn->decodes[turn->oldest].deadline_ns = INT64_MIN;
@@ -435,6 +449,8 @@ static void try_member(struct sched *sched, struct forming *f, struct sched_turn
 
 	if (rows > sched->options.prefill_chunk)
 		rows = sched->options.prefill_chunk;
+	if (candidate->deadline_ns == INT64_MIN && rows > sched_aged_rows(sched))
+		rows = sched_aged_rows(sched);
 	if (rows > f->rows_left)
 		rows = f->rows_left;
 	if (rows > 1)

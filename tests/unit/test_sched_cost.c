@@ -223,6 +223,32 @@ static void the_band_is_honest(void **state)
 	assert_in_range(below, count * 85 / 100, count * 95 / 100);
 }
 
+/* Full steps on a device that computes while it reads: what is read costs nothing there, and its factor is cut at nothing
+ * again and again. The others must not run away with it. */
+static void cuts_drive_nothing_away(void **state)
+{
+	struct sched_cost cost;
+
+	(void)state;
+	rand_state = 11;
+	init(&cost);
+	for (int i = 0; i < 20000; i++) {
+		const uint32_t decodes = 36 + (uint32_t)base_rand_next(&rand_state) % 80;
+		const struct sched_load load = { .rows = 512,
+			.outs = decodes,
+			.visits = base_rand_next(&rand_state) % 2000000,
+			.kv_bytes = decodes * UINT64_C(5000000) };
+		const int64_t predicted = sched_cost_predict(&cost, 0, &load);
+		const double operations_ns = 512 * 100000.0 + decodes * 10000.0 + (double)load.visits * 102.0;
+		const double bytes_ns = 100000.0 + (double)load.kv_bytes * 0.1;
+		const double ns = fmax(operations_ns, bytes_ns) * between(0.8, 1.6);
+
+		if (i > 100)
+			assert_true((double)predicted < 4.0 * ns && ns < 4.0 * (double)predicted);
+		sched_cost_learn(&cost, 0, &load, predicted, (int64_t)ns);
+	}
+}
+
 /* Whatever comes, a prediction is a positive number. */
 static void nonsense_is_survived(void **state)
 {
@@ -256,6 +282,7 @@ int main(void)
 		cmocka_unit_test(changes_are_followed),
 		cmocka_unit_test(monotony_forgets_nothing),
 		cmocka_unit_test(the_band_is_honest),
+		cmocka_unit_test(cuts_drive_nothing_away),
 		cmocka_unit_test(nonsense_is_survived),
 	};
 

@@ -349,6 +349,41 @@ static void promises_hold_on_a_noisy_device(void **state)
 	rig_stop(&rig);
 }
 
+/* A request of a higher class that would take what another one was promised is refused; with time for both it is not. */
+static void promises_are_not_broken(void **state)
+{
+	(void)state;
+	for (int64_t patient = 0; patient < 2; patient++) {
+		struct attnd_completion completion;
+		uint64_t sessions[3], first, second;
+		int64_t alone_ns;
+
+		rig_start_plain(&rig);
+		for (uint32_t i = 0; i < 3; i++)
+			sessions[i] = rig_open(&rig, 0, 0);
+		alone_ns = rig.clock.fake_ns;
+		marked(0, sessions[2], 500, 1, ATTND_CLASS_INTERACTIVE, 0);
+		rig_run(&rig);
+		alone_ns = rig.clock.fake_ns - alone_ns;
+		marked(0, sessions[2], 500, 1, ATTND_CLASS_INTERACTIVE, 0); /* the cost model learns */
+		rig_run(&rig);
+		first = marked(0, sessions[0], 500, 1, ATTND_CLASS_INTERACTIVE,
+			rig.clock.fake_ns + alone_ns * (patient ? 60 : 15) / 10);
+		rig_settle(&rig);
+		second = marked(0, sessions[1], 500, 1, ATTND_CLASS_LATENCY, rig.clock.fake_ns + alone_ns * 6);
+		rig_settle(&rig);
+		assert_false(rig_has(&rig, first));
+		assert_int_equal(rig_has(&rig, second), !patient);
+		rig_run(&rig);
+		completion = rig_take(&rig, second);
+		assert_int_equal(completion.status, patient ? ATTND_OK : ATTND_REFUSED_DEADLINE);
+		completion = rig_take(&rig, first);
+		assert_int_equal(completion.status, ATTND_OK);
+		assert_int_equal(completion.flags, ATTND_CPL_FINAL);
+		rig_stop(&rig);
+	}
+}
+
 static void refused_and_unchanged(void **state)
 {
 	uint32_t history[64];
@@ -387,6 +422,42 @@ static void refused_and_unchanged(void **state)
 	rig_settle(&rig);
 	assert_int_equal(rig_take(&rig, id).status, ATTND_REFUSED_DEADLINE);
 	rig_stop(&rig);
+}
+
+/* By arrival, or by deadline: everything is admitted, and nothing that is late is stopped. */
+static void policies_to_compare_with(void **state)
+{
+	const enum sched_policy policies[] = { SCHED_POLICY_ARRIVAL, SCHED_POLICY_EARLIEST };
+
+	(void)state;
+	for (uint32_t p = 0; p < 2; p++) {
+		uint64_t early, late;
+
+		rig_init(&rig);
+		rig.options.policy = policies[p];
+		rig_start(&rig);
+		rig_add(&rig, 0, 0, 1000);
+		rig_add(&rig, 1, 0, 1000);
+		hold();
+		late = marked(0, rig_open_now(&rig, 0, 0), 64, 1, ATTND_CLASS_BULK, rig.clock.fake_ns + 1000);
+		rig.clock.fake_ns += 10;
+		rig_settle(&rig);
+		early = marked(0, rig_open_now(&rig, 0, 0), 64, 2, ATTND_CLASS_BULK, rig.clock.fake_ns + 500);
+		rig_settle(&rig);
+		rig_run(&rig);
+		for (uint32_t i = 0; i < rig.reply_count; i++) {
+			const uint64_t id = rig.replies[i].completion.request_id;
+
+			/* Who is first to end was first to go. */
+			if (id != early && id != late)
+				continue;
+			assert_int_equal(id, policies[p] == SCHED_POLICY_ARRIVAL ? late : early);
+			break;
+		}
+		assert_int_equal(rig_take(&rig, early).status, ATTND_OK);
+		assert_int_equal(rig_take(&rig, late).status, ATTND_OK);
+		rig_stop(&rig);
+	}
 }
 
 static void late_or_expired(void **state)
@@ -528,6 +599,8 @@ int main(void)
 		cmocka_unit_test(a_full_backend),
 		cmocka_unit_test(refused_and_unchanged),
 		cmocka_unit_test(promises_hold_on_a_noisy_device),
+		cmocka_unit_test(promises_are_not_broken),
+		cmocka_unit_test(policies_to_compare_with),
 		cmocka_unit_test(late_or_expired),
 		cmocka_unit_test(the_next_event_is_the_deadline),
 		cmocka_unit_test(deadlines_between_tokens),
