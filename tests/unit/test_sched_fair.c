@@ -329,7 +329,8 @@ static void drift_stays_bounded(void **state)
 		random_state = seed;
 		world_start(seed);
 		longest = 0.0;
-		print_message(worlds <= 10 || only ? "# seed %llu\n" : "", (unsigned long long)seed);
+		if (worlds <= 10 || only)
+			print_message("# seed %llu\n", (unsigned long long)seed);
 		for (uint32_t i = 0; i < WORLD_SCHEDULES; i++)
 			schedule_run();
 		rig_stop(&rig);
