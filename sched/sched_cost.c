@@ -25,8 +25,13 @@ static const double RATIO_LEAST = 1e-3, RATIO_MOST = 1e4;
  * for large ones until these have spoken. The first sample is believed almost wholly, later ones by a tenth. */
 static const double SPREAD_COMMON = 30.0, SPREAD_OWN = 10.0, REMEMBERED = 0.9;
 
+/* The fit is a mean that forgets, and as far off as one of (1 + REMEMBERED) / (1 - REMEMBERED) works, over however many. */
+static const double DOUBT = (1.0 - 0.9) / (1.0 + 0.9);
+
 enum { SAMPLES_LEARNT = 4 };
-enum { ERRORS_PER_DOUBLING = 64, ERRORS_ZERO = SCHED_COST_ERRORS / 2, ERRORS_KEPT = 1024 };
+/* So many works may have an accident among them. */
+enum { ERRORS_ACCIDENT = 512 };
+enum { ERRORS_PER_DOUBLING = 64, ERRORS_ZERO = SCHED_COST_ERRORS / 2, ERRORS_KEPT = 512 };
 
 static void fit_init(struct sched_cost_fit *fit)
 {
@@ -149,6 +154,21 @@ double sched_cost_terms(const struct sched_cost *cost, uint32_t model, const str
 	return sum;
 }
 
+void sched_cost_units(const struct sched_cost *cost, uint32_t model, uint32_t rows, struct sched_cost_units *units)
+{
+	const struct sched_cost_rates *rates = &cost->rates[model];
+	const struct sched_load load = { .rows = rows };
+	const double *factor = cost->fits[model][nearest(cost, model, bucket_of(&load))].factor;
+	const double row_ns = rows * rates->row_ns > rates->weights_ns ? rates->row_ns : rates->weights_ns / rows;
+
+	*units = (struct sched_cost_units){ .step_ns = OVERHEAD_NS * factor[0],
+		.weights_ns = rates->weights_ns * factor[1],
+		.row_ns = row_ns * factor[1],
+		.visit_ns = rates->visit_ns * factor[2],
+		.out_ns = rates->out_ns * factor[3],
+		.byte_ns = rates->byte_ns * factor[4] };
+}
+
 /* direction = spread * share; returns share * spread * share. */
 static double direction_of(const struct sched_cost_fit *fit, const double share[SCHED_COST_TERMS],
 	double direction[SCHED_COST_TERMS])
@@ -208,17 +228,43 @@ static void follow(struct sched_cost_fit *fit, const double share[SCHED_COST_TER
 		fit->samples++;
 }
 
+/* The upper edge of a class of errors. */
+static double edge(uint32_t index)
+{
+	return exp2(((double)index - ERRORS_ZERO + 0.5) / ERRORS_PER_DOUBLING);
+}
+
+static uint32_t counted(const struct sched_cost_error *error, uint32_t index)
+{
+	return error->counts[0][index] + error->counts[1][index];
+}
+
+static double band_of(const struct sched_cost_error *error)
+{
+	uint32_t above = 0, i = SCHED_COST_ERRORS;
+
+	while (i-- > 0) {
+		above += counted(error, i);
+		if (above > (error->total[0] + error->total[1] >= ERRORS_ACCIDENT))
+			break;
+	}
+	return edge(i);
+}
+
 static void count_error(struct sched_cost_error *error, double ratio)
 {
 	const double at = nearbyint(log2(ratio) * ERRORS_PER_DOUBLING) + ERRORS_ZERO;
 	const double last = SCHED_COST_ERRORS - 1;
 
-	error->counts[(uint32_t)(at < 0.0 ? 0.0 : at > last ? last : at)]++;
-	if (++error->total < ERRORS_KEPT)
+	error->counts[0][(uint32_t)(at < 0.0 ? 0.0 : at > last ? last : at)]++;
+	error->band = band_of(error);
+	if (++error->total[0] < ERRORS_KEPT)
 		return;
-	error->total = 0;
-	for (uint32_t i = 0; i < SCHED_COST_ERRORS; i++)
-		error->total += error->counts[i] /= 2;
+	/* What is forgotten is forgotten whole: to halve the counts would lose the tail, where each class has one. */
+	memcpy(error->counts[1], error->counts[0], sizeof(error->counts[1]));
+	memset(error->counts[0], 0, sizeof(error->counts[0]));
+	error->total[1] = error->total[0];
+	error->total[0] = 0;
 }
 
 void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sched_load *load,
@@ -230,8 +276,8 @@ void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sche
 
 	if (actual_ns < 1)
 		actual_ns = 1;
-	/* The first guesses are no errors of what was learnt. */
-	if (predicted_ns > 0 && cost->fits[model][from].samples >= SAMPLES_LEARNT)
+	/* The first guesses for a size are no errors of what was learnt. */
+	if (predicted_ns > 0 && fit->samples >= SAMPLES_LEARNT)
 		count_error(&cost->errors[model], (double)actual_ns / (double)predicted_ns);
 	/* A size that is new begins where its neighbour stands. */
 	if (fit->samples == 0)
@@ -239,23 +285,25 @@ void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sche
 	follow(fit, share, (double)actual_ns / raw_ns);
 }
 
-/* The upper edge of a class of errors. */
-static double edge(uint32_t index)
-{
-	return exp2(((double)index - ERRORS_ZERO + 0.5) / ERRORS_PER_DOUBLING);
-}
-
 double sched_cost_error(const struct sched_cost *cost, uint32_t model, double share)
 {
 	const struct sched_cost_error *error = &cost->errors[model];
+	const uint32_t total = error->total[0] + error->total[1];
 	uint64_t seen = 0;
 
-	for (uint32_t i = 0; i < SCHED_COST_ERRORS && error->total > 0; i++) {
-		seen += error->counts[i];
-		if ((double)seen >= share * error->total)
+	for (uint32_t i = 0; i < SCHED_COST_ERRORS && total > 0; i++) {
+		seen += counted(error, i);
+		if ((double)seen >= share * total)
 			return edge(i);
 	}
 	return 1.0;
+}
+
+double sched_cost_band(const struct sched_cost *cost, uint32_t model, double works)
+{
+	const double over = cost->errors[model].band - 1.0;
+
+	return over > 0.0 ? 1.0 + over * sqrt(1.0 / works + DOUBT) : 1.0;
 }
 
 double sched_cost_error_size(const struct sched_cost *cost, double share)
@@ -263,13 +311,13 @@ double sched_cost_error_size(const struct sched_cost *cost, double share)
 	uint64_t total = 0, seen = 0;
 
 	for (uint32_t m = 0; m < SCHED_COST_MODELS; m++)
-		total += cost->errors[m].total;
+		total += cost->errors[m].total[0] + cost->errors[m].total[1];
 	/* Classes above and below zero together, outwards. */
 	for (uint32_t d = 0; d <= ERRORS_ZERO && total > 0; d++) {
 		for (uint32_t m = 0; m < SCHED_COST_MODELS; m++) {
-			seen += cost->errors[m].counts[ERRORS_ZERO + d];
+			seen += counted(&cost->errors[m], ERRORS_ZERO + d);
 			if (d > 0)
-				seen += cost->errors[m].counts[ERRORS_ZERO - d];
+				seen += counted(&cost->errors[m], ERRORS_ZERO - d);
 		}
 		if ((double)seen >= share * (double)total)
 			return edge(ERRORS_ZERO + d) - 1.0;

@@ -34,10 +34,11 @@ struct sched_cost_fit {
 	uint32_t samples;
 };
 
-/* actual / predicted of the last thousand works or so, by its logarithm. */
+/* actual / predicted by its logarithm: of the works of late, 511 at most, and of 512 before them. */
 struct sched_cost_error {
-	uint32_t counts[SCHED_COST_ERRORS];
-	uint32_t total;
+	uint32_t counts[2][SCHED_COST_ERRORS];
+	uint32_t total[2];
+	double band;
 };
 
 struct sched_cost {
@@ -45,6 +46,12 @@ struct sched_cost {
 	struct sched_cost_rates rates[SCHED_COST_MODELS];
 	struct sched_cost_fit fits[SCHED_COST_MODELS][SCHED_COST_BUCKETS];
 	struct sched_cost_error errors[SCHED_COST_MODELS];
+};
+
+/* What one of each costs, in nanoseconds, in works of about one size. */
+struct sched_cost_units {
+	double step_ns, weights_ns; /* of a work; of reading the weights, where rows do not take longer */
+	double row_ns, visit_ns, out_ns, byte_ns;
 };
 
 /* What a work consists of. ATTEND: rows are a measure of size, visits are products. */
@@ -65,11 +72,15 @@ int64_t sched_cost_predict(
 /* The same, term by term, in the order of the sum above; returns their sum. */
 double sched_cost_terms(const struct sched_cost *cost, uint32_t model, const struct sched_load *load,
 	double terms[SCHED_COST_TERMS]);
+void sched_cost_units(const struct sched_cost *cost, uint32_t model, uint32_t rows, struct sched_cost_units *units);
 /* A work of this load, for which predicted_ns had been said, took actual_ns. */
 void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sched_load *load,
 	int64_t predicted_ns, int64_t actual_ns);
 /* What actual / predicted stays below in this share (0 to 1) of recent works; 1 before any. */
 double sched_cost_error(const struct sched_cost *cost, uint32_t model, double share);
+/* What actual / predicted of so many works together rarely exceeds, at least 1. Of recent works all count but the one that was
+ * furthest off, which may have been an accident; over several of them errors make up for each other, as far as they are noise. */
+double sched_cost_band(const struct sched_cost *cost, uint32_t model, double works);
 /* The same of |actual / predicted - 1|, over all models; 0 before any. */
 double sched_cost_error_size(const struct sched_cost *cost, double share);
 

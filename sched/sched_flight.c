@@ -122,6 +122,8 @@ static void account(struct sched *sched, struct sched_flight *flight)
 	sched->counters.actual_ns += (uint64_t)actual_ns;
 	sched_cost_learn(&sched->cost, sched_flight_cost_model(flight), &flight->load, flight->predicted_ns, actual_ns);
 	sched->learnt_ns[sched_flight_cost_model(flight)] = flight->landed_ns;
+	sched_cost_units(&sched->cost, sched_flight_cost_model(flight), sched->options.step_rows_max,
+		&sched->units[sched_flight_cost_model(flight)]);
 }
 
 static void finish_zero(struct sched *sched, struct sched_flight *flight)

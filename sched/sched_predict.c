@@ -1,368 +1,353 @@
 /*
- * When a request that arrives now would finish: what is in the air, the more urgent work of its
- * tenant that is ready, what its own session has queued, and then its own rows, cut into steps as
- * sched_step.c would cut them; and longer than that by as much as predictions have lately been
- * wrong. Scheduler's thread; asked for requests with a deadline only.
+ * When a request that arrives now would finish, and whether it would break an earlier promise. Scheduler's thread; asked for
+ * requests with a deadline, and once for a tenant and step (sched_promise_tight).
  *
- * Other tenants take their shares meanwhile, whatever their classes and deadlines: until its own
- * tenant has had the time that the request needs, another one gets as much by weight, from where it
- * stands in virtual time, and one step. Of that, what it has ready counts, and as much as it used of
- * late where that is more: who has been busy is expected to come back. Its streams count whole.
- * And the time counts for which its own tenant's quota of device time will hold it up.
+ * The device is taken for a fluid that is served in full steps. A step carries every stream, which is what it costs at least, and
+ * fills what is left of its rows with what waits. Of that goes before the request, all of it sums that sched_debt.c keeps:
+ *
+ *   what is in the air; of its own tenant what is more urgent, and the earlier ones of its own session;
+ *   of another tenant what waits or, going by what arrived of late, will have come by then, but no more than its share:
+ *   until the request's tenant has had the time it needs the other one gets as much by weight, from where both stand in
+ *   virtual time, and one step.
+ *
+ * On top comes a band, by which works of late have been longer than predicted: over several of them errors make up for each
+ * other, as far as they are noise. And the time for which the tenant's quota of device time holds it up.
+ *
+ * Classes and deadlines order the work of one tenant, so what a request may break are its own tenant's promises: those behind it
+ * move back by its work, and where one that is within reach, taking the device at its word (no band, nobody new), would then be late with
+ * the band, the request is refused. Work without a deadline breaks none: sched_step.c lets it pass only promises that
+ * can wait. Promises against what other tenants do are as good as the guess of what they will do; within its share a tenant depends on nobody.
  */
 #include <math.h>
 
 #include "sched/sched_private.h"
 
-/* Works that last no longer than the band says. */
-static const double PROMISED_SHARE = 0.99;
+/* Of a tenant's arrivals in the time to come, beside those of late: they come in crowds. */
+static const double ARRIVALS_AT_WORST = 2.0;
+static const double FINISH_NS_MOST = 1e17;
 
-/* What stands before it. */
-struct ahead {
-	uint64_t rows, visits, kv_bytes; /* of its own model */
-	uint32_t streams;      /* decodes that take a row of every step, and what these see */
-	uint64_t stream_visits, stream_bytes;
-	int64_t other_ns;      /* other models, raw attention, tokens still to be drawn in its own
-				  session */
-	double row_ns;         /* what a row of its model costs at least, in a full step */
+enum { LOOKS_MOST = 64 }; /* of one question; who needs more is answered no */
+
+/* How the device serves one tenant's work from now on. */
+struct pace {
+	double start_ns, flying_ns; /* now; left of what is in the air */
+	double step_ns, partial_ns; /* a step's time beside the rows that fill it; what a step of few rows takes longer than its rows say */
+	double small_ns;            /* the same of the last step, as measured */
+	double row_ns;
+	double stream_ns;           /* what another stream adds to each step */
+	double per_step, chunk;     /* rows of a step that are filled; of one request */
+	const struct sched_cost *cost; /* for the band; of this model: */
+	uint32_t model;
+	double others;              /* ns of other tenants for one of this tenant's */
+	double others_ns;           /* and in any case */
+	double quota, quota_from_ns; /* ns for one of device time; 0: no quota */
 };
 
-/* Another tenant's work, as far as its share lets it go first. */
-struct rival {
-	double left_ns, counted_ns;
+/* What a request finds. */
+struct question {
+	const struct pace *pace;
+	struct sched_work extra; /* would be put before those behind */
+	uint8_t class;
+	int64_t deadline_ns;
+	uint32_t looks;
 };
 
-static bool more_urgent(uint8_t class, int64_t deadline_ns, const struct attnd_request *record)
+/* ---- the pace ------------------------------------------------------------------------- */
+
+static double streams_ns(const struct sched_cost_units *units, const struct sched_streams *streams)
 {
-	return class < record->priority_class ||
-		(class == record->priority_class && deadline_ns < record->deadline_ns);
+	return (double)streams->count * (units->row_ns + units->out_ns) + (double)streams->visits * units->visit_ns +
+		(double)streams->kv_bytes * units->byte_ns;
 }
 
-static uint64_t visits_of(uint64_t position, uint64_t rows)
+/* Streams of other models have steps of their own, which come between. */
+static double other_models_ns(const struct sched *sched, uint32_t model)
 {
-	return rows * position + rows * (rows + 1) / 2;
+	double ns = 0.0;
+
+	for (uint32_t m = 0; m < sched->options.model_count; m++)
+		if (m != model && sched->streams[m].count > 0)
+			ns += sched->units[m].step_ns +
+				fmax(streams_ns(&sched->units[m], &sched->streams[m]), sched->units[m].weights_ns);
+	return ns;
 }
 
-static void add_rows(const struct sched *sched, struct ahead *ahead, const struct sched_session *session,
-	uint32_t own_model, uint32_t rows)
+static void find_rows(const struct sched *sched, const struct sched_tenant_use *use, uint32_t model, struct pace *pace)
 {
-	const uint64_t position = session->position;
-	struct sched_load load = {
-		.rows = rows,
-		.visits = visits_of(position, rows),
-		.outs = 1,
-		.kv_bytes = sched_kv_bytes(&session->kv, position + rows),
-	};
+	const double most = sched->options.step_rows_max, spare = sched->options.step_rows_max < 4 ? 1.0 : floor(most / 4);
+	const struct sched_streams *streams = &sched->streams[model];
+	const struct sched_cost_units *units = &sched->units[model];
+	double count = (double)streams->count, part = 1.0;
 
-	if (session->model == own_model) {
-		ahead->rows += rows;
-		ahead->visits += load.visits;
-		ahead->kv_bytes += load.kv_bytes;
-	} else {
-		ahead->other_ns += sched_cost_predict(&sched->cost, session->model, &load);
+	/* Streams fill three quarters of a step at most while a prefill waits; the others are in other steps. */
+	if (count > most - spare) {
+		part = (most - spare) / count;
+		count = most - spare;
 	}
+	pace->per_step = fmax(most - count, 1.0);
+	/* Who has waited too long goes first with his part of each step. */
+	for (uint32_t c = 0; c < ATTND_CLASS_END; c++) {
+		if (use->free[c].rows > 0 && pace->per_step > 2 * sched_aged_rows(sched)) {
+			pace->per_step -= sched_aged_rows(sched);
+			break;
+		}
+	}
+	pace->chunk = fmin(sched->options.prefill_chunk, pace->per_step);
+	pace->row_ns = units->row_ns;
+	pace->stream_ns = units->row_ns + units->out_ns;
+	pace->step_ns = units->step_ns + part * streams_ns(units, streams) + other_models_ns(sched, model);
+	pace->partial_ns = fmax(units->weights_ns - count * units->row_ns, 0.0);
 }
 
-static int64_t attend_rest_ns(const struct sched *sched, const struct sched_request *request)
+/* Of a tenant beside others that take their whole shares, as far as they have something waiting. */
+static struct pace pace_of(const struct sched *sched, const struct sched_tenant_use *use, uint32_t model)
 {
-	struct sched_load load =
-		sched_attend_load(request, request->rows_done, request->rows - request->rows_done);
+	const struct sched_tenant *tenant = &sched->tenants[use - sched->uses];
+	const double weight = sched_share_weight(sched, use);
+	const uint64_t others = sched->waiting_weight - (use->waiting.rows > 0 ? sched_share_weight(sched, use) : 0);
+	const int64_t now_ns = base_clock_now(sched->clock);
+	struct pace pace = { .start_ns = (double)now_ns,
+		.flying_ns = (double)sched_flights_remaining_ns(sched),
+		.cost = &sched->cost,
+		.model = model,
+		.others = (double)others / weight };
 
-	return sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &load);
+	if (model < SCHED_COST_MODELS - 1) {
+		find_rows(sched, use, model, &pace);
+	} else {
+		pace.per_step = pace.chunk = sched->options.step_rows_max;
+		pace.step_ns = other_models_ns(sched, model);
+	}
+	if (tenant->device_ns_per_s > 0 && !sched->draining) {
+		const int64_t paid_ns = use->paid_until_ns > now_ns ? use->paid_until_ns : now_ns;
+
+		pace.quota = 1e9 / (double)tenant->device_ns_per_s;
+		pace.quota_from_ns = (double)(paid_ns - use->paid_until_ns) + (double)sched_share_free_ns(sched, use);
+	}
+	return pace;
 }
 
-/* A decode: a row of every step. */
-static void add_stream(struct ahead *ahead, const struct sched_session *session)
+/* When so much of the tenant's work will be done, the last of which is one request's rows. */
+static double finish_ns(const struct pace *pace, struct sched_work work, double rows, bool band)
 {
-	ahead->streams++;
-	ahead->stream_visits += session->position + 1;
-	ahead->stream_bytes += sched_kv_bytes(&session->kv, session->position + 1);
+	const double others_ns = pace->others_ns + pace->others * (double)work.ns;
+	const double before = fmax((double)work.rows - rows, 0.0) +
+		(pace->row_ns > 0.0 ? others_ns / pace->row_ns : others_ns / SCHED_ATTEND_NS * pace->per_step);
+	/* A request's own rows come by chunks, and so do steps, whatever else fills them. */
+	const double steps = fmax(ceil(before / pace->per_step + rows / pace->chunk - 1e-6), 1.0);
+	const double last = (double)work.rows - (steps - 1.0) * pace->per_step;
+	const double partial_ns = fmax(pace->partial_ns - fmax(last, 0.0) * pace->row_ns, 0.0);
+	const double own_ns = (double)work.ns + partial_ns + pace->small_ns +
+		steps * (pace->step_ns + (double)work.streams * pace->stream_ns);
+	const double ns = own_ns + others_ns;
+	double end_ns = pace->start_ns + pace->flying_ns + ns;
+
+	if (band)
+		end_ns += hypot(pace->flying_ns * (sched_cost_band(pace->cost, pace->model, 1.0) - 1.0),
+			ns * (sched_cost_band(pace->cost, pace->model, steps) - 1.0));
+	if (pace->quota > 0.0)
+		end_ns = fmax(end_ns, pace->quota_from_ns + own_ns * pace->quota);
+	return fmin(end_ns, pace->start_ns + FINISH_NS_MOST);
 }
 
-static bool is_stream(const struct sched_request *request, uint32_t rows, uint32_t own_model)
+/* ---- promises ------------------------------------------------------------------------- */
+
+static bool asked(const struct question *question, const struct sched_debt *node)
 {
-	return request->record.op == ATTND_OP_GENERATE && rows <= 1 && request->session->model == own_model;
+	return node->class != question->class ? node->class > question->class : node->deadline_ns > question->deadline_ns;
 }
 
-/* rows: those that are left beyond what is in the air. */
-static void add_request(const struct sched *sched, struct ahead *ahead,
-	const struct sched_request *request, uint32_t own_model, uint32_t rows)
+static bool late(const struct question *question, const struct sched_debt *node, struct sched_work work)
 {
-	const struct sched_session *session = request->session;
+	const double rows = (double)node->own.rows, deadline_ns = (double)node->deadline_ns;
+
+	return finish_ns(question->pace, work, rows, false) <= deadline_ns &&
+		finish_ns(question->pace, sched_work_sum(work, question->extra), rows, true) > deadline_ns;
+}
+
+/* Whether one of these would be late. Behind each other they finish ever later: where the last one makes the earliest
+ * deadline they all can wait, and where the first one cannot make the latest nothing is to be saved. */
+static bool breaks(struct question *question, const struct sched_debt *tree, struct sched_work ahead)
+{
+	struct sched_work here;
+
+	if (!tree)
+		return false;
+	if (question->looks++ >= LOOKS_MOST)
+		return true;
+	here = sched_work_sum(ahead, tree->below);
+	if (finish_ns(question->pace, sched_work_sum(here, question->extra), (double)tree->below.rows, true) <=
+			(double)tree->earliest_ns ||
+		finish_ns(question->pace, ahead, 0.0, false) > (double)tree->latest_ns)
+		return false;
+	here = tree->left ? sched_work_sum(ahead, tree->left->below) : ahead;
+	if (asked(question, tree) && breaks(question, tree->left, ahead))
+		return true;
+	here = sched_work_sum(here, tree->own);
+	return (asked(question, tree) && late(question, tree, here)) || breaks(question, tree->right, here);
+}
+
+static uint32_t model_of(const struct sched_session *session)
+{
+	return session->kind == ATTND_SESSION_MODEL ? session->model : SCHED_COST_MODELS - 1;
+}
+
+bool sched_promise_tight(const struct sched *sched, const struct sched_tenant_use *use)
+{
+	struct question question = { .extra = { .ns = sched->slack_ns }, .deadline_ns = INT64_MIN };
+	struct pace pace;
+
+	if (!use->promised)
+		return false;
+	pace = pace_of(sched, use, model_of(sched_request_of_debt(use->promised)->session));
+	question.pace = &pace;
+	return breaks(&question, use->promised, (struct sched_work){ 0 });
+}
+
+/* ---- a request that arrives now ------------------------------------------------------- */
+
+/* Of its own session's, which works in order, what is not more urgent and so is not counted yet. */
+static struct sched_work queue_work(const struct sched *sched, const struct sched_session *session,
+	const struct attnd_request *record, struct sched_work ahead)
+{
+	for (const struct sched_list *link = session->queue.next; link != &session->queue; link = link->next) {
+		const struct sched_request *request = sched_request_of_session(link);
+		const struct sched_debt *debt = &request->debt;
+		const bool counted = debt->class != record->priority_class
+			? debt->class < record->priority_class
+			: debt->kind == DEBT_PROMISED && debt->deadline_ns <= record->deadline_ns;
+
+		if ((debt->kind == DEBT_PROMISED || debt->kind == DEBT_FREE) && !counted)
+			ahead = sched_work_sum(ahead, debt->own);
+		if (request->state >= REQUEST_ACTIVE && request->record.op == ATTND_OP_GENERATE) {
+			const struct sched_cost_units *units = &sched->units[session->model];
+			uint32_t left = request->generate.params.max_tokens - request->generate.generated;
+
+			/* The context ends it, if nothing else does; each takes a step. */
+			if (left > session->max_tokens - session->position)
+				left = session->max_tokens - session->position;
+			ahead.ns += (int64_t)(left * (units->step_ns + fmax(units->weights_ns, units->row_ns) +
+				units->out_ns + units->visit_ns * session->position));
+		}
+	}
+	return ahead;
+}
+
+static struct sched_work own_work(
+	const struct sched *sched, const struct sched_message *message, const struct sched_session *session)
+{
+	const struct attnd_request *record = &message->record;
+	struct sched_work work;
 
 	if (session->kind == ATTND_SESSION_ATTENTION)
-		ahead->other_ns += attend_rest_ns(sched, request);
-	else if (is_stream(request, rows, own_model))
-		add_stream(ahead, session);
-	else if (rows > 0)
-		add_rows(sched, ahead, session, own_model, rows);
+		return sched_work_of_attend(sched, session, message->in, record->in_bytes);
+	work = sched_work_of_rows(sched, session, session->position,
+		record->argument < session->max_tokens ? record->argument : session->max_tokens);
+	work.streams = record->op == ATTND_OP_GENERATE;
+	return work;
 }
 
-/* The same for another tenant, until it has had its share. */
-static void add_rival(const struct sched *sched, struct ahead *ahead, struct rival *rival,
-	const struct sched_request *request, uint32_t own_model, uint32_t rows)
+/* Device time of another tenant until this one has had own_ns; horizon_ns: until then, about. */
+static double rival_ns(const struct sched *sched, const struct sched_tenant_use *other, double virtual_ns, double least_ns,
+	double own_virtual_ns, double horizon_ns, int64_t now_ns)
 {
-	const bool same = request->session->kind == ATTND_SESSION_MODEL && request->session->model == own_model;
-	const int64_t before_ns = ahead->other_ns;
-	double ns;
+	const double weight = sched_share_weight(sched, other);
+	const double from_ns = sched_list_empty(&other->of_active) || other->held
+		? fmax((double)other->virtual_ns, least_ns) : (double)other->virtual_ns;
+	const double share_ns = fmax((virtual_ns - from_ns + own_virtual_ns) * weight, 0.0) + (double)sched->slack_ns;
+	const double comes_ns = ARRIVALS_AT_WORST * sched_share_arrivals(other, now_ns) * horizon_ns;
 
-	if (same && is_stream(request, rows, own_model)) {
-		add_stream(ahead, request->session);
-		return;
-	}
-	if (rival->left_ns <= 0.0)
-		return;
-	if (same && ahead->row_ns * rows > rival->left_ns)
-		rows = (uint32_t)(rival->left_ns / ahead->row_ns) + 1;
-	add_request(sched, ahead, request, own_model, rows);
-	ns = same ? ahead->row_ns * rows : (double)(ahead->other_ns - before_ns);
-	/* Of another model, or raw: no more of it than its share. */
-	if (ns > rival->left_ns && !same)
-		ahead->other_ns = before_ns + (int64_t)rival->left_ns;
-	ns = ns < rival->left_ns ? ns : rival->left_ns;
-	rival->left_ns -= ns;
-	rival->counted_ns += ns;
+	return fmin(share_ns, (double)other->waiting.ns + comes_ns);
 }
 
-static uint32_t rows_left(const struct sched_request *request)
+static double rivals_ns(const struct sched *sched, const struct sched_tenant_use *use, double own_ns, double horizon_ns,
+	int64_t now_ns)
 {
-	return request->rows - request->rows_done;
-}
-
-/* What of the tenant's ready work is counted: as another's, or, without a rival, the more urgent one's. */
-static void add_ready(const struct sched *sched, struct ahead *ahead, const struct sched_tenant_use *use,
-	const struct attnd_request *record, const struct sched_session *own, struct rival *rival)
-{
-	for (struct sched_list *c = use->active.next; c != &use->active; c = c->next) {
-		const struct sched_client *client = sched_client_of_active(c);
-
-		for (struct sched_list *s = client->ready.next; s != &client->ready; s = s->next) {
-			const struct sched_session *session = sched_session_of_place(s);
-
-			if (rival)
-				add_rival(sched, ahead, rival, sched_session_head(session), own->model,
-					session->head_rows);
-			else if (session != own &&
-				more_urgent(session->head_class, session->head_deadline_ns, record))
-				add_request(sched, ahead, sched_session_head(session), own->model,
-					session->head_rows);
-		}
-	}
-}
-
-/* The same of what is in the air and will want more steps. */
-static void add_flying(const struct sched *sched, struct ahead *ahead, const struct sched_tenant_use *use,
-	const struct attnd_request *record, const struct sched_session *own, struct rival *rival)
-{
-	for (uint32_t f = 0; f < sched->flight_count; f++) {
-		const struct sched_flight *flight = &sched->flights[(sched->flight_first + f) % SCHED_FLIGHTS];
-
-		if (flight->work.kind != KERN_WORK_STEP || flight->parts[use - sched->uses].members == 0)
-			continue;
-		for (uint32_t i = flight->finished + flight->begun; i < flight->member_count; i++) {
-			const struct sched_member *member = &flight->members[i];
-			const struct sched_request *request = member->request;
-			uint32_t rows = rows_left(request) - member->rows;
-
-			if (&sched->uses[member->session->client->tenant] != use || member->session == own ||
-				(rows == 0 && request->record.op != ATTND_OP_GENERATE))
-				continue;
-			if (rival)
-				add_rival(sched, ahead, rival, request, own->model, rows);
-			else if (more_urgent(request->record.priority_class, request->deadline_ns, record))
-				add_request(sched, ahead, request, own->model, rows);
-		}
-	}
-}
-
-/* Its own session works in order, whatever the urgency. */
-static void add_queue(
-	const struct sched *sched, struct ahead *ahead, const struct sched_session *own)
-{
-	for (struct sched_list *link = own->queue.next; link != &own->queue; link = link->next) {
-		const struct sched_request *request = sched_request_of_session(link);
-		struct sched_load token = {
-			.rows = 1,
-			.outs = 1,
-			.visits = own->position + 1,
-			.kv_bytes = sched_kv_bytes(&own->kv, (uint64_t)own->position + 1),
-		};
-
-		if (request->state >= REQUEST_ACTIVE) {
-			add_request(sched, ahead, request, own->model, rows_left(request));
-			if (request->record.op == ATTND_OP_GENERATE) {
-				uint32_t left = request->generate.params.max_tokens -
-					request->generate.generated;
-
-				/* The context ends it, if nothing else does. */
-				if (left > own->max_tokens - own->position)
-					left = own->max_tokens - own->position;
-				ahead->other_ns += (int64_t)left *
-					sched_cost_predict(&sched->cost, own->model, &token);
-			}
-		} else if (request->record.op == ATTND_OP_STEP ||
-			request->record.op == ATTND_OP_GENERATE) {
-			uint32_t rows = request->record.argument < own->max_tokens
-				? request->record.argument
-				: own->max_tokens;
-
-			add_rows(sched, ahead, own, own->model, rows);
-		}
-	}
-}
-
-/* A time that works of this model rarely exceed: what is said to a client is a promise. Over several steps the errors make
- * up for each other, as far as they are noise. */
-static int64_t with_band(const struct sched *sched, uint32_t model, uint64_t steps, int64_t ns)
-{
-	const double over = sched_cost_error(&sched->cost, model, PROMISED_SHARE) - 1.0;
-
-	return over > 0.0 ? ns + (int64_t)((double)ns * over / sqrt((double)steps)) : ns;
-}
-
-static uint64_t steps_for(uint64_t rows, uint64_t per_step)
-{
-	return (rows + per_step - 1) / per_step;
-}
-
-static int64_t model_ns(const struct sched *sched, const struct attnd_request *record,
-	const struct sched_session *session, const struct ahead *ahead)
-{
-	uint64_t rows =
-		record->argument < session->max_tokens ? record->argument : session->max_tokens;
-	uint64_t most = sched->options.step_rows_max, spare = most < 4 ? 1 : most / 4,
-		 streams = ahead->streams, per_step, chunk,
-		 steps, total_steps;
-	struct sched_load load;
-	double stream_part;
-
-	/* Streams fill three quarters of a step at most while a prefill waits. */
-	if (streams > most - spare)
-		streams = most - spare;
-	/* What the others see is read in other steps. */
-	stream_part = ahead->streams ? (double)streams / ahead->streams : 0.0;
-	per_step = most - streams;
-	chunk = sched->options.prefill_chunk < per_step ? sched->options.prefill_chunk : per_step;
-	if (rows == 0)
-		return 0;
-	steps = steps_for(rows, chunk);
-	total_steps = steps_for(ahead->rows + rows, per_step);
-	if (total_steps < steps)
-		total_steps = steps;
-	load = (struct sched_load){
-		.rows = (uint32_t)((ahead->rows + rows + total_steps - 1) / total_steps + streams),
-		.visits = (ahead->visits + visits_of(session->position, rows)) / total_steps +
-			(uint64_t)(stream_part * (double)ahead->stream_visits),
-		/* What is cut into several steps is read in each of them. */
-		.kv_bytes = (ahead->kv_bytes + steps * sched_kv_bytes(&session->kv, session->position + rows)) /
-				total_steps +
-			(uint64_t)(stream_part * (double)ahead->stream_bytes),
-		.outs = (uint32_t)streams + 1,
-	};
-	return with_band(sched, session->model, total_steps,
-		(int64_t)total_steps * sched_cost_predict(&sched->cost, session->model, &load));
-}
-
-/* A look at the parameters, before they are copied and checked for good: wrong ones mislead their
- * own request alone. */
-static int64_t attend_ns(const struct sched *sched, const struct sched_message *message,
-	const struct sched_session *session)
-{
-	struct attnd_attend_params params;
-	uint64_t q_rows, kv_rows, keys;
-	struct sched_load load;
-
-	if (message->record.in_bytes < sizeof(params))
-		return 0;
-	sched_copy_in(&params, message->in, sizeof(params));
-	q_rows = params.q_rows < ATTND_ATTEND_ROWS_MAX ? params.q_rows : ATTND_ATTEND_ROWS_MAX;
-	kv_rows = params.kv_rows < ATTND_ATTEND_ROWS_MAX ? params.kv_rows : ATTND_ATTEND_ROWS_MAX;
-	keys = session->position + kv_rows;
-	load.visits = (2 * q_rows * keys + kv_rows) * session->kv.heads * session->kv.head_dim;
-	load.rows = (uint32_t)(load.visits >> 16) + 1;
-	load.outs = 0;
-	load.kv_bytes = sched_kv_bytes(&session->kv, keys) / session->kv.layers;
-	return with_band(sched, SCHED_COST_MODELS - 1, 1,
-		sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, &load));
-}
-
-static int64_t own_ns(const struct sched *sched, const struct sched_message *message,
-	const struct sched_session *session, const struct ahead *ahead)
-{
-	switch ((enum attnd_op)message->record.op) {
-	case ATTND_OP_STEP:
-	case ATTND_OP_GENERATE: return model_ns(sched, &message->record, session, ahead);
-	case ATTND_OP_APPEND:
-	case ATTND_OP_ATTEND: return attend_ns(sched, message, session);
-	default: return 0;
-	}
-}
-
-/* What another tenant may get while this one gets needed_ns. */
-static double share_ns(const struct sched *sched, const struct sched_tenant_use *use,
-	const struct sched_tenant_use *other, int64_t needed_ns)
-{
-	const double ahead_ns = (double)(sched_share_start(sched, use) - sched_share_start(sched, other)) +
-		(double)needed_ns / sched_share_weight(sched, use);
-
-	return fmax(ahead_ns * sched_share_weight(sched, other), 0.0) + (double)sched->slack_ns;
-}
-
-/* Other tenants' work that goes first although this one needs no more than needed_ns. */
-static void add_rivals(const struct sched *sched, struct ahead *ahead, const struct sched_message *message,
-	const struct sched_session *session, int64_t needed_ns)
-{
-	const struct sched_tenant_use *use = &sched->uses[session->client->tenant];
-	const int64_t now_ns = base_clock_now(sched->clock);
+	const double virtual_ns = (double)sched_share_start(sched, use), own_virtual_ns = own_ns / sched_share_weight(sched, use);
+	const int64_t least = sched_share_least(sched);
+	const double least_ns = least == INT64_MAX ? virtual_ns : (double)least;
+	double ns = 0.0;
 
 	for (uint32_t t = 0; t < sched->options.tenant_count; t++) {
 		const struct sched_tenant_use *other = &sched->uses[t];
-		struct rival rival = { 0 };
-		double expected_ns;
 
-		if (other == use || (other->used_ns == 0 && other->requests == 0))
-			continue;
-		rival.left_ns = share_ns(sched, use, other, needed_ns);
-		expected_ns = fmin(sched_share_recent(other, now_ns) * (double)needed_ns, rival.left_ns);
-		if (!other->held)
-			add_ready(sched, ahead, other, &message->record, session, &rival);
-		add_flying(sched, ahead, other, &message->record, session, &rival);
-		if (expected_ns > rival.counted_ns)
-			ahead->other_ns += (int64_t)(expected_ns - rival.counted_ns);
+		if (other != use && (other->waiting.rows > 0 || other->arrivals_at_ns > 0))
+			ns += rival_ns(sched, other, virtual_ns, least_ns, own_virtual_ns, horizon_ns, now_ns);
 	}
+	return ns;
 }
 
-/* For how long the tenant's quota of device time holds up work that takes so long. */
-static int64_t quota_ns(const struct sched *sched, const struct sched_tenant_use *use, int64_t now_ns, int64_t needed_ns)
+/* The last step may be a small one: by how much longer, or shorter, it takes than the pace of full ones says. */
+static double small_ns(const struct sched *sched, const struct sched_session *session, const struct pace *pace,
+	struct sched_work work)
 {
-	const uint64_t per_s = sched->tenants[use - sched->uses].device_ns_per_s;
-	const double used_ns = use->paid_until_ns > now_ns ? 0.0 : (double)(now_ns - use->paid_until_ns);
-	double wait_ns;
+	const struct sched_cost_units *units = &sched->units[session->model];
+	const struct sched_streams *streams = &sched->streams[session->model];
+	const uint64_t rows = (uint64_t)fmin((double)work.rows, pace->per_step);
+	const uint64_t most = sched->options.step_rows_max - rows;
+	const struct sched_load load = { .rows = (uint32_t)(rows + (streams->count < most ? streams->count : most)),
+		.outs = (uint32_t)(streams->count < most ? streams->count : most) + 1,
+		.visits = streams->visits + rows * session->position,
+		.kv_bytes = streams->kv_bytes + sched_kv_bytes(&session->kv, session->position + rows) };
 
-	if (per_s == 0)
-		return 0;
-	wait_ns = (double)(sched_share_free_ns(sched, use) - now_ns) + used_ns + (double)needed_ns * 1e9 / (double)per_s -
-		(double)needed_ns;
-	return (int64_t)fmin(fmax(wait_ns, 0.0), 1e17);
+	if (load.rows > sched->options.step_rows_max / 2)
+		return 0.0;
+	return (double)sched_cost_predict(&sched->cost, session->model, &load) - units->step_ns -
+		fmax(units->weights_ns, load.rows * units->row_ns) - load.outs * units->out_ns -
+		(double)load.visits * units->visit_ns - (double)load.kv_bytes * units->byte_ns;
 }
 
-int64_t sched_predict(const struct sched *sched, const struct sched_message *message,
+static struct sched_forecast forecast(const struct sched *sched, const struct sched_message *message,
 	const struct sched_session *session)
 {
+	const struct attnd_request *record = &message->record;
 	const struct sched_tenant_use *use = &sched->uses[session->client->tenant];
-	const struct sched_load full = { .rows = sched->options.step_rows_max };
-	const int64_t now_ns = base_clock_now(sched->clock);
-	struct ahead ahead = { 0 };
-	int64_t needed_ns;
+	const struct sched_work own = own_work(sched, message, session);
+	const struct pace beside = pace_of(sched, use, model_of(session));
+	struct pace pace = beside;
+	struct question question = {
+		.pace = &beside, .extra = own, .class = record->priority_class, .deadline_ns = record->deadline_ns
+	};
+	struct sched_work ahead = sched_debts_before(use, record->priority_class, record->deadline_ns);
+	struct sched_forecast forecast = { 0 };
+	double own_ns;
 
-	if (session->kind == ATTND_SESSION_MODEL)
-		ahead.row_ns = (double)sched_cost_predict(&sched->cost, session->model, &full) / full.rows;
-	add_ready(sched, &ahead, use, &message->record, session, NULL);
-	add_flying(sched, &ahead, use, &message->record, session, NULL);
-	add_queue(sched, &ahead, session);
-	needed_ns = ahead.other_ns + own_ns(sched, message, session, &ahead);
-	if (sched->options.tenant_count > 1)
-		add_rivals(sched, &ahead, message, session, needed_ns);
-	return now_ns + sched_flights_remaining_ns(sched) + quota_ns(sched, use, now_ns, needed_ns) +
-		ahead.other_ns + own_ns(sched, message, session, &ahead);
+	for (uint32_t c = 0; c < record->priority_class; c++)
+		ahead = sched_work_sum(ahead, use->free[c]);
+	ahead = sched_work_sum(queue_work(sched, session, record, ahead), own);
+	ahead.streams -= own.streams;
+	pace.others = 0.0;
+	if (session->kind == ATTND_SESSION_MODEL && own.rows > 0)
+		pace.small_ns = small_ns(sched, session, &pace, ahead);
+	forecast.doubtful = finish_ns(&pace, (struct sched_work){ own.ns, own.rows, 0 }, (double)own.rows, true) >
+		(double)record->deadline_ns;
+	own_ns = finish_ns(&pace, ahead, (double)own.rows, false) - pace.start_ns;
+	if (sched->options.tenant_count > 1) {
+		const int64_t now_ns = (int64_t)pace.start_ns;
+		const double once_ns = rivals_ns(sched, use, own_ns, own_ns, now_ns);
+
+		pace.others_ns = rivals_ns(sched, use, own_ns, own_ns + once_ns, now_ns);
+	}
+	forecast.finish_ns = (int64_t)finish_ns(&pace, ahead, (double)own.rows, true);
+	forecast.breaks = use->promised && breaks(&question, use->promised, (struct sched_work){ 0 });
+	/* Behind everybody it would break nothing; that is when it could be done. */
+	if (forecast.breaks) {
+		const int64_t last_ns =
+			(int64_t)finish_ns(&beside, sched_work_sum(use->waiting, own), (double)own.rows, true);
+
+		forecast.finish_ns = last_ns > forecast.finish_ns ? last_ns : forecast.finish_ns;
+	}
+	return forecast;
+}
+
+struct sched_forecast sched_predict(const struct sched *sched, const struct sched_message *message,
+	const struct sched_session *session)
+{
+	const struct attnd_request *record = &message->record;
+
+	/* What the device has no part in is done as soon as its turn in the session comes. */
+	if (record->op != ATTND_OP_STEP && record->op != ATTND_OP_GENERATE && record->op != ATTND_OP_APPEND &&
+		record->op != ATTND_OP_ATTEND)
+		return (struct sched_forecast){ .finish_ns = base_clock_now(sched->clock) };
+	return forecast(sched, message, session);
 }

@@ -8,9 +8,9 @@
  *   sched_client.c    clients: arrival, credits, cancel, death
  *   sched_describe.c  DESCRIBE
  *   sched_blocks.c    a session's KV blocks: take, copy before a write, share, release
- *   sched_predict.c   when a request that arrives now would finish
+ *   sched_debt.c      what accepted requests still ask of the device, as sums
+ *   sched_predict.c   when a request that arrives now would finish, and whether it breaks an earlier promise
  *   sched_share.c     tenants: whose turn it is, who pays for a step, quotas of device time
- *   sched_promise.c   whether it then breaks an earlier promise
  *   sched_start.c     validation of STEP and GENERATE;   sched_attend.c: of APPEND and ATTEND
  *   sched_step.c      who runs next: candidates, order, forming a step
  *   sched_flight.c    works on the device: submit, poll, and what follows from copies and zeroing
@@ -56,7 +56,7 @@ enum {
 	SCHED_AGED_PART = 8, /* with so manieth of its rows: nor does it break what was promised */
 	SCHED_EXPIRY_NS = 50000,   /* deadlines are looked for no more often than this */
 	SCHED_DOUBT_NS = 1000000000, /* what was last measured longer ago refuses nobody for good */
-	SCHED_RECENT_NS = 1000000000, /* how long a tenant is expected to go on as it did */
+	SCHED_RECENT_NS = 500000000, /* how long a tenant is expected to go on as it did, and as long again */
 	SCHED_MISFITS = 64, /* so many candidates that do not fit end the forming of a step */
 	SCHED_SLICE_ROWS_MIN =
 		16, /* a prefill chunk is not cut below this for a neighbour's deadline */
@@ -108,6 +108,34 @@ struct sched_generate {
 	uint32_t generated;
 };
 
+/* Work of one request or of many, in steps that are filled: device time of its rows, and these. */
+struct sched_work {
+	int64_t ns, rows;
+	int64_t streams; /* so many of them are streams afterwards */
+};
+
+static inline struct sched_work sched_work_sum(struct sched_work a, struct sched_work b)
+{
+	return (struct sched_work){ a.ns + b.ns, a.rows + b.rows, a.streams + b.streams };
+}
+
+enum sched_debt_kind { DEBT_NONE, DEBT_PROMISED, DEBT_FREE, DEBT_STREAM };
+
+/* What a request still asks of the device. The links and what is below are of its tenant's tree, if it is promised. */
+struct sched_debt {
+	struct sched_debt *left, *right;
+	struct sched_work own, below;
+	int64_t deadline_ns, earliest_ns, latest_ns;
+	uint64_t visits, kv_bytes; /* of a stream */
+	uint32_t height;           /* random: the heap's order in the tree */
+	uint8_t class, kind;
+};
+
+/* Streams are rows of every step. */
+struct sched_streams {
+	uint64_t count, visits, kv_bytes;
+};
+
 struct sched_request {
 	struct attnd_request record;
 	const unsigned char *in;
@@ -130,6 +158,7 @@ struct sched_request {
 	uint32_t layer;                   /* APPEND, ATTEND: UINT32_MAX until it is known */
 	uint32_t sequence, result_bytes;
 	uint64_t value;
+	struct sched_debt debt;
 	union {
 		struct attnd_step_args step;
 		struct sched_generate generate;
@@ -201,8 +230,11 @@ struct sched_tenant_use {
 	struct sched_list of_active; /* in sched.active while there are any */
 	int64_t virtual_ns, rest;    /* rest: of the division by the weight, so that nothing is lost */
 	int64_t paid_until_ns;       /* quota of device time: when what it used will be paid for */
-	double recent_ns;            /* used lately: it fades, with SCHED_RECENT_NS */
-	int64_t recent_at_ns;
+	struct sched_work waiting;   /* of all its requests, what has rows */
+	struct sched_work free[ATTND_CLASS_END]; /* of that, what has no deadline */
+	struct sched_debt *promised; /* and what has one, in order */
+	struct sched_streams streams;
+	int64_t arrivals_at_ns, arrivals_ns[2]; /* work that came in this window of SCHED_RECENT_NS and in the last one */
 	uint64_t turn;               /* virtual time of its clients */
 	uint64_t used_ns;            /* device time of all its works that landed */
 	uint64_t backlogs;           /* times that its work ran out or was held up by its quota */
@@ -270,6 +302,7 @@ struct sched_turn {
 	int64_t oldest_ns; /* since then candidate `oldest` waits */
 	int64_t virtual_ns;
 	double spent_ns;
+	uint8_t free_class; /* added to the class of what has no deadline, where promises cannot wait for it */
 };
 
 /* ---- all of it ------------------------------------------------------------------------ */
@@ -302,6 +335,10 @@ struct sched {
 	struct sched_flight flights[SCHED_FLIGHTS];
 	struct sched_candidate *decodes, *prefills; /* [sessions_max] */
 	struct sched_cost cost;
+	struct sched_cost_units units[SCHED_COST_MODELS]; /* of full steps */
+	struct sched_streams streams[SCHED_MODELS_MAX];
+	uint64_t waiting_weight; /* of tenants with work that waits */
+	uint64_t debts;          /* so many times was a tree added to */
 	int64_t learnt_ns[SCHED_COST_MODELS]; /* when a work of the model was last measured, or let through to be */
 	void *sample_scratch;
 	uint32_t recent[ATTND_REPEAT_WINDOW_MAX];
@@ -346,6 +383,11 @@ static inline struct sched_request *sched_request_of_client(const struct sched_l
 {
 	return (struct sched_request *)((uintptr_t)link -
 		offsetof(struct sched_request, of_client));
+}
+
+static inline struct sched_request *sched_request_of_debt(const struct sched_debt *debt)
+{
+	return (struct sched_request *)((uintptr_t)debt - offsetof(struct sched_request, debt));
 }
 
 static inline struct sched_request *sched_request_of_timed(const struct sched_list *link)
@@ -511,6 +553,8 @@ void sched_share_leave(struct sched_tenant_use *use);
 bool sched_share_may(struct sched *sched, struct sched_tenant_use *use);
 /* When its quota lets it run again; in the past: now. */
 int64_t sched_share_free_ns(const struct sched *sched, const struct sched_tenant_use *use);
+/* The least virtual time of those that are backlogged; INT64_MAX: none is. */
+int64_t sched_share_least(const struct sched *sched);
 /* Where in virtual time a tenant would stand whose work arrived now. */
 int64_t sched_share_start(const struct sched *sched, const struct sched_tenant_use *use);
 /* A member with this load joined the flight. */
@@ -518,8 +562,9 @@ void sched_share_join(struct sched_flight *flight, uint32_t tenant, const struct
 /* The flight's predicted time is charged to its tenants; when it lands, what it took instead. */
 void sched_share_charge(struct sched *sched, struct sched_flight *flight);
 void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_t actual_ns);
-/* Device time that a tenant took lately, as a share of all time. */
-double sched_share_recent(const struct sched_tenant_use *use, int64_t now_ns);
+/* A tenant's work arrived; how much of it arrived lately, as a share of all time. */
+void sched_share_arrived(struct sched_tenant_use *use, int64_t ns, int64_t now_ns);
+double sched_share_arrivals(const struct sched_tenant_use *use, int64_t now_ns);
 /* How far apart backlogged tenants are now, and may ever be, in nanoseconds divided by weight. */
 int64_t sched_share_drift(const struct sched *sched);
 int64_t sched_share_bound(const struct sched *sched);
@@ -559,16 +604,31 @@ void sched_finish_failed(struct sched *sched, struct sched_flight *flight);
 /* Whether row (of the request's input) is to be output. */
 bool sched_row_selected(const struct sched_request *request, uint32_t row);
 
+/* ---- sched_debt.c --------------------------------------------------------------------- */
+
+/* Counts what the request asks for from now on; flying: rows of it that are in the air. */
+void sched_debt_set(struct sched *sched, struct sched_request *request, uint32_t flying);
+void sched_debt_drop(struct sched *sched, struct sched_request *request);
+struct sched_work sched_work_of_rows(
+	const struct sched *sched, const struct sched_session *session, uint64_t position, uint64_t rows);
+struct sched_work sched_work_of_attend(
+	const struct sched *sched, const struct sched_session *session, const void *in, uint32_t in_bytes);
+/* Of the tenant's promises, those of more urgent classes, and of this one up to the deadline. */
+struct sched_work sched_debts_before(const struct sched_tenant_use *use, uint8_t class, int64_t deadline_ns);
+
 /* ---- sched_predict.c ------------------------------------------------------------------ */
 
-/* Predicted finish of a request that arrives now, behind more urgent work. */
-int64_t sched_predict(const struct sched *sched, const struct sched_message *message,
+struct sched_forecast {
+	int64_t finish_ns;
+	bool breaks;   /* somebody who was promised a deadline would miss it */
+	bool doubtful; /* even alone it would be late, going by what was measured so far */
+};
+
+/* Of a request that arrives now. */
+struct sched_forecast sched_predict(const struct sched *sched, const struct sched_message *message,
 	const struct sched_session *session);
-
-/* ---- sched_promise.c ------------------------------------------------------------------ */
-
-/* The same with all that waits laid out in order; beyond the deadline too where somebody else would miss the one that was promised. */
-int64_t sched_promise(struct sched *sched, const struct sched_message *message, const struct sched_session *session);
+/* Whether another step of work without a deadline would break a promise of this tenant. */
+bool sched_promise_tight(const struct sched *sched, const struct sched_tenant_use *use);
 /* Rows that one who waited too long gets of a step before all others. */
 static inline uint32_t sched_aged_rows(const struct sched *sched)
 {

@@ -103,6 +103,8 @@ static void enqueue(struct sched *sched, const struct sched_message *message,
 		message->record.deadline_ns && sched->options.policy == SCHED_POLICY_PROMISE
 			? message->record.deadline_ns
 			: INT64_MAX);
+	sched_debt_set(sched, request, 0);
+	sched_share_arrived(&sched->uses[client->tenant], request->debt.own.ns, request->admitted_ns);
 	sched_session_kick(sched, session);
 }
 
@@ -152,15 +154,15 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 	else if (tenant->requests_max > 0 &&
 		sched->uses[client->tenant].requests >= tenant->requests_max)
 		status = ATTND_OVER_QUOTA;
-	else if (message->record.deadline_ns != 0 && sched->options.policy == SCHED_POLICY_PROMISE) {
-		int64_t finish_ns = sched_predict(sched, message, session);
+	else if (message->record.deadline_ns != 0 && message->record.deadline_ns != INT64_MAX &&
+		sched->options.policy == SCHED_POLICY_PROMISE) {
+		const struct sched_forecast forecast = sched_predict(sched, message, session);
 
-		if (finish_ns <= message->record.deadline_ns &&
-			(message->record.op == ATTND_OP_STEP || message->record.op == ATTND_OP_GENERATE))
-			finish_ns = sched_promise(sched, message, session);
-		if (finish_ns > message->record.deadline_ns && !worth_a_try(sched, message, session)) {
+		if (forecast.breaks ||
+			(forecast.finish_ns > message->record.deadline_ns &&
+				!(forecast.doubtful && worth_a_try(sched, message, session)))) {
 			status = ATTND_REFUSED_DEADLINE;
-			value = (uint64_t)finish_ns;
+			value = (uint64_t)forecast.finish_ns;
 		}
 	}
 	if (status != ATTND_OK)
@@ -395,6 +397,7 @@ void sched_request_complete(
 	BASE_ASSERT(request->state != REQUEST_FREE &&
 		!(request->state == REQUEST_RUNNING && session->busy));
 	sched_request_unpromise(sched, request);
+	sched_debt_drop(sched, request);
 	sched->promised--;
 	if (client->state == CLIENT_LIVE)
 		reply(sched, request, status,

@@ -98,8 +98,9 @@ void sched_session_enter_place(
 		sched_list_append(&sched->blocked, &session->of_place);
 		sched->retry_blocked = true;
 		break;
-	case PLACE_NONE: break;
+	case PLACE_NONE: return;
 	}
+	sched_debt_set(sched, sched_session_head(session), 0);
 }
 
 /* ---- life ----------------------------------------------------------------------------- */

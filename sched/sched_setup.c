@@ -265,6 +265,8 @@ static void costs_init(struct sched *sched)
 
 		sched_cost_model(&sched->cost, i, info->weight_bytes, row, output, &program->kv);
 	}
+	for (uint32_t i = 0; i < SCHED_COST_MODELS; i++)
+		sched_cost_units(&sched->cost, i, sched->options.step_rows_max, &sched->units[i]);
 }
 
 /* What the caller owns only during the call is copied. */

@@ -63,6 +63,19 @@ static void advance(struct sched_tenant_use *use, int64_t weight, int64_t ns)
 	use->rest = rest;
 }
 
+int64_t sched_share_least(const struct sched *sched)
+{
+	int64_t least_ns = INT64_MAX;
+
+	for (const struct sched_list *link = sched->active.next; link != &sched->active; link = link->next) {
+		const struct sched_tenant_use *use = sched_use_of_active(link);
+
+		if (!use->held && use->virtual_ns < least_ns)
+			least_ns = use->virtual_ns;
+	}
+	return least_ns;
+}
+
 int64_t sched_share_start(const struct sched *sched, const struct sched_tenant_use *use)
 {
 	int64_t least_ns = INT64_MAX, most_ns = use->virtual_ns;
@@ -232,16 +245,27 @@ void sched_share_charge(struct sched *sched, struct sched_flight *flight)
 	note_drift(sched);
 }
 
-static double faded(const struct sched_tenant_use *use, int64_t now_ns)
+/* Two windows, so that no exponential is asked for each tenant and request. */
+void sched_share_arrived(struct sched_tenant_use *use, int64_t ns, int64_t now_ns)
 {
-	return now_ns > use->recent_at_ns
-		? use->recent_ns * exp(-(double)(now_ns - use->recent_at_ns) / SCHED_RECENT_NS)
-		: use->recent_ns;
+	const int64_t windows = (now_ns - use->arrivals_at_ns) / SCHED_RECENT_NS;
+
+	if (windows > 0) {
+		use->arrivals_ns[1] = windows == 1 ? use->arrivals_ns[0] : 0;
+		use->arrivals_ns[0] = 0;
+		use->arrivals_at_ns += windows * SCHED_RECENT_NS;
+	}
+	use->arrivals_ns[0] += ns;
 }
 
-double sched_share_recent(const struct sched_tenant_use *use, int64_t now_ns)
+double sched_share_arrivals(const struct sched_tenant_use *use, int64_t now_ns)
 {
-	return faded(use, now_ns) / SCHED_RECENT_NS;
+	const int64_t age_ns = now_ns - use->arrivals_at_ns;
+
+	if (age_ns >= 2 * (int64_t)SCHED_RECENT_NS)
+		return 0.0;
+	return (double)(use->arrivals_ns[0] + (age_ns < SCHED_RECENT_NS ? use->arrivals_ns[1] : 0)) /
+		(age_ns < SCHED_RECENT_NS ? (double)(age_ns + SCHED_RECENT_NS) : (double)age_ns);
 }
 
 void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_t actual_ns)
@@ -262,8 +286,6 @@ void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_
 		advance(use, sched_share_weight(sched, use), ns - part->charged_ns);
 		pay(sched, use, ns - part->charged_ns);
 		use->used_ns += (uint64_t)ns;
-		use->recent_ns = faded(use, flight->landed_ns) + (double)ns;
-		use->recent_at_ns = flight->landed_ns;
 	}
 	sched->charged_ns += (uint64_t)actual_ns;
 	if (actual_ns > sched->largest_ns)

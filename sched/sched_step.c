@@ -31,10 +31,10 @@ struct forming {
 	const struct kern_program *program;
 	uint32_t rows_left, outs_left;
 	uint32_t rows, outs, decode_rows, misfits;
-	int64_t until_ns; /* the earliest deadline in the step that it can still make */
+	int64_t until_ns; /* when the step is to have ended, as predicted, for a deadline in it */
+	int64_t until_deadline_ns; /* of that one; so are these: */
 	uint32_t until_class, until_tenant;
 	struct behind behind;
-	double unit_ns[SCHED_COST_TERMS]; /* what one of each costs, about */
 	bool embeddings;
 };
 
@@ -92,7 +92,7 @@ static void gather_client(struct sched *sched, struct sched_client *client, stru
 			.deadline_ns = order_ns(sched, session),
 			.fair = fair,
 			.model = (uint16_t)session->model,
-			.class = session->head_class,
+			.class = session->head_class + (session->head_deadline_ns == INT64_MAX ? turn->free_class : 0),
 			.decode = rows == 1 };
 		fair += rows > chunk ? chunk : rows > 0 ? rows : 1;
 	}
@@ -127,7 +127,8 @@ static void gather(struct sched *sched)
 			.decodes = sched->decodes + count,
 			.prefills = sched->prefills + count,
 			.virtual_ns = use->virtual_ns,
-			.oldest_ns = INT64_MAX };
+			.oldest_ns = INT64_MAX,
+			.free_class = sched_promise_tight(sched, use) ? ATTND_CLASS_END : 0 };
 		for (c = use->active.next; c != &use->active; c = next_client) {
 			next_client = c->next;
 			gather_client(sched, sched_client_of_active(c), turn);
@@ -340,18 +341,29 @@ static void add_tokens(struct forming *f, const struct sched_member *member)
 	f->embeddings = f->embeddings || rows;
 }
 
+/* What goes into the air is asked for no longer; a stream asks for the next row. */
+static void follow_debt(struct sched *sched, struct sched_request *request, uint32_t rows)
+{
+	if (request->rows_done + rows == request->rows && request->record.op != ATTND_OP_GENERATE)
+		sched_debt_drop(sched, request);
+	else if (request->debt.kind != DEBT_STREAM)
+		sched_debt_set(sched, request, rows);
+}
+
 /* The member is in; its tenant moves on by about what it will be charged, by a step at most. */
 static void take_off(struct sched *sched, struct forming *f, struct sched_turn *turn,
-	const struct sched_candidate *candidate, uint32_t turn_rows, const struct sched_load *load)
+	const struct sched_candidate *candidate, uint32_t rows, uint32_t turn_rows, const struct sched_load *load)
 {
 	struct sched_session *session = candidate->session;
 	struct sched_client *client = session->client;
-	const double ns = f->unit_ns[0] + f->unit_ns[1] * load->rows + f->unit_ns[2] * (double)load->visits +
-		f->unit_ns[3] * load->outs + f->unit_ns[4] * (double)load->kv_bytes;
+	const struct sched_cost_units *units = &sched->units[sched_flight_cost_model(f->flight)];
+	const double ns = units->step_ns / 16 + units->row_ns * load->rows + units->visit_ns * (double)load->visits +
+		units->out_ns * load->outs + units->byte_ns * (double)load->kv_bytes;
 
 	sched_session_leave_place(sched, session);
 	session->busy = true;
 	sched_session_head(session)->state = REQUEST_RUNNING;
+	follow_debt(sched, sched_session_head(session), rows);
 	client->served += turn_rows;
 	if (turn->use->turn < candidate->fair)
 		turn->use->turn = candidate->fair;
@@ -376,6 +388,28 @@ static uint64_t bytes_in_common(const struct sched_flight *flight,
 	common = KERN_PAGE_TOKENS * sched_blocks_common(flight->members[0].session, session);
 	common = common < end ? common : end;
 	return common > begin ? sched_kv_bytes(&session->kv, common - begin) : 0;
+}
+
+/* How long the step may take for a member's deadline: its part of the time left, where other chunks follow, less a band. What
+ * cannot be made any more holds up nobody. */
+static void note_deadline(struct sched *sched, struct forming *f, const struct sched_turn *turn,
+	const struct sched_candidate *candidate, uint32_t rows_left)
+{
+	const uint32_t chunk = sched->options.prefill_chunk;
+	const int64_t steps = 1 + (rows_left + chunk - 1) / chunk;
+	int64_t part_ns, until_ns;
+
+	if (sched->options.policy != SCHED_POLICY_PROMISE || candidate->session->head_deadline_ns == INT64_MAX)
+		return;
+	part_ns = (candidate->session->head_deadline_ns - sched->now_ns) / steps;
+	until_ns = sched->now_ns +
+		(int64_t)((double)part_ns / sched_cost_band(&sched->cost, f->flight->model, (double)steps));
+	if (until_ns >= f->until_ns || sched_cost_predict(&sched->cost, f->flight->model, &f->flight->load) > part_ns)
+		return;
+	f->until_ns = until_ns;
+	f->until_deadline_ns = candidate->deadline_ns;
+	f->until_class = candidate->class;
+	f->until_tenant = turn->tenant;
 }
 
 static void add_member(struct sched *sched, struct forming *f, struct sched_turn *turn,
@@ -408,22 +442,18 @@ static void add_member(struct sched *sched, struct forming *f, struct sched_turn
 	f->rows_left -= rows;
 	f->outs_left -= member->outs;
 	load.outs = member->outs;
-	if (candidate->deadline_ns > sched->now_ns && candidate->deadline_ns < f->until_ns) {
-		f->until_ns = candidate->deadline_ns;
-		f->until_class = candidate->class;
-		f->until_tenant = turn->tenant;
-	}
-	take_off(sched, f, turn, candidate, rows, &load);
+	take_off(sched, f, turn, candidate, rows, rows, &load);
+	note_deadline(sched, f, turn, candidate, remaining(member->request) - rows);
 }
 
-/* Rows that leave the step's earliest deadline reachable, unless that deadline is of the same tenant and of a lesser class
- * or later than the candidate's. */
+/* Rows that leave the step short enough for the deadlines in it, unless the one that binds is of the same tenant and of a lesser
+ * class or later than the candidate's. */
 static uint32_t fit_deadline(const struct sched *sched, const struct forming *f,
 	const struct sched_turn *turn, const struct sched_candidate *candidate, uint32_t rows)
 {
 	if (f->until_ns == INT64_MAX ||
 		(turn->tenant == f->until_tenant &&
-			(candidate->class < f->until_class || candidate->deadline_ns <= f->until_ns)))
+			(candidate->class < f->until_class || candidate->deadline_ns <= f->until_deadline_ns)))
 		return rows;
 	for (;;) {
 		struct sched_load load = f->flight->load;
@@ -466,21 +496,6 @@ static void try_member(struct sched *sched, struct forming *f, struct sched_turn
 }
 
 /* ---- the work ------------------------------------------------------------------------- */
-
-/* What one row, visit, output and byte cost in a large work: close enough to order tenants inside a work. */
-static void find_units(const struct sched *sched, struct forming *f)
-{
-	const struct sched_load load = {
-		.rows = sched->options.step_rows_max, .outs = 16, .visits = 1 << 20, .kv_bytes = 1 << 20
-	};
-
-	sched_cost_terms(&sched->cost, sched_flight_cost_model(f->flight), &load, f->unit_ns);
-	f->unit_ns[0] /= 16;
-	f->unit_ns[1] /= load.rows;
-	f->unit_ns[2] /= (double)load.visits;
-	f->unit_ns[3] /= load.outs;
-	f->unit_ns[4] /= (double)load.kv_bytes;
-}
 
 /* Decodes first; but a quarter of the rows is kept for prefills that wait, and of the outputs too: a prefill whose every
  * row is wanted would never find room. */
@@ -581,7 +596,7 @@ static void add_attend(struct sched *sched, struct forming *f, struct sched_turn
 		sched_attend_slice(request, request->rows_done, rows);
 	flight->members[flight->member_count++] =
 		(struct sched_member){ .session = session, .request = request, .rows = rows };
-	take_off(sched, f, turn, candidate, rows + request->attend.item.kv_rows, &load);
+	take_off(sched, f, turn, candidate, rows, rows + request->attend.item.kv_rows, &load);
 }
 
 static void form_attend(struct sched *sched, struct forming *f)
@@ -618,7 +633,6 @@ static void choose_model(struct sched *sched, struct forming *f)
 		heap_make(turn->decodes, turn->decode_count);
 		heap_make(turn->prefills, turn->prefill_count);
 	}
-	find_units(sched, f);
 }
 
 int sched_step_form(struct sched *sched)

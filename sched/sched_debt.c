@@ -1,0 +1,277 @@
+/*
+ * What accepted requests still ask of the device, kept as sums, so that a prediction need not look at each of them.
+ * Scheduler's thread; brought up to date wherever a request moves.
+ *
+ *   promised   has a deadline and rows that are not in the air: in its tenant's tree, by class and deadline
+ *   free       has rows and no deadline: a sum for each tenant and class
+ *   stream     a GENERATE behind its prompt, a row of every step: a sum for each model, and one for each tenant
+ *
+ * The tree is a treap (Seidel, Aragon: "Randomized search trees", 1996), whose links are in the requests and whose nodes
+ * know the sums of all below them: what goes before a deadline, and whether everybody behind it can wait, is found in
+ * logarithmic time whatever deadlines clients choose. Of work that takes no rows (raw attention) a slice counts as a whole step's.
+ */
+#include "base/base_rand.h"
+#include "sched/sched_private.h"
+
+/* ---- the tree ------------------------------------------------------------------------- */
+
+static bool before(const struct sched_debt *a, const struct sched_debt *b)
+{
+	if (a->class != b->class)
+		return a->class < b->class;
+	if (a->deadline_ns != b->deadline_ns)
+		return a->deadline_ns < b->deadline_ns;
+	return (uintptr_t)a < (uintptr_t)b;
+}
+
+static void add_below(struct sched_debt *node, const struct sched_debt *child)
+{
+	if (!child)
+		return;
+	node->below.ns += child->below.ns;
+	node->below.rows += child->below.rows;
+	node->below.streams += child->below.streams;
+	if (child->earliest_ns < node->earliest_ns)
+		node->earliest_ns = child->earliest_ns;
+	if (child->latest_ns > node->latest_ns)
+		node->latest_ns = child->latest_ns;
+}
+
+static struct sched_debt *summed(struct sched_debt *node)
+{
+	node->below = node->own;
+	node->earliest_ns = node->latest_ns = node->deadline_ns;
+	add_below(node, node->left);
+	add_below(node, node->right);
+	return node;
+}
+
+/* Those before the node, and those behind it. */
+static void split(struct sched_debt *tree, const struct sched_debt *at, struct sched_debt **left, struct sched_debt **right)
+{
+	if (!tree) {
+		*left = *right = NULL;
+	} else if (before(tree, at)) {
+		split(tree->right, at, &tree->right, right);
+		*left = summed(tree);
+	} else {
+		split(tree->left, at, left, &tree->left);
+		*right = summed(tree);
+	}
+}
+
+static struct sched_debt *joined(struct sched_debt *left, struct sched_debt *right)
+{
+	if (!left || !right)
+		return left ? left : right;
+	if (left->height > right->height) {
+		left->right = joined(left->right, right);
+		return summed(left);
+	}
+	right->left = joined(left, right->left);
+	return summed(right);
+}
+
+static struct sched_debt *with(struct sched_debt *tree, struct sched_debt *node)
+{
+	if (!tree)
+		return summed(node);
+	if (node->height > tree->height) {
+		split(tree, node, &node->left, &node->right);
+		return summed(node);
+	}
+	if (before(node, tree))
+		tree->left = with(tree->left, node);
+	else
+		tree->right = with(tree->right, node);
+	return summed(tree);
+}
+
+static struct sched_debt *without(struct sched_debt *tree, const struct sched_debt *node)
+{
+	BASE_ASSERT(tree != NULL);
+	if (tree == node)
+		return joined(tree->left, tree->right);
+	if (before(node, tree))
+		tree->left = without(tree->left, node);
+	else
+		tree->right = without(tree->right, node);
+	return summed(tree);
+}
+
+struct sched_work sched_debts_before(const struct sched_tenant_use *use, uint8_t class, int64_t deadline_ns)
+{
+	struct sched_work sum = { 0 };
+
+	for (const struct sched_debt *node = use->promised; node;) {
+		const bool counts = node->class != class ? node->class < class : node->deadline_ns <= deadline_ns;
+
+		if (counts) {
+			sum = sched_work_sum(sum, node->own);
+			if (node->left)
+				sum = sched_work_sum(sum, node->left->below);
+		}
+		node = counts ? node->right : node->left;
+	}
+	return sum;
+}
+
+/* ---- what a request asks for ---------------------------------------------------------- */
+
+static struct sched_work raw_work(const struct sched *sched, const struct sched_load *load)
+{
+	const int64_t ns = sched_cost_predict(&sched->cost, SCHED_COST_MODELS - 1, load);
+
+	return (struct sched_work){ ns, (ns / SCHED_ATTEND_NS + 1) * sched->options.step_rows_max, 0 };
+}
+
+struct sched_work sched_work_of_rows(
+	const struct sched *sched, const struct sched_session *session, uint64_t position, uint64_t rows)
+{
+	const struct sched_cost_units *units = &sched->units[session->model];
+	const uint64_t chunk = sched->options.prefill_chunk, steps = (rows + chunk - 1) / chunk;
+	const double visits = (double)rows * (double)position + (double)rows * (double)(rows + 1) / 2;
+	/* What is cut into several steps is read in each of them, as far as it has grown. */
+	const double tokens = (double)steps * (double)position + (double)rows * (double)(steps + 1) / 2;
+
+	if (rows == 0)
+		return (struct sched_work){ 0 };
+	return (struct sched_work){ .ns = 1 +
+			(int64_t)(units->row_ns * (double)rows + units->visit_ns * visits + units->out_ns +
+				units->byte_ns * tokens * (double)sched_kv_bytes(&session->kv, KERN_PAGE_TOKENS) / KERN_PAGE_TOKENS),
+		.rows = (int64_t)rows };
+}
+
+/* Before the parameters are copied and checked for good: wrong ones mislead their own request alone. */
+struct sched_work sched_work_of_attend(
+	const struct sched *sched, const struct sched_session *session, const void *in, uint32_t in_bytes)
+{
+	struct attnd_attend_params params;
+	uint64_t q_rows, kv_rows, keys;
+	struct sched_load load;
+
+	if (in_bytes < sizeof(params))
+		return (struct sched_work){ 0 };
+	sched_copy_in(&params, in, sizeof(params));
+	q_rows = params.q_rows < ATTND_ATTEND_ROWS_MAX ? params.q_rows : ATTND_ATTEND_ROWS_MAX;
+	kv_rows = params.kv_rows < ATTND_ATTEND_ROWS_MAX ? params.kv_rows : ATTND_ATTEND_ROWS_MAX;
+	keys = session->position + kv_rows;
+	load.visits = (2 * q_rows * keys + kv_rows) * session->kv.heads * session->kv.head_dim;
+	load.rows = (uint32_t)(load.visits >> 16) + 1;
+	load.outs = 0;
+	load.kv_bytes = sched_kv_bytes(&session->kv, keys) / session->kv.layers;
+	return raw_work(sched, &load);
+}
+
+static struct sched_work work_left(const struct sched *sched, const struct sched_request *request, uint32_t flying)
+{
+	const struct sched_session *session = request->session;
+	const struct attnd_request *record = &request->record;
+
+	if (record->op == ATTND_OP_STEP || record->op == ATTND_OP_GENERATE) {
+		uint64_t rows = record->argument < session->max_tokens ? record->argument : session->max_tokens;
+
+		if (request->state >= REQUEST_ACTIVE)
+			rows = request->rows - request->rows_done - flying;
+		return sched_work_of_rows(sched, session, (uint64_t)session->position + flying, rows);
+	}
+	if (record->op != ATTND_OP_APPEND && record->op != ATTND_OP_ATTEND)
+		return (struct sched_work){ 0 };
+	if (request->state < REQUEST_ACTIVE)
+		return sched_work_of_attend(sched, session, request->in, record->in_bytes);
+	if (request->rows > 0 && request->rows_done + flying == request->rows)
+		return (struct sched_work){ 0 };
+	const struct sched_load load = sched_attend_load(
+		request, request->rows_done + flying, request->rows - request->rows_done - flying);
+
+	return raw_work(sched, &load);
+}
+
+/* ---- the sums ------------------------------------------------------------------------- */
+
+static void count_stream(struct sched_streams *streams, const struct sched_debt *debt, int64_t sign)
+{
+	streams->count += (uint64_t)sign;
+	streams->visits += (uint64_t)(sign * (int64_t)debt->visits);
+	streams->kv_bytes += (uint64_t)(sign * (int64_t)debt->kv_bytes);
+}
+
+static void subtract(struct sched_work *sum, struct sched_work work)
+{
+	sum->ns -= work.ns;
+	sum->rows -= work.rows;
+	sum->streams -= work.streams;
+}
+
+void sched_debt_drop(struct sched *sched, struct sched_request *request)
+{
+	struct sched_debt *debt = &request->debt;
+	struct sched_tenant_use *use = &sched->uses[request->client->tenant];
+
+	switch ((enum sched_debt_kind)debt->kind) {
+	case DEBT_NONE: return;
+	case DEBT_PROMISED: use->promised = without(use->promised, debt); break;
+	case DEBT_FREE: subtract(&use->free[debt->class], debt->own); break;
+	case DEBT_STREAM:
+		count_stream(&sched->streams[request->session->model], debt, -1);
+		count_stream(&use->streams, debt, -1);
+		debt->kind = DEBT_NONE;
+		return;
+	}
+	debt->kind = DEBT_NONE;
+	subtract(&use->waiting, debt->own);
+	if (use->waiting.rows == 0)
+		sched->waiting_weight -= sched_share_weight(sched, use);
+}
+
+static void add_stream(struct sched *sched, struct sched_request *request, uint32_t flying)
+{
+	const struct sched_session *session = request->session;
+	struct sched_debt *debt = &request->debt;
+
+	debt->kind = DEBT_STREAM;
+	debt->visits = (uint64_t)session->position + flying + 1;
+	debt->kv_bytes = sched_kv_bytes(&session->kv, debt->visits);
+	count_stream(&sched->streams[session->model], debt, 1);
+	count_stream(&sched->uses[request->client->tenant].streams, debt, 1);
+}
+
+static void add_work(struct sched *sched, struct sched_request *request, struct sched_work work)
+{
+	struct sched_debt *debt = &request->debt;
+	struct sched_tenant_use *use = &sched->uses[request->client->tenant];
+
+	if (use->waiting.rows == 0)
+		sched->waiting_weight += sched_share_weight(sched, use);
+	debt->own = work;
+	debt->own.streams = request->record.op == ATTND_OP_GENERATE;
+	debt->class = request->record.priority_class;
+	debt->deadline_ns = request->deadline_ns;
+	debt->kind = request->deadline_ns == INT64_MAX ? DEBT_FREE : DEBT_PROMISED;
+	use->waiting = sched_work_sum(use->waiting, debt->own);
+	if (debt->kind == DEBT_FREE) {
+		use->free[debt->class] = sched_work_sum(use->free[debt->class], debt->own);
+		return;
+	}
+	debt->left = debt->right = NULL;
+	debt->height = (uint32_t)base_mix64(++sched->debts);
+	use->promised = with(use->promised, debt);
+}
+
+void sched_debt_set(struct sched *sched, struct sched_request *request, uint32_t flying)
+{
+	struct sched_work work;
+
+	sched_debt_drop(sched, request);
+	request->debt.own = (struct sched_work){ 0 };
+	/* Without credit a stream asks for nothing. */
+	if (request->session->place == PLACE_PARKED && request == sched_session_head(request->session))
+		return;
+	work = request->record.op == ATTND_OP_GENERATE && request->state >= REQUEST_ACTIVE && request->generate.generated > 0
+		? (struct sched_work){ 0 }
+		: work_left(sched, request, flying);
+	if (work.rows > 0)
+		add_work(sched, request, work);
+	else if (request->record.op == ATTND_OP_GENERATE)
+		add_stream(sched, request, flying);
+}
