@@ -6,7 +6,7 @@
  * fills what is left of its rows with what waits. Of that goes before the request, all of it sums that sched_debt.c keeps:
  *
  *   what is in the air; of its own tenant what is more urgent, and the earlier ones of its own session;
- *   of another tenant what waits or, going by what arrived of late, will have come by then, but no more than its share:
+ *   of another tenant what waits or, going by what came of late, will have come by then, but no more than its share:
  *   until the request's tenant has had the time it needs the other one gets as much by weight, from where both stand in
  *   virtual time, and one step.
  *
@@ -22,8 +22,6 @@
 
 #include "sched/sched_private.h"
 
-/* Of a tenant's arrivals in the time to come, beside those of late: they come in crowds. */
-static const double ARRIVALS_AT_WORST = 2.0;
 static const double FINISH_NS_MOST = 1e17;
 
 enum { LOOKS_MOST = 64 }; /* of one question; who needs more is answered no */
@@ -255,9 +253,8 @@ static double rival_ns(const struct sched *sched, const struct sched_tenant_use 
 	const double from_ns = sched_list_empty(&other->of_active) || other->held
 		? fmax((double)other->virtual_ns, least_ns) : (double)other->virtual_ns;
 	const double share_ns = fmax((virtual_ns - from_ns + own_virtual_ns) * weight, 0.0) + (double)sched->slack_ns;
-	const double comes_ns = ARRIVALS_AT_WORST * sched_share_arrivals(other, now_ns) * horizon_ns;
 
-	return fmin(share_ns, (double)other->waiting.ns + comes_ns);
+	return fmin(share_ns, sched_share_expected(other, now_ns, horizon_ns));
 }
 
 static double rivals_ns(const struct sched *sched, const struct sched_tenant_use *use, double own_ns, double horizon_ns,

@@ -245,27 +245,33 @@ void sched_share_charge(struct sched *sched, struct sched_flight *flight)
 	note_drift(sched);
 }
 
-/* Two windows, so that no exponential is asked for each tenant and request. */
+/* Windows, so that no exponential is asked for each tenant and request. */
 void sched_share_arrived(struct sched_tenant_use *use, int64_t ns, int64_t now_ns)
 {
 	const int64_t windows = (now_ns - use->arrivals_at_ns) / SCHED_RECENT_NS;
 
 	if (windows > 0) {
-		use->arrivals_ns[1] = windows == 1 ? use->arrivals_ns[0] : 0;
-		use->arrivals_ns[0] = 0;
+		use->arrivals[1] = windows == 1 ? use->arrivals[0] : (struct sched_arrivals){ 0 };
+		use->arrivals[0] = (struct sched_arrivals){ 0 };
 		use->arrivals_at_ns += windows * SCHED_RECENT_NS;
 	}
-	use->arrivals_ns[0] += ns;
+	use->arrivals[0].ns += ns;
+	if (use->waiting.ns > use->arrivals[0].crowd_ns)
+		use->arrivals[0].crowd_ns = use->waiting.ns;
 }
 
-double sched_share_arrivals(const struct sched_tenant_use *use, int64_t now_ns)
+double sched_share_expected(const struct sched_tenant_use *use, int64_t now_ns, double horizon_ns)
 {
 	const int64_t age_ns = now_ns - use->arrivals_at_ns;
+	const struct sched_arrivals *now = &use->arrivals[0], *before = &use->arrivals[age_ns < SCHED_RECENT_NS];
+	double crowd_ns = (double)use->waiting.ns, rate;
 
 	if (age_ns >= 2 * (int64_t)SCHED_RECENT_NS)
-		return 0.0;
-	return (double)(use->arrivals_ns[0] + (age_ns < SCHED_RECENT_NS ? use->arrivals_ns[1] : 0)) /
-		(age_ns < SCHED_RECENT_NS ? (double)(age_ns + SCHED_RECENT_NS) : (double)age_ns);
+		return crowd_ns;
+	rate = (double)(now->ns + (before != now ? before->ns : 0)) /
+		(double)(before != now ? age_ns + SCHED_RECENT_NS : age_ns);
+	crowd_ns = fmax(crowd_ns, (double)(now->crowd_ns > before->crowd_ns ? now->crowd_ns : before->crowd_ns));
+	return crowd_ns + rate * horizon_ns;
 }
 
 void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_t actual_ns)
