@@ -89,17 +89,21 @@ void sched_flight_launch(struct sched *sched, struct sched_flight *flight)
 	submit_formed(sched);
 }
 
-int64_t sched_flights_remaining_ns(const struct sched *sched)
+int64_t sched_flights_remaining_ns(const struct sched *sched, int64_t now_ns, double band, int64_t *most_ns)
 {
-	int64_t now_ns = base_clock_now(sched->clock), remaining_ns = 0;
+	int64_t remaining_ns = 0;
 
+	*most_ns = 0;
 	for (uint32_t i = 0; i < sched->flight_count; i++) {
 		const struct sched_flight *flight =
 			&sched->flights[(sched->flight_first + i) % SCHED_FLIGHTS];
-		int64_t gone_ns = i == 0 ? now_ns - flight->submitted_ns : 0;
+		const int64_t gone_ns = i == 0 ? now_ns - flight->submitted_ns : 0,
+			      longest_ns = (int64_t)((double)flight->predicted_ns * band);
 
-		if (flight->state != FLIGHT_LANDED && flight->predicted_ns > gone_ns)
-			remaining_ns += flight->predicted_ns - gone_ns;
+		if (flight->state == FLIGHT_LANDED)
+			continue;
+		remaining_ns += flight->predicted_ns > gone_ns ? flight->predicted_ns - gone_ns : 0;
+		*most_ns += longest_ns > gone_ns ? longest_ns - gone_ns : 0;
 	}
 	return remaining_ns;
 }

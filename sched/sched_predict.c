@@ -29,6 +29,7 @@ enum { LOOKS_MOST = 64 }; /* of one question; who needs more is answered no */
 /* How the device serves one tenant's work from now on. */
 struct pace {
 	double start_ns, flying_ns; /* now; left of what is in the air */
+	double flying_band_ns;      /* and the band of that */
 	double step_ns, partial_ns; /* a step's time beside the rows that fill it; what a step of few rows takes longer than its rows say */
 	double small_ns;            /* the same of the last step, as measured */
 	double row_ns;
@@ -105,11 +106,14 @@ static struct pace pace_of(const struct sched *sched, const struct sched_tenant_
 	const uint64_t others = sched->waiting_weight - (use->waiting.rows > 0 ? sched_share_weight(sched, use) : 0);
 	const int64_t now_ns = base_clock_now(sched->clock);
 	struct pace pace = { .start_ns = (double)now_ns,
-		.flying_ns = (double)sched_flights_remaining_ns(sched),
 		.cost = &sched->cost,
 		.model = model,
 		.others = (double)others / weight };
+	int64_t flying_most_ns;
 
+	pace.flying_ns = (double)sched_flights_remaining_ns(
+		sched, now_ns, sched_cost_band(&sched->cost, model, 1.0), &flying_most_ns);
+	pace.flying_band_ns = (double)flying_most_ns - pace.flying_ns;
 	if (model < SCHED_COST_MODELS - 1) {
 		find_rows(sched, use, model, &pace);
 	} else {
@@ -141,8 +145,7 @@ static double finish_ns(const struct pace *pace, struct sched_work work, double 
 	double end_ns = pace->start_ns + pace->flying_ns + ns;
 
 	if (band)
-		end_ns += hypot(pace->flying_ns * (sched_cost_band(pace->cost, pace->model, 1.0) - 1.0),
-			ns * (sched_cost_band(pace->cost, pace->model, steps) - 1.0));
+		end_ns += hypot(pace->flying_band_ns, ns * (sched_cost_band(pace->cost, pace->model, steps) - 1.0));
 	if (pace->quota > 0.0)
 		end_ns = fmax(end_ns, pace->quota_from_ns + own_ns * pace->quota);
 	return fmin(end_ns, pace->start_ns + FINISH_NS_MOST);

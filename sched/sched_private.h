@@ -604,8 +604,8 @@ static inline uint32_t sched_flight_cost_model(const struct sched_flight *flight
 void sched_flight_launch(struct sched *sched, struct sched_flight *flight);
 int sched_flights_poll(struct sched *sched);
 int sched_zero_form(struct sched *sched);
-/* ns until what is in the air has landed, as predicted. */
-int64_t sched_flights_remaining_ns(const struct sched *sched);
+/* ns until what is in the air has landed, as predicted; most_ns: if it takes the band longer than that, of its whole time. */
+int64_t sched_flights_remaining_ns(const struct sched *sched, int64_t now_ns, double band, int64_t *most_ns);
 /* Delivers a landed step's results, so many that one poll stays short. True when all are out. */
 bool sched_finish_step(struct sched *sched, struct sched_flight *flight);
 bool sched_finish_attend(struct sched *sched, struct sched_flight *flight);

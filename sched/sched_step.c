@@ -5,9 +5,10 @@
  * Order: tenants by virtual time, that is by what they had of the device (sched_share.c); inside a
  * tenant by class, then deadline (earliest first, none last), then turns: its clients by the rows
  * they were given, a client's sessions one after the other. So classes and deadlines order what a
- * tenant's share allows, and no flood of urgent requests takes another's share. Who has waited
- * longer than SCHED_AGED_NS goes before all others of its tenant, one per step, so that no class
- * and no deadline can starve anybody.
+ * tenant's share allows, and no flood of urgent requests takes another's share. What has no deadline
+ * goes behind all that has one where that could not wait (sched_promise_tight). Who has waited
+ * longer than SCHED_AGED_NS goes before all others of its tenant, one per step, of the tenant whose turn
+ * it is, so that no class and no deadline can starve anybody.
  *
  * A step belongs to one model: that of the most urgent session of the tenant whose turn it is. Of
  * a tenant it takes decodes (one row) first, but leaves a quarter of its rows to waiting prefills;
@@ -98,7 +99,7 @@ static void gather_client(struct sched *sched, struct sched_client *client, stru
 	}
 }
 
-/* The one that waited too long is made the most urgent. */
+/* Of the tenant whose turn it is the one that waited too long is made the most urgent: one per step. */
 static void favour_aged(const struct sched *sched, struct sched_turn *turn)
 {
 	if (turn->decode_count == 0 || sched->now_ns - turn->oldest_ns <= SCHED_AGED_NS ||
@@ -133,7 +134,6 @@ static void gather(struct sched *sched)
 			next_client = c->next;
 			gather_client(sched, sched_client_of_active(c), turn);
 		}
-		favour_aged(sched, turn);
 		count += turn->decode_count;
 		sched->turn_count += turn->decode_count > 0;
 	}
@@ -621,9 +621,13 @@ static void form_attend(struct sched *sched, struct forming *f)
 /* Candidates of one model, each tenant's in heaps; who has others is left behind with these. */
 static void choose_model(struct sched *sched, struct forming *f)
 {
-	const uint32_t model = most_urgent(next_turn(sched))->model;
-	const bool attends = model == sched->options.model_count;
+	struct sched_turn *first = next_turn(sched);
+	uint32_t model;
+	bool attends;
 
+	favour_aged(sched, first);
+	model = most_urgent(first)->model;
+	attends = model == sched->options.model_count;
 	f->flight->model = model;
 	f->flight->work.kind = attends ? KERN_WORK_ATTEND : KERN_WORK_STEP;
 	for (uint32_t i = 0; i < sched->turn_count; i++) {
