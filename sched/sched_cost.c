@@ -30,7 +30,7 @@ static const double DOUBT = (1.0 - 0.9) / (1.0 + 0.9);
 
 enum { SAMPLES_LEARNT = 4 };
 /* So many works may have an accident among them. */
-enum { ERRORS_ACCIDENT = 512 };
+enum { ERRORS_ACCIDENT = 128 };
 enum { ERRORS_PER_DOUBLING = 64, ERRORS_ZERO = SCHED_COST_ERRORS / 2, ERRORS_KEPT = 512 };
 
 static void fit_init(struct sched_cost_fit *fit)

@@ -248,33 +248,54 @@ static struct sched_work own_work(
 	return work;
 }
 
-/* Device time of another tenant until this one has had own_ns; horizon_ns: until then, about. */
-static double rival_ns(const struct sched *sched, const struct sched_tenant_use *other, double virtual_ns, double least_ns,
-	double own_virtual_ns, double horizon_ns, int64_t now_ns)
-{
-	const double weight = sched_share_weight(sched, other);
-	const double from_ns = sched_list_empty(&other->of_active) || other->held
-		? fmax((double)other->virtual_ns, least_ns) : (double)other->virtual_ns;
-	const double share_ns = fmax((virtual_ns - from_ns + own_virtual_ns) * weight, 0.0) + (double)sched->slack_ns;
+/* What other tenants have of the device until this one's last chunk is next. */
+struct rivalry {
+	double virtual_ns; /* where this one stands then */
+	double least_ns;   /* where one would begin that comes back */
+	double step_ns;    /* a full step: one that is let go first may end up so far ahead */
+	double horizon_ns; /* from now until then, about */
+	int64_t now_ns;
+};
 
-	return fmin(share_ns, sched_share_expected(other, now_ns, horizon_ns));
+static double rival_ns(const struct sched *sched, const struct sched_tenant_use *other, const struct rivalry *rivalry)
+{
+	const bool away = sched_list_empty(&other->of_active) || other->held;
+	const double from_ns = away ? fmax((double)other->virtual_ns, rivalry->least_ns) : (double)other->virtual_ns;
+	const double behind_ns = (rivalry->virtual_ns - from_ns) * sched_share_weight(sched, other);
+
+	/* What is charged as predicted may be put right by a part of a step. */
+	if (behind_ns < -0.25 * rivalry->step_ns)
+		return 0.0;
+	return fmin(fmax(behind_ns, 0.0) + rivalry->step_ns,
+		sched_share_expected(other, rivalry->now_ns, rivalry->horizon_ns));
 }
 
-static double rivals_ns(const struct sched *sched, const struct sched_tenant_use *use, double own_ns, double horizon_ns,
-	int64_t now_ns)
+static double rivals_ns(const struct sched *sched, const struct sched_tenant_use *use, const struct rivalry *rivalry)
 {
-	const double virtual_ns = (double)sched_share_start(sched, use), own_virtual_ns = own_ns / sched_share_weight(sched, use);
-	const int64_t least = sched_share_least(sched);
-	const double least_ns = least == INT64_MAX ? virtual_ns : (double)least;
 	double ns = 0.0;
 
 	for (uint32_t t = 0; t < sched->options.tenant_count; t++) {
 		const struct sched_tenant_use *other = &sched->uses[t];
 
-		if (other != use && (other->waiting.rows > 0 || other->arrivals_at_ns > 0))
-			ns += rival_ns(sched, other, virtual_ns, least_ns, own_virtual_ns, horizon_ns, now_ns);
+		if (other != use && (other->waiting.rows > 0 || other->crowds_at_ns > 0))
+			ns += rival_ns(sched, other, rivalry);
 	}
 	return ns;
+}
+
+/* own_ns: device time that this one needs, of which last_ns is its last chunk. */
+static double others_ns(const struct sched *sched, const struct sched_tenant_use *use, const struct pace *pace, double own_ns,
+	double last_ns)
+{
+	const int64_t least_ns = sched_share_least(sched), start_ns = sched_share_start(sched, use);
+	struct rivalry rivalry = { .virtual_ns = (double)start_ns + (own_ns - last_ns) / sched_share_weight(sched, use),
+		.least_ns = (double)(least_ns == INT64_MAX ? start_ns : least_ns),
+		.step_ns = fmax((double)sched->slack_ns, pace->step_ns + pace->per_step * pace->row_ns),
+		.horizon_ns = own_ns,
+		.now_ns = (int64_t)pace->start_ns };
+
+	rivalry.horizon_ns += rivals_ns(sched, use, &rivalry);
+	return rivals_ns(sched, use, &rivalry);
 }
 
 /* The last step may be a small one: by how much longer, or shorter, it takes than the pace of full ones says. */
@@ -295,6 +316,14 @@ static double small_ns(const struct sched *sched, const struct sched_session *se
 	return (double)sched_cost_predict(&sched->cost, session->model, &load) - units->step_ns -
 		fmax(units->weights_ns, load.rows * units->row_ns) - load.outs * units->out_ns -
 		(double)load.visits * units->visit_ns - (double)load.kv_bytes * units->byte_ns;
+}
+
+/* Of a request's own work, what its last step has of it. */
+static double last_ns(const struct pace *pace, struct sched_work own)
+{
+	const double rows = (double)own.rows;
+
+	return rows > pace->chunk ? (double)own.ns * pace->chunk / rows : (double)own.ns;
 }
 
 static struct sched_forecast forecast(const struct sched *sched, const struct sched_message *message,
@@ -321,13 +350,9 @@ static struct sched_forecast forecast(const struct sched *sched, const struct sc
 		pace.small_ns = small_ns(sched, session, &pace, ahead);
 	forecast.doubtful = finish_ns(&pace, (struct sched_work){ own.ns, own.rows, 0 }, (double)own.rows, true) >
 		(double)record->deadline_ns;
-	own_ns = finish_ns(&pace, ahead, (double)own.rows, false) - pace.start_ns;
-	if (sched->options.tenant_count > 1) {
-		const int64_t now_ns = (int64_t)pace.start_ns;
-		const double once_ns = rivals_ns(sched, use, own_ns, own_ns, now_ns);
-
-		pace.others_ns = rivals_ns(sched, use, own_ns, own_ns + once_ns, now_ns);
-	}
+	own_ns = finish_ns(&pace, ahead, (double)own.rows, false) - pace.start_ns - pace.flying_ns;
+	if (sched->options.tenant_count > 1)
+		pace.others_ns = others_ns(sched, use, &pace, own_ns, last_ns(&pace, own));
 	forecast.finish_ns = (int64_t)finish_ns(&pace, ahead, (double)own.rows, true);
 	forecast.breaks = use->promised && breaks(&question, use->promised, (struct sched_work){ 0 });
 	/* Behind everybody it would break nothing; that is when it could be done. */

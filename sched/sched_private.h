@@ -56,7 +56,8 @@ enum {
 	SCHED_AGED_PART = 8, /* with so manieth of its rows: nor does it break what was promised */
 	SCHED_EXPIRY_NS = 50000,   /* deadlines are looked for no more often than this */
 	SCHED_DOUBT_NS = 1000000000, /* what was last measured longer ago refuses nobody for good */
-	SCHED_RECENT_S = 30, /* how long a tenant is expected to go on as it did, and as long again */
+	SCHED_RECENT_S = 60,         /* how long a tenant is expected to go on as it did, and as long again */
+	SCHED_CROWD_NS = 1000000000, /* what comes within this comes together */
 	SCHED_MISFITS = 64, /* so many candidates that do not fit end the forming of a step */
 	SCHED_SLICE_ROWS_MIN =
 		16, /* a prefill chunk is not cut below this for a neighbour's deadline */
@@ -225,11 +226,6 @@ struct sched_client {
 	uint64_t credits_given, credits_spent;
 };
 
-/* Work that came, and the most that waited at once. */
-struct sched_arrivals {
-	int64_t ns, crowd_ns;
-};
-
 /* What a tenant has and had. Virtual time is nanoseconds of device time divided by the weight; sched_share.c says how it
  * advances. */
 struct sched_tenant_use {
@@ -241,8 +237,8 @@ struct sched_tenant_use {
 	struct sched_work free[ATTND_CLASS_END]; /* of that, what has no deadline */
 	struct sched_debt *promised; /* and what has one, in order */
 	struct sched_streams streams;
-	int64_t arrivals_at_ns;
-	struct sched_arrivals arrivals[2]; /* in this window of SCHED_RECENT_NS and in the last one */
+	int64_t crowd_at_ns, crowd_ns;      /* work that came since then, SCHED_CROWD_NS ago at most */
+	int64_t crowds_at_ns, crowds_ns[2]; /* the most of it, in this window of SCHED_RECENT_NS and in the last one */
 	uint64_t turn;               /* virtual time of its clients */
 	uint64_t used_ns;            /* device time of all its works that landed */
 	uint64_t backlogs;           /* times that its work ran out or was held up by its quota */
@@ -570,8 +566,8 @@ void sched_share_join(struct sched_flight *flight, uint32_t tenant, const struct
 /* The flight's predicted time is charged to its tenants; when it lands, what it took instead. */
 void sched_share_charge(struct sched *sched, struct sched_flight *flight);
 void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_t actual_ns);
-/* A tenant's work arrived. What is to be expected of it, what waits included, until so long from now: as large a crowd as the
- * largest of late, and more as it came of late. */
+/* A tenant's work arrived. What is to be expected of it until so long from now: what waits, and as much as came of late when
+ * the most came. */
 void sched_share_arrived(struct sched_tenant_use *use, int64_t ns, int64_t now_ns);
 double sched_share_expected(const struct sched_tenant_use *use, int64_t now_ns, double horizon_ns);
 /* How far apart backlogged tenants are now, and may ever be, in nanoseconds divided by weight. */

@@ -248,30 +248,28 @@ void sched_share_charge(struct sched *sched, struct sched_flight *flight)
 /* Windows, so that no exponential is asked for each tenant and request. */
 void sched_share_arrived(struct sched_tenant_use *use, int64_t ns, int64_t now_ns)
 {
-	const int64_t windows = (now_ns - use->arrivals_at_ns) / SCHED_RECENT_NS;
+	const int64_t windows = (now_ns - use->crowds_at_ns) / SCHED_RECENT_NS;
 
 	if (windows > 0) {
-		use->arrivals[1] = windows == 1 ? use->arrivals[0] : (struct sched_arrivals){ 0 };
-		use->arrivals[0] = (struct sched_arrivals){ 0 };
-		use->arrivals_at_ns += windows * SCHED_RECENT_NS;
+		use->crowds_ns[1] = windows == 1 ? use->crowds_ns[0] : 0;
+		use->crowds_ns[0] = 0;
+		use->crowds_at_ns += windows * SCHED_RECENT_NS;
 	}
-	use->arrivals[0].ns += ns;
-	if (use->waiting.ns > use->arrivals[0].crowd_ns)
-		use->arrivals[0].crowd_ns = use->waiting.ns;
+	if (now_ns - use->crowd_at_ns >= SCHED_CROWD_NS) {
+		use->crowd_at_ns = now_ns;
+		use->crowd_ns = 0;
+	}
+	use->crowd_ns += ns;
+	if (use->crowd_ns > use->crowds_ns[0])
+		use->crowds_ns[0] = use->crowd_ns;
 }
 
 double sched_share_expected(const struct sched_tenant_use *use, int64_t now_ns, double horizon_ns)
 {
-	const int64_t age_ns = now_ns - use->arrivals_at_ns;
-	const struct sched_arrivals *now = &use->arrivals[0], *before = &use->arrivals[age_ns < SCHED_RECENT_NS];
-	double crowd_ns = (double)use->waiting.ns, rate;
+	const int64_t windows = (now_ns - use->crowds_at_ns) / SCHED_RECENT_NS;
+	const int64_t least_ns = windows == 0 ? use->crowds_ns[1] : 0, most_ns = windows < 2 ? use->crowds_ns[0] : 0;
 
-	if (age_ns >= 2 * (int64_t)SCHED_RECENT_NS)
-		return crowd_ns;
-	rate = (double)(now->ns + (before != now ? before->ns : 0)) /
-		(double)(before != now ? age_ns + SCHED_RECENT_NS : age_ns);
-	crowd_ns = fmax(crowd_ns, (double)(now->crowd_ns > before->crowd_ns ? now->crowd_ns : before->crowd_ns));
-	return crowd_ns + rate * horizon_ns;
+	return (double)use->waiting.ns + (double)(most_ns > least_ns ? most_ns : least_ns) * fmax(1.0, horizon_ns / SCHED_CROWD_NS);
 }
 
 void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_t actual_ns)
