@@ -261,7 +261,8 @@ static uint32_t place_for(const struct attnsim_world *world, const struct attnsi
 	return best;
 }
 
-/* Held ones that will never be served leave here. */
+/* Held ones that will never be served leave here. Ours answers at once where there is no room for a deadline, as an OPEN without room is
+ * answered; to be held until it has passed would be no refusal. */
 static bool hopeless(struct attnsim_world *world, struct attnsim_job *job)
 {
 	const bool late = job->deadline_ns && job->deadline_ns <= world->clock.fake_ns;
@@ -269,7 +270,7 @@ static bool hopeless(struct attnsim_world *world, struct attnsim_job *job)
 	if (job->cache_bytes > world->cache_bytes) {
 		job->status = ATTND_TOO_LARGE;
 		world->result->unservable++;
-	} else if (late && world->setup->policy == ATTNSIM_OURS) {
+	} else if (job->deadline_ns && world->setup->policy == ATTNSIM_OURS && place_for(world, job) == UINT32_MAX) {
 		job->status = ATTND_REFUSED_DEADLINE;
 	} else if (late && world->setup->give_up) {
 		job->status = ATTND_CANCELLED;
