@@ -65,8 +65,6 @@ static bool goes_before(const struct attnsim_world *world, uint32_t left, uint32
 	const struct attnsim_job *a = &world->jobs[left], *b = &world->jobs[right];
 	const enum attnsim_policy policy = world->setup->policy;
 
-	if (policy == ATTNSIM_OURS && a->urgency != b->urgency)
-		return a->urgency < b->urgency;
 	if ((policy == ATTNSIM_OURS || policy == ATTNSIM_EDF) && a->deadline_ns != b->deadline_ns)
 		return a->deadline_ns && (!b->deadline_ns || a->deadline_ns < b->deadline_ns);
 	return left < right;
@@ -152,7 +150,8 @@ static void generate(struct attnsim_world *world, struct attnsim_job *job)
 	world->waiting[job->tenant]++;
 	send(world, &world->nodes[job->device], job,
 		(struct attnd_request){ .op = ATTND_OP_GENERATE,
-			.priority_class = ours ? (uint8_t)job->urgency : 0,
+			/* What has no deadline may wait; else the deadline says all. */
+			.priority_class = ours && job->deadline_ns == 0 ? ATTND_CLASS_BULK : ATTND_CLASS_INTERACTIVE,
 			.session = job->session,
 			.deadline_ns = job->deadline_ns,
 			.argument = job->prompt,
