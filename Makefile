@@ -141,6 +141,11 @@ check-kernels: ## the tests of kernels in all suites, and once more without AMX,
 	@for isa in avx512 avx2 scalar; do echo "ATTND_ISA=$$isa"; \
 		ATTND_ISA=$$isa TESTS='$(TESTS)' tests/run.sh 'plain:$(O):kernels' || exit 1; done
 
+check-sched: ## the tests of the scheduler: order, promises, fair shares, random schedules, the simulator
+	@$(MAKE) suite-plain
+	@TESTS=sched tests/run.sh 'plain:$(O):unit' && TESTS=attnsim tests/run.sh 'plain:$(O):unit system' && \
+		TESTS=test_service tests/run.sh 'plain:$(O):sim'
+
 bench-kernels: ## each kernel's fraction of this machine's limits (MODEL=file.gguf: whole models beside llama-bench)
 	@tools/setup.sh check
 	@$(MAKE) all benchmarks TESTS=bench_kernels
@@ -186,7 +191,7 @@ help: ## this list
 	@echo; echo "Variables:"
 	@sed -n 's/^\([A-Z]*\) *?= *\([^#]*\)#  *\(.*\)/  \1\t\3/p' $(MAKEFILE_LIST) | expand -t 14
 
-.PHONY: all run check check-kernels bench bench-kernels all-tests benchmarks install uninstall dist clean help FORCE
+.PHONY: all run check check-sched check-kernels bench bench-kernels all-tests benchmarks install uninstall dist clean help FORCE
 
 # ---- How things are made ---------------------------------------------------------------------------------
 

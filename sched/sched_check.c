@@ -59,7 +59,7 @@ uint32_t sched_tenants_view(
 		views[t] = (struct sched_tenant_view){
 			.used_ns = use->used_ns,
 			.backlogs = use->backlogs,
-			.weight = sched_share_weight(sched, use),
+			.weight = use->weight,
 			.sessions = use->sessions,
 			.requests = use->requests,
 			.ready = !sched_list_empty(&use->of_active),
@@ -273,9 +273,9 @@ static int check_tenant(const struct sched *sched, uint32_t tenant)
 	if (clients != active || (active > 0) == sched_list_empty(&use->of_active))
 		return base_fail(EINVAL, "tenant %u: %u clients are active, %u in its list, which is %s", tenant,
 			clients, active, sched_list_empty(&use->of_active) ? "in none" : "in the scheduler's");
-	if (use->rest < 0 || use->rest >= sched_share_weight(sched, use))
+	if (use->rest < 0 || use->rest >= use->weight)
 		return base_fail(EINVAL, "tenant %u: %lld ns are left of a division by %u", tenant,
-			(long long)use->rest, sched_share_weight(sched, use));
+			(long long)use->rest, use->weight);
 	return 0;
 }
 
@@ -284,8 +284,8 @@ static int check_pair(
 	const struct sched *sched, const struct sched_tenant_use *a, const struct sched_tenant_use *b)
 {
 	const double flights = sched->computes_max, largest_ns = (double)sched->largest_ns;
-	const double bound_ns = (flights + 1.0) * largest_ns / sched_share_weight(sched, a) +
-		flights * largest_ns / sched_share_weight(sched, b) + 2.0;
+	const double bound_ns = (flights + 1.0) * largest_ns / a->weight +
+		flights * largest_ns / b->weight + 2.0;
 
 	if ((double)(a->virtual_ns - b->virtual_ns) > bound_ns)
 		return base_fail(EINVAL, "backlogged tenants %td and %td are %lld ns by weight apart, at most %.0f allowed",

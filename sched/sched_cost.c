@@ -267,6 +267,16 @@ static void count_error(struct sched_cost_error *error, double ratio)
 	error->total[0] = 0;
 }
 
+int64_t sched_cost_believed(const struct sched_cost *cost, uint32_t model, const struct sched_load *load, int64_t predicted_ns,
+	int64_t actual_ns)
+{
+	const double most_ns = (double)predicted_ns * SAMPLE_MOST;
+
+	if (cost->fits[model][bucket_of(load)].samples < SAMPLES_LEARNT || (double)actual_ns <= most_ns)
+		return actual_ns;
+	return (int64_t)most_ns;
+}
+
 void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sched_load *load,
 	int64_t predicted_ns, int64_t actual_ns)
 {

@@ -73,6 +73,9 @@ int64_t sched_cost_predict(
 double sched_cost_terms(const struct sched_cost *cost, uint32_t model, const struct sched_load *load,
 	double terms[SCHED_COST_TERMS]);
 void sched_cost_units(const struct sched_cost *cost, uint32_t model, uint32_t rows, struct sched_cost_units *units);
+/* Of what a work took, what is thought to be its own doing: at most so many times what was predicted, once works of its size were measured. */
+int64_t sched_cost_believed(const struct sched_cost *cost, uint32_t model, const struct sched_load *load, int64_t predicted_ns,
+	int64_t actual_ns);
 /* A work of this load, for which predicted_ns had been said, took actual_ns. */
 void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sched_load *load,
 	int64_t predicted_ns, int64_t actual_ns);

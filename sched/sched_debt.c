@@ -221,7 +221,7 @@ void sched_debt_drop(struct sched *sched, struct sched_request *request)
 	debt->kind = DEBT_NONE;
 	subtract(&use->waiting, debt->own);
 	if (use->waiting.rows == 0)
-		sched->waiting_weight -= sched_share_weight(sched, use);
+		sched->waiting_weight -= use->weight;
 }
 
 static void add_stream(struct sched *sched, struct sched_request *request, uint32_t flying)
@@ -242,7 +242,7 @@ static void add_work(struct sched *sched, struct sched_request *request, struct 
 	struct sched_tenant_use *use = &sched->uses[request->client->tenant];
 
 	if (use->waiting.rows == 0)
-		sched->waiting_weight += sched_share_weight(sched, use);
+		sched->waiting_weight += use->weight;
 	debt->own = work;
 	debt->own.streams = request->record.op == ATTND_OP_GENERATE;
 	debt->class = request->record.priority_class;

@@ -56,6 +56,9 @@ static void submit(struct sched *sched, struct sched_flight *flight)
 	flight->result = rc < 0 ? rc : 0;
 	flight->state = rc < 0 ? FLIGHT_LANDED : FLIGHT_FLYING;
 	flight->landed_ns = flight->submitted_ns;
+	/* It never ran: nobody pays. */
+	if (rc < 0 && computes(flight))
+		sched_share_settle(sched, flight, 0);
 }
 
 /* In the order in which they were formed: they land in the order in which they were submitted. */
@@ -119,7 +122,9 @@ static void account(struct sched *sched, struct sched_flight *flight)
 	sched->counters.busy_ns += (uint64_t)actual_ns;
 	if (!computes(flight))
 		return;
-	sched_share_settle(sched, flight, actual_ns);
+	/* A stall is nobody's doing. */
+	sched_share_settle(sched, flight,
+		sched_cost_believed(&sched->cost, sched_flight_cost_model(flight), &flight->load, flight->predicted_ns, actual_ns));
 	if (flight->result < 0)
 		return;
 	sched->counters.predicted_ns += (uint64_t)flight->predicted_ns;

@@ -102,8 +102,8 @@ static void find_rows(const struct sched *sched, const struct sched_tenant_use *
 static struct pace pace_of(const struct sched *sched, const struct sched_tenant_use *use, uint32_t model)
 {
 	const struct sched_tenant *tenant = &sched->tenants[use - sched->uses];
-	const double weight = sched_share_weight(sched, use);
-	const uint64_t others = sched->waiting_weight - (use->waiting.rows > 0 ? sched_share_weight(sched, use) : 0);
+	const double weight = use->weight;
+	const uint64_t others = sched->waiting_weight - (use->waiting.rows > 0 ? use->weight : 0);
 	const int64_t now_ns = base_clock_now(sched->clock);
 	struct pace pace = { .start_ns = (double)now_ns,
 		.cost = &sched->cost,
@@ -188,11 +188,6 @@ static bool breaks(struct question *question, const struct sched_debt *tree, str
 	return (asked(question, tree) && late(question, tree, here)) || breaks(question, tree->right, here);
 }
 
-static uint32_t model_of(const struct sched_session *session)
-{
-	return session->kind == ATTND_SESSION_MODEL ? session->model : SCHED_COST_MODELS - 1;
-}
-
 bool sched_promise_tight(const struct sched *sched, const struct sched_tenant_use *use)
 {
 	struct question question = { .extra = { .ns = sched->slack_ns }, .deadline_ns = INT64_MIN };
@@ -200,7 +195,7 @@ bool sched_promise_tight(const struct sched *sched, const struct sched_tenant_us
 
 	if (!use->promised)
 		return false;
-	pace = pace_of(sched, use, model_of(sched_request_of_debt(use->promised)->session));
+	pace = pace_of(sched, use, sched_session_cost_model(sched_request_of_debt(use->promised)->session));
 	question.pace = &pace;
 	return breaks(&question, use->promised, (struct sched_work){ 0 });
 }
@@ -257,11 +252,11 @@ struct rivalry {
 	int64_t now_ns;
 };
 
-static double rival_ns(const struct sched *sched, const struct sched_tenant_use *other, const struct rivalry *rivalry)
+static double rival_ns(const struct sched_tenant_use *other, const struct rivalry *rivalry)
 {
 	const bool away = sched_list_empty(&other->of_active) || other->held;
 	const double from_ns = away ? fmax((double)other->virtual_ns, rivalry->least_ns) : (double)other->virtual_ns;
-	const double behind_ns = (rivalry->virtual_ns - from_ns) * sched_share_weight(sched, other);
+	const double behind_ns = (rivalry->virtual_ns - from_ns) * other->weight;
 
 	/* What is charged as predicted may be put right by a part of a step. */
 	if (behind_ns < -0.25 * rivalry->step_ns)
@@ -270,32 +265,25 @@ static double rival_ns(const struct sched *sched, const struct sched_tenant_use 
 		sched_share_expected(other, rivalry->now_ns, rivalry->horizon_ns));
 }
 
-static double rivals_ns(const struct sched *sched, const struct sched_tenant_use *use, const struct rivalry *rivalry)
+/* own_ns: device time that this one needs, of which last_ns is its last chunk; others: weight of those with work, by its own. */
+static double others_ns(const struct sched *sched, const struct sched_tenant_use *use, const struct pace *pace, double own_ns,
+	double last_ns, double others)
 {
+	const int64_t least_ns = sched_share_least(sched), start_ns = sched_share_start(sched, use);
+	const struct rivalry rivalry = { .virtual_ns = (double)start_ns + (own_ns - last_ns) / use->weight,
+		.least_ns = (double)(least_ns == INT64_MAX ? start_ns : least_ns),
+		.step_ns = fmax((double)sched->slack_ns, pace->step_ns + pace->per_step * pace->row_ns),
+		.horizon_ns = own_ns * (1.0 + others),
+		.now_ns = (int64_t)pace->start_ns };
 	double ns = 0.0;
 
 	for (uint32_t t = 0; t < sched->options.tenant_count; t++) {
 		const struct sched_tenant_use *other = &sched->uses[t];
 
 		if (other != use && (other->waiting.rows > 0 || other->crowds_at_ns > 0))
-			ns += rival_ns(sched, other, rivalry);
+			ns += rival_ns(other, &rivalry);
 	}
 	return ns;
-}
-
-/* own_ns: device time that this one needs, of which last_ns is its last chunk. */
-static double others_ns(const struct sched *sched, const struct sched_tenant_use *use, const struct pace *pace, double own_ns,
-	double last_ns)
-{
-	const int64_t least_ns = sched_share_least(sched), start_ns = sched_share_start(sched, use);
-	struct rivalry rivalry = { .virtual_ns = (double)start_ns + (own_ns - last_ns) / sched_share_weight(sched, use),
-		.least_ns = (double)(least_ns == INT64_MAX ? start_ns : least_ns),
-		.step_ns = fmax((double)sched->slack_ns, pace->step_ns + pace->per_step * pace->row_ns),
-		.horizon_ns = own_ns,
-		.now_ns = (int64_t)pace->start_ns };
-
-	rivalry.horizon_ns += rivals_ns(sched, use, &rivalry);
-	return rivals_ns(sched, use, &rivalry);
 }
 
 /* The last step may be a small one: by how much longer, or shorter, it takes than the pace of full ones says. */
@@ -332,7 +320,7 @@ static struct sched_forecast forecast(const struct sched *sched, const struct sc
 	const struct attnd_request *record = &message->record;
 	const struct sched_tenant_use *use = &sched->uses[session->client->tenant];
 	const struct sched_work own = own_work(sched, message, session);
-	const struct pace beside = pace_of(sched, use, model_of(session));
+	const struct pace beside = pace_of(sched, use, sched_session_cost_model(session));
 	struct pace pace = beside;
 	struct question question = {
 		.pace = &beside, .extra = own, .class = record->priority_class, .deadline_ns = record->deadline_ns
@@ -352,7 +340,7 @@ static struct sched_forecast forecast(const struct sched *sched, const struct sc
 		(double)record->deadline_ns;
 	own_ns = finish_ns(&pace, ahead, (double)own.rows, false) - pace.start_ns - pace.flying_ns;
 	if (sched->options.tenant_count > 1)
-		pace.others_ns = others_ns(sched, use, &pace, own_ns, last_ns(&pace, own));
+		pace.others_ns = others_ns(sched, use, &pace, own_ns, last_ns(&pace, own), beside.others);
 	forecast.finish_ns = (int64_t)finish_ns(&pace, ahead, (double)own.rows, true);
 	forecast.breaks = use->promised && breaks(&question, use->promised, (struct sched_work){ 0 });
 	/* Behind everybody it would break nothing; that is when it could be done. */

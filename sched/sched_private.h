@@ -152,6 +152,7 @@ struct sched_request {
 	uint8_t end_status; /* RUNNING and already ended: what it completes with when its flight
 			       lands */
 	bool missed;
+	bool tries;   /* admitted to see how fast the device is */
 	bool streams; /* its flight carries a promised stream completion */
 	int64_t received_ns, admitted_ns, started_ns;
 	int64_t deadline_ns;              /* of what it does next; INT64_MAX: none */
@@ -231,6 +232,7 @@ struct sched_client {
 struct sched_tenant_use {
 	struct sched_list active;    /* its clients with ready sessions */
 	struct sched_list of_active; /* in sched.active while there are any */
+	uint32_t weight;             /* of the configuration, at least 1 */
 	int64_t virtual_ns, rest;    /* rest: of the division by the weight, so that nothing is lost */
 	int64_t paid_until_ns;       /* quota of device time: when what it used will be paid for */
 	struct sched_work waiting;   /* of all its requests, what has rows */
@@ -343,7 +345,8 @@ struct sched {
 	struct sched_streams streams[SCHED_MODELS_MAX];
 	uint64_t waiting_weight; /* of tenants with work that waits */
 	uint64_t debts;          /* so many times was a tree added to */
-	int64_t learnt_ns[SCHED_COST_MODELS]; /* when a work of the model was last measured, or let through to be */
+	int64_t learnt_ns[SCHED_COST_MODELS]; /* when a work of the model was last measured */
+	bool tries[SCHED_COST_MODELS]; /* a request was let through for that, and has not ended */
 	void *sample_scratch;
 	uint32_t recent[ATTND_REPEAT_WINDOW_MAX];
 	struct model_top top[ATTND_TOP_MAX];
@@ -443,6 +446,12 @@ static inline const struct sched_model *sched_session_model(
 	const struct sched *sched, const struct sched_session *session)
 {
 	return &sched->models[session->model];
+}
+
+/* Who the cost model takes it for. */
+static inline uint32_t sched_session_cost_model(const struct sched_session *session)
+{
+	return session->kind == ATTND_SESSION_ATTENTION ? SCHED_COST_MODELS - 1 : session->model;
 }
 
 /* ---- sched.c -------------------------------------------------------------------------- */
@@ -549,7 +558,6 @@ void sched_describe(
 
 /* ---- sched_share.c: see there ---------------------------------------------------------- */
 
-uint32_t sched_share_weight(const struct sched *sched, const struct sched_tenant_use *use);
 /* The tenant got its first ready session, or lost its last one. */
 void sched_share_enter(struct sched *sched, struct sched_tenant_use *use);
 void sched_share_leave(struct sched_tenant_use *use);

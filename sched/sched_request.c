@@ -68,7 +68,7 @@ static enum attnd_status check_record(
 }
 
 static void enqueue(struct sched *sched, const struct sched_message *message,
-	struct sched_client *client, struct sched_session *session)
+	struct sched_client *client, struct sched_session *session, bool try)
 {
 	/* The one freed last: it is still in the cache. */
 	struct sched_request *request = sched_request_of_client(sched->free_requests.previous);
@@ -82,6 +82,9 @@ static void enqueue(struct sched *sched, const struct sched_message *message,
 	request->state = REQUEST_QUEUED;
 	request->end_status = 0;
 	request->missed = request->streams = false;
+	request->tries = try;
+	if (try)
+		sched->tries[sched_session_cost_model(session)] = true;
 	request->received_ns = message->received_ns;
 	request->admitted_ns = base_clock_now(sched->clock);
 	request->started_ns = 0;
@@ -109,17 +112,14 @@ static void enqueue(struct sched *sched, const struct sched_message *message,
 }
 
 /* A device that was slow once, or was never measured, would be thought slow for ever if its refusals kept it from being
- * measured again. So after a while without a measurement one request goes through, and shows. */
-static bool worth_a_try(struct sched *sched, const struct sched_message *message, const struct sched_session *session)
+ * measured again. So after a while without a measurement a request that only the cost model is against goes through, and shows; one
+ * at a time, and when it ends without a measurement the next one may. */
+static bool worth_a_try(const struct sched *sched, const struct sched_message *message, const struct sched_session *session)
 {
-	const uint32_t model =
-		session->kind == ATTND_SESSION_ATTENTION ? SCHED_COST_MODELS - 1 : session->model;
+	const uint32_t model = sched_session_cost_model(session);
 	const int64_t now_ns = base_clock_now(sched->clock);
 
-	if (message->record.deadline_ns <= now_ns || now_ns - sched->learnt_ns[model] < SCHED_DOUBT_NS)
-		return false;
-	sched->learnt_ns[model] = now_ns;
-	return true;
+	return message->record.deadline_ns > now_ns && !sched->tries[model] && now_ns - sched->learnt_ns[model] >= SCHED_DOUBT_NS;
 }
 
 void sched_request_take(struct sched *sched, const struct sched_message *message)
@@ -130,6 +130,7 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 	const struct op_rule *rule;
 	struct sched_session *session;
 	uint64_t value = 0;
+	bool try = false;
 
 	if (status != ATTND_OK) {
 		sched_answer(sched, message, (struct sched_answer){ .status = status });
@@ -151,16 +152,16 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 		session->queued >= SCHED_SESSION_REQUESTS_MAX ||
 		sched_list_empty(&sched->free_requests))
 		status = ATTND_QUEUE_FULL;
-	else if (tenant->requests_max > 0 &&
+	else if (tenant->requests_max > 0 && message->record.op != ATTND_OP_CLOSE &&
 		sched->uses[client->tenant].requests >= tenant->requests_max)
 		status = ATTND_OVER_QUOTA;
 	else if (message->record.deadline_ns != 0 && message->record.deadline_ns != INT64_MAX &&
 		sched->options.policy == SCHED_POLICY_PROMISE) {
 		const struct sched_forecast forecast = sched_predict(sched, message, session);
 
-		if (forecast.breaks ||
-			(forecast.finish_ns > message->record.deadline_ns &&
-				!(forecast.doubtful && worth_a_try(sched, message, session)))) {
+		try = forecast.finish_ns > message->record.deadline_ns && forecast.doubtful &&
+			worth_a_try(sched, message, session);
+		if (forecast.breaks || (forecast.finish_ns > message->record.deadline_ns && !try)) {
 			status = ATTND_REFUSED_DEADLINE;
 			value = (uint64_t)forecast.finish_ns;
 		}
@@ -170,7 +171,7 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 			(struct sched_answer){
 				.status = status, .position = session->position, .value = value });
 	else
-		enqueue(sched, message, client, session);
+		enqueue(sched, message, client, session, try);
 }
 
 /* ---- on its way ----------------------------------------------------------------------- */
@@ -398,6 +399,8 @@ void sched_request_complete(
 		!(request->state == REQUEST_RUNNING && session->busy));
 	sched_request_unpromise(sched, request);
 	sched_debt_drop(sched, request);
+	if (request->tries)
+		sched->tries[sched_session_cost_model(session)] = false;
 	sched->promised--;
 	if (client->state == CLIENT_LIVE)
 		reply(sched, request, status,

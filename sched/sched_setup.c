@@ -243,6 +243,7 @@ static void lists_init(struct sched *sched)
 	for (uint32_t i = 0; i < sched->options.tenant_count; i++) {
 		sched_list_init(&sched->uses[i].active);
 		sched_list_init(&sched->uses[i].of_active);
+		sched->uses[i].weight = sched->tenants[i].weight ? sched->tenants[i].weight : 1;
 	}
 	clients_init(sched);
 	sessions_init(sched);

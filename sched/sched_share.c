@@ -11,8 +11,8 @@
  *
  * A step's time is divided by the terms of the cost model: overhead equally among its sessions, reading the weights (or
  * multiplying the rows, where that takes longer) by rows, attention by visits, outputs by outputs, the cache by its bytes.
- * It is charged as predicted when the step is formed, and put right by what it took when it lands. The charges of a step add
- * up to its time. Copies before a write and zeroing are nobody's.
+ * It is charged as predicted when the step is formed, and put right by what it took when it lands; a stall of the machine counts
+ * as far as the cost model believes it. The charges of a step add up to its time. Copies before a write and zeroing are nobody's.
  *
  * How far apart backlogged tenants can drift. Let L be the time of the longest work, as predicted or as it was, and n the
  * works that may be in the air at once (1 where host and device are one). Let Vi be the virtual time of tenant i. While i
@@ -42,13 +42,6 @@
 #include "sched/sched_private.h"
 
 static const double QUOTA_WAIT_NS_MOST = 1e17; /* three years, so that times stay in range */
-
-uint32_t sched_share_weight(const struct sched *sched, const struct sched_tenant_use *use)
-{
-	uint32_t weight = sched->tenants[use - sched->uses].weight;
-
-	return weight ? weight : 1;
-}
 
 /* ---- virtual time --------------------------------------------------------------------- */
 
@@ -141,11 +134,8 @@ static void pay(const struct sched *sched, struct sched_tenant_use *use, int64_t
 {
 	const struct sched_tenant *tenant = tenant_of(sched, use);
 
-	if (tenant->device_ns_per_s == 0)
-		return;
-	if (ns > 0 && use->paid_until_ns < sched->now_ns)
-		use->paid_until_ns = sched->now_ns;
-	use->paid_until_ns += pay_ns(tenant, ns);
+	if (tenant->device_ns_per_s > 0)
+		use->paid_until_ns += pay_ns(tenant, ns);
 }
 
 bool sched_share_may(struct sched *sched, struct sched_tenant_use *use)
@@ -234,7 +224,10 @@ void sched_share_charge(struct sched *sched, struct sched_flight *flight)
 		members_left -= part->members;
 		part->charged_ns = portion(part, flight->predicted_ns, left_ns, members_left);
 		left_ns -= part->charged_ns;
-		advance(&sched->uses[t], sched_share_weight(sched, &sched->uses[t]), part->charged_ns);
+		advance(&sched->uses[t], sched->uses[t].weight, part->charged_ns);
+		/* What was saved up longer ago than now is not kept; later it is put right from here. */
+		if (sched->uses[t].paid_until_ns < sched->now_ns)
+			sched->uses[t].paid_until_ns = sched->now_ns;
 		pay(sched, &sched->uses[t], part->charged_ns);
 	}
 	if (flight->predicted_ns > sched->largest_ns)
@@ -266,8 +259,9 @@ void sched_share_arrived(struct sched_tenant_use *use, int64_t ns, int64_t now_n
 
 double sched_share_expected(const struct sched_tenant_use *use, int64_t now_ns, double horizon_ns)
 {
-	const int64_t windows = (now_ns - use->crowds_at_ns) / SCHED_RECENT_NS;
-	const int64_t least_ns = windows == 0 ? use->crowds_ns[1] : 0, most_ns = windows < 2 ? use->crowds_ns[0] : 0;
+	const int64_t age_ns = now_ns - use->crowds_at_ns;
+	const int64_t least_ns = age_ns < SCHED_RECENT_NS ? use->crowds_ns[1] : 0,
+		      most_ns = age_ns < 2 * SCHED_RECENT_NS ? use->crowds_ns[0] : 0;
 
 	return (double)use->waiting.ns + (double)(most_ns > least_ns ? most_ns : least_ns) * fmax(1.0, horizon_ns / SCHED_CROWD_NS);
 }
@@ -287,7 +281,7 @@ void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_
 		members_left -= part->members;
 		ns = portion(part, actual_ns, left_ns, members_left);
 		left_ns -= ns;
-		advance(use, sched_share_weight(sched, use), ns - part->charged_ns);
+		advance(use, use->weight, ns - part->charged_ns);
 		pay(sched, use, ns - part->charged_ns);
 		use->used_ns += (uint64_t)ns;
 	}
@@ -321,7 +315,7 @@ int64_t sched_share_bound(const struct sched *sched)
 	uint32_t weight = UINT32_MAX;
 
 	for (uint32_t t = 0; t < sched->options.tenant_count; t++)
-		if (sched_share_weight(sched, &sched->uses[t]) < weight)
-			weight = sched_share_weight(sched, &sched->uses[t]);
+		if (sched->uses[t].weight < weight)
+			weight = sched->uses[t].weight;
 	return (2 * (int64_t)sched->computes_max + 1) * sched->largest_ns / weight;
 }

@@ -36,6 +36,8 @@ struct forming {
 	int64_t until_deadline_ns; /* of that one; so are these: */
 	uint32_t until_class, until_tenant;
 	struct behind behind;
+	struct sched_turn *turns[SCHED_TENANTS_MAX]; /* a heap, the least virtual time at the top */
+	uint32_t turn_count;
 	bool embeddings;
 };
 
@@ -139,7 +141,7 @@ static void gather(struct sched *sched)
 	}
 }
 
-/* The tenant whose turn it is; NULL: no candidates are left. */
+/* The tenant whose turn it is first. */
 static struct sched_turn *next_turn(struct sched *sched)
 {
 	struct sched_turn *next = NULL;
@@ -185,7 +187,7 @@ static bool too_far(const struct sched *sched, const struct forming *f, const st
 		turn->tenant == f->behind.tenant ? f->behind.next_ns : f->behind.virtual_ns;
 
 	return least_ns != INT64_MAX &&
-		turn->virtual_ns > least_ns + sched->slack_ns / sched_share_weight(sched, turn->use);
+		turn->virtual_ns > least_ns + sched->slack_ns / turn->use->weight;
 }
 
 /* Keeps those of one model: decodes stay, prefills move beside; those of others are left behind. */
@@ -373,7 +375,7 @@ static void take_off(struct sched *sched, struct forming *f, struct sched_turn *
 	f->flight->load.kv_bytes += load->kv_bytes;
 	sched_share_join(f->flight, turn->tenant, load);
 	turn->spent_ns = fmin(turn->spent_ns + ns, (double)sched->slack_ns);
-	turn->virtual_ns = turn->use->virtual_ns + (int64_t)turn->spent_ns / sched_share_weight(sched, turn->use);
+	turn->virtual_ns = turn->use->virtual_ns + (int64_t)turn->spent_ns / turn->use->weight;
 }
 
 /* What a session holds for positions begin to end in the same blocks as the flight's first member:
@@ -518,13 +520,58 @@ static void take_next(struct sched *sched, struct forming *f, struct sched_turn 
 	f->decode_rows += decode ? f->rows - rows : 0;
 }
 
+static bool turn_before(const struct sched_turn *a, const struct sched_turn *b)
+{
+	return a->virtual_ns != b->virtual_ns ? a->virtual_ns < b->virtual_ns : a->tenant < b->tenant;
+}
+
+static void turns_sift(struct forming *f, uint32_t at)
+{
+	for (;;) {
+		uint32_t least = at, child = 2 * at + 1;
+		struct sched_turn *swapped;
+
+		if (child < f->turn_count && turn_before(f->turns[child], f->turns[least]))
+			least = child;
+		if (child + 1 < f->turn_count && turn_before(f->turns[child + 1], f->turns[least]))
+			least = child + 1;
+		if (least == at)
+			return;
+		swapped = f->turns[at];
+		f->turns[at] = f->turns[least];
+		f->turns[least] = swapped;
+		at = least;
+	}
+}
+
+static void turns_make(struct sched *sched, struct forming *f)
+{
+	f->turn_count = sched->turn_count;
+	for (uint32_t i = 0; i < f->turn_count; i++)
+		f->turns[i] = &sched->turns[i];
+	for (uint32_t i = f->turn_count / 2; i-- > 0;)
+		turns_sift(f, i);
+}
+
+/* Whose turn it is now that the first one's virtual time or candidates have changed; NULL: nobody's. */
+static struct sched_turn *turns_first(struct forming *f)
+{
+	while (f->turn_count > 0) {
+		turns_sift(f, 0);
+		if (f->turns[0]->decode_count + f->turns[0]->prefill_count > 0)
+			return f->turns[0];
+		f->turns[0] = f->turns[--f->turn_count];
+	}
+	return NULL;
+}
+
 static void form_model(struct sched *sched, struct forming *f)
 {
 	struct sched_flight *flight = f->flight;
 	struct sched_turn *turn;
 
 	f->program = sched->models[flight->model].program;
-	while (f->rows_left > 0 && f->misfits < SCHED_MISFITS && (turn = next_turn(sched))) {
+	while (f->rows_left > 0 && f->misfits < SCHED_MISFITS && (turn = turns_first(f))) {
 		if (too_far(sched, f, turn))
 			turn->decode_count = turn->prefill_count = 0;
 		else
@@ -604,7 +651,7 @@ static void form_attend(struct sched *sched, struct forming *f)
 	struct sched_flight *flight = f->flight;
 	struct sched_turn *turn;
 
-	while (flight->member_count < SCHED_ATTENDS && (turn = next_turn(sched)) && !too_far(sched, f, turn)) {
+	while (flight->member_count < SCHED_ATTENDS && (turn = turns_first(f)) && !too_far(sched, f, turn)) {
 		struct sched_candidate candidate = heap_pop(turn->decodes, &turn->decode_count);
 		struct sched_request *request = sched_session_head(candidate.session);
 		uint32_t rows = attend_rows(sched, flight, request);
@@ -637,6 +684,7 @@ static void choose_model(struct sched *sched, struct forming *f)
 		heap_make(turn->decodes, turn->decode_count);
 		heap_make(turn->prefills, turn->prefill_count);
 	}
+	turns_make(sched, f);
 }
 
 int sched_step_form(struct sched *sched)

@@ -323,9 +323,7 @@ static void drift_stays_bounded(void **state)
 		(count_text ? strtoull(count_text, NULL, 0) : SCHEDULES) / WORLD_SCHEDULES;
 
 	(void)state;
-	for (uint64_t seed = 1; seed <= worlds || seed == only; seed++) {
-		if (only && seed != only)
-			continue;
+	for (uint64_t seed = only ? only : 1; only ? seed == only : seed <= worlds; seed++) {
 		random_state = seed;
 		world_start(seed);
 		longest = 0.0;
