@@ -292,7 +292,7 @@ static double small_ns(const struct sched *sched, const struct sched_session *se
 {
 	const struct sched_cost_units *units = &sched->units[session->model];
 	const struct sched_streams *streams = &sched->streams[session->model];
-	const uint64_t rows = (uint64_t)fmin((double)work.rows, pace->per_step);
+	const uint64_t rows = (uint64_t)fmin((double)work.rows, pace->chunk);
 	const uint64_t most = sched->options.step_rows_max - rows;
 	const struct sched_load load = { .rows = (uint32_t)(rows + (streams->count < most ? streams->count : most)),
 		.outs = (uint32_t)(streams->count < most ? streams->count : most) + 1,
@@ -304,6 +304,15 @@ static double small_ns(const struct sched *sched, const struct sched_session *se
 	return (double)sched_cost_predict(&sched->cost, session->model, &load) - units->step_ns -
 		fmax(units->weights_ns, load.rows * units->row_ns) - load.outs * units->out_ns -
 		(double)load.visits * units->visit_ns - (double)load.kv_bytes * units->byte_ns;
+}
+
+/* Others may be cut so that the request makes its deadline, and then all its chunks are in small steps. */
+static double small_steps_ns(const struct sched *sched, const struct sched_session *session, const struct pace *pace,
+	struct sched_work own, struct sched_work work)
+{
+	const double ns = small_ns(sched, session, pace, work);
+
+	return ns > 0.0 ? ns * ceil((double)own.rows / pace->chunk) : ns;
 }
 
 /* Of a request's own work, what its last step has of it. */
@@ -335,7 +344,7 @@ static struct sched_forecast forecast(const struct sched *sched, const struct sc
 	ahead.streams -= own.streams;
 	pace.others = 0.0;
 	if (session->kind == ATTND_SESSION_MODEL && own.rows > 0)
-		pace.small_ns = small_ns(sched, session, &pace, ahead);
+		pace.small_ns = small_steps_ns(sched, session, &pace, own, ahead);
 	forecast.doubtful = finish_ns(&pace, (struct sched_work){ own.ns, own.rows, 0 }, (double)own.rows, true) >
 		(double)record->deadline_ns;
 	own_ns = finish_ns(&pace, ahead, (double)own.rows, false) - pace.start_ns - pace.flying_ns;

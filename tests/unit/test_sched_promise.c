@@ -1,0 +1,429 @@
+/*
+ * Whether what was admitted with a deadline makes it, and whether what could be made is admitted: beside newcomers with and without
+ * deadlines, backlogs, other models, other tenants, quotas, chunks smaller than steps, stalls; and that nobody else is held up
+ * for it. On a modelled device and a fake clock.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/sched_rig.h"
+
+enum { BACKLOG = 40 };
+
+static struct rig rig;
+static const uint32_t zeros[1024];
+
+static uint64_t step(uint32_t client, uint64_t session, uint32_t count, uint8_t class, int64_t deadline_ns)
+{
+	struct attnd_request record = rig_step_record(session, count, ATTND_OUT_ARGMAX);
+
+	record.priority_class = class;
+	record.deadline_ns = deadline_ns;
+	return rig_send(&rig, client, record, zeros, rig_loan(&rig, client, 64));
+}
+
+/* The cost model learns; how long so many rows take alone. */
+static int64_t learn(uint32_t client, uint64_t session, uint32_t count, uint32_t times)
+{
+	int64_t ns = 0;
+
+	for (uint32_t i = 0; i < times; i++) {
+		const uint64_t id = step(client, session, count, ATTND_CLASS_LATENCY, 0);
+
+		ns = rig.clock.fake_ns;
+		rig_run(&rig);
+		ns = rig_take(&rig, id).done_ns - ns;
+		rig_rewind(&rig, client);
+		rig_send(&rig, client, rig_session_record(ATTND_OP_TRUNCATE, session, 0), NULL, NULL);
+		rig_run(&rig);
+		rig.reply_count = 0;
+	}
+	return ns;
+}
+
+static void init(void)
+{
+	rig_init(&rig);
+	rig.options.kv_bytes = 64 << 20;
+}
+
+static void kept(uint64_t id)
+{
+	const struct attnd_completion completion = rig_take(&rig, id);
+
+	assert_int_equal(completion.status, ATTND_OK);
+	assert_int_equal(completion.flags, ATTND_CPL_FINAL);
+}
+
+/* ---- who comes later ------------------------------------------------------------------ */
+
+enum newcomer { SAME_MODEL, OTHER_MODEL, NO_DEADLINE, DEADLINE_FOR_EVER };
+
+/* Whatever comes after a promise, of a more urgent class: with a deadline it is refused, without one it waits. */
+static void promises_hold_beside(enum newcomer newcomer)
+{
+	uint64_t sessions[RIG_MODELS][2], first, second;
+	const uint32_t other = newcomer == OTHER_MODEL;
+	int64_t alone_ns, deadline_ns;
+
+	rig_start_plain(&rig);
+	for (uint32_t m = 0; m < RIG_MODELS; m++)
+		for (uint32_t i = 0; i < 2; i++)
+			sessions[m][i] = rig_open(&rig, 0, m);
+	learn(0, sessions[1][0], 500, 4);
+	alone_ns = learn(0, sessions[0][0], 500, 4);
+	first = step(0, sessions[0][0], 500, ATTND_CLASS_INTERACTIVE, rig.clock.fake_ns + alone_ns * 15 / 10);
+	rig_settle(&rig);
+	deadline_ns = newcomer == NO_DEADLINE ? 0 : newcomer == DEADLINE_FOR_EVER ? INT64_MAX : rig.clock.fake_ns + alone_ns * 6;
+	second = step(0, sessions[other][1], 500, ATTND_CLASS_LATENCY, deadline_ns);
+	rig_settle(&rig);
+	assert_false(rig_has(&rig, first));
+	assert_int_equal(rig_has(&rig, second), newcomer < NO_DEADLINE);
+	rig_run(&rig);
+	kept(first);
+	if (newcomer < NO_DEADLINE)
+		assert_int_equal(rig_take(&rig, second).status, ATTND_REFUSED_DEADLINE);
+	else
+		assert_int_equal(rig_take(&rig, second).status, ATTND_OK);
+	rig_stop(&rig);
+}
+
+static void beside_any_newcomer(void **state)
+{
+	(void)state;
+	for (enum newcomer n = SAME_MODEL; n <= DEADLINE_FOR_EVER; n++)
+		promises_hold_beside(n);
+}
+
+/* However much waits behind a promise that has no deadline, the promise is looked after. */
+static void behind_a_backlog(void **state)
+{
+	(void)state;
+	for (uint32_t count = 0; count <= BACKLOG; count += 10) {
+		uint64_t sessions[3], backlog[BACKLOG], first, second;
+		int64_t alone_ns;
+
+		init();
+		rig.options.prefill_chunk = 64;
+		rig_start(&rig);
+		rig_add(&rig, 0, 0, 1000);
+		for (uint32_t i = 0; i < 3; i++)
+			sessions[i] = rig_open(&rig, 0, 0);
+		for (uint32_t i = 0; i < count; i++)
+			backlog[i] = rig_open_now(&rig, 0, 0);
+		alone_ns = learn(0, sessions[2], 500, 6);
+		first = step(0, sessions[0], 500, ATTND_CLASS_INTERACTIVE, rig.clock.fake_ns + alone_ns * 15 / 10);
+		rig_settle(&rig);
+		for (uint32_t i = 0; i < count; i++)
+			step(0, backlog[i], 500, ATTND_CLASS_BULK, 0);
+		rig_settle(&rig);
+		second = step(0, sessions[1], 500, ATTND_CLASS_LATENCY, rig.clock.fake_ns + alone_ns * 60);
+		rig_settle(&rig);
+		assert_true(rig_has(&rig, second));
+		rig_run(&rig);
+		kept(first);
+		rig.reply_count = 0;
+		rig_stop(&rig);
+	}
+}
+
+/* ---- other tenants -------------------------------------------------------------------- */
+
+/* A row that waits is a row, not a share of the device for good. */
+static void a_row_is_a_row(void **state)
+{
+	(void)state;
+	for (uint32_t neighbours = 1; neighbours <= 3; neighbours++) {
+		uint64_t session, id, held;
+		int64_t alone_ns;
+
+		init();
+		rig.options.prefill_chunk = 64;
+		rig_start(&rig);
+		for (uint32_t c = 0; c < 4; c++)
+			rig_add(&rig, c, c, 1000);
+		session = rig_open_now(&rig, 0, 0);
+		held = rig_open_now(&rig, 0, 0);
+		alone_ns = learn(0, session, 640, 20);
+		step(0, held, 1, ATTND_CLASS_LATENCY, 0);
+		rig_settle(&rig);
+		for (uint32_t i = 1; i <= neighbours; i++)
+			step(i, rig_open_now(&rig, i, 0), 1, ATTND_CLASS_BULK, 0);
+		rig_settle(&rig);
+		id = step(0, session, 640, ATTND_CLASS_LATENCY, rig.clock.fake_ns + alone_ns * 16 / 10);
+		rig_run(&rig);
+		kept(id);
+		rig.reply_count = 0;
+		rig_stop(&rig);
+	}
+}
+
+/* Where a request gets a part of each step only, the steps are kept so short that it makes its deadline, or it is refused; with
+ * time enough it is admitted. The rest of the steps is wanted by its own tenant or by another. */
+static void chunks_smaller_than_steps(void **state)
+{
+	(void)state;
+	for (uint32_t other = 0; other < 2; other++) {
+		for (int64_t tenths = 12; tenths <= 44; tenths += 4) {
+			uint64_t session, id, backlog[20];
+			struct attnd_completion completion;
+			int64_t alone_ns;
+
+			init();
+			rig.options.prefill_chunk = 16;
+			rig_start(&rig);
+			rig_add(&rig, 0, 0, 1000);
+			rig_add(&rig, 1, other, 1000);
+			session = rig_open(&rig, 0, 0);
+			for (uint32_t i = 0; i < 20; i++)
+				backlog[i] = rig_open_now(&rig, 1, 0);
+			learn(1, backlog[0], 500, 3);
+			alone_ns = learn(0, session, 160, 6);
+			for (uint32_t i = 0; i < 20; i++)
+				step(1, backlog[i], 500, ATTND_CLASS_BULK, 0);
+			rig_settle(&rig);
+			rig_land(&rig);
+			rig_settle(&rig);
+			id = step(0, session, 160, ATTND_CLASS_LATENCY, rig.clock.fake_ns + alone_ns * tenths / 10);
+			rig_run(&rig);
+			completion = rig_take(&rig, id);
+			if (completion.status != ATTND_REFUSED_DEADLINE || tenths >= 36) {
+				assert_int_equal(completion.status, ATTND_OK);
+				assert_int_equal(completion.flags, ATTND_CPL_FINAL);
+			}
+			rig.reply_count = 0;
+			rig_stop(&rig);
+		}
+	}
+}
+
+/* A pause of the machine is not held against the tenant whose work was in the air. */
+static void a_stall_is_nobodys(void **state)
+{
+	struct attnd_generate_params params = { .max_tokens = 1000 };
+	struct sched_tenant_view before[4], after[4];
+	int64_t begun_ns;
+
+	(void)state;
+	init();
+	rig.tenants[1].weight = 10;
+	rig.options.step_rows_max = 1;
+	rig.options.client_requests_max = 64;
+	rig.device_options.no_results = true;
+	rig_start(&rig);
+	for (uint32_t c = 0; c < 2; c++) {
+		rig_add(&rig, c, c, 1000000);
+		for (uint32_t i = 0; i < 60; i++)
+			rig_generate(&rig, c, rig_open_now(&rig, c, 0), zeros, 1, params, NULL, (struct attnd_request){ 0 });
+	}
+	for (uint32_t i = 0; i < 100; i++) {
+		rig_land(&rig);
+		rig_settle(&rig);
+		rig.reply_count = 0;
+	}
+	/* Until it was tenant 0's. */
+	do {
+		sched_tenants_view(rig.sched, before, 4);
+		rig.clock.fake_ns += 5000000;
+		rig_land(&rig);
+		rig_settle(&rig);
+		rig.reply_count = 0;
+		sched_tenants_view(rig.sched, after, 4);
+	} while (after[0].used_ns == before[0].used_ns);
+	begun_ns = rig.clock.fake_ns;
+	do {
+		before[0] = after[0];
+		rig_land(&rig);
+		rig_settle(&rig);
+		rig.reply_count = 0;
+		sched_tenants_view(rig.sched, after, 4);
+	} while (after[0].used_ns == before[0].used_ns);
+	assert_true(rig.clock.fake_ns - begun_ns < 5000000);
+	rig_stop(&rig);
+}
+
+/* ---- what was measured ---------------------------------------------------------------- */
+
+/* One work that took far too long does not have everybody refused. */
+static void one_accident(void **state)
+{
+	uint32_t refused = 0;
+	uint64_t session;
+	int64_t alone_ns;
+
+	(void)state;
+	rig_start_plain(&rig);
+	session = rig_open(&rig, 0, 0);
+	alone_ns = learn(0, session, 30, 200);
+	step(0, session, 30, ATTND_CLASS_LATENCY, 0);
+	rig_settle(&rig);
+	rig.clock.fake_ns += 8 * alone_ns;
+	rig_run(&rig);
+	for (uint32_t i = 0; i < 300; i++) {
+		rig_rewind(&rig, 0);
+		rig_send(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, session, 0), NULL, NULL);
+		rig_run(&rig);
+		rig.reply_count = 0;
+		const uint64_t id = step(0, session, 30, ATTND_CLASS_LATENCY, rig.clock.fake_ns + alone_ns * 3);
+
+		rig_run(&rig);
+		refused += rig_take(&rig, id).status == ATTND_REFUSED_DEADLINE;
+	}
+	assert_int_equal(refused, 0);
+	rig_stop(&rig);
+}
+
+/* What is let through to measure a device that seems slow: nonsense hands it on. */
+static void a_try_is_handed_on(void **state)
+{
+	uint64_t sessions[2], id;
+	uint32_t refused = 0;
+
+	(void)state;
+	init();
+	rig.options.prefill_chunk = 64;
+	rig_start(&rig);
+	for (uint32_t c = 0; c < 2; c++) {
+		rig_add(&rig, c, c, 1000);
+		sessions[c] = rig_open_now(&rig, c, 0);
+	}
+	learn(1, sessions[1], 64, 5);
+	for (uint32_t i = 0; i < 20; i++) {
+		rig.clock.fake_ns += 1000000001;
+		rig_send(&rig, 0, (struct attnd_request){ .op = ATTND_OP_STEP, .session = sessions[0], .argument = 1000,
+			.deadline_ns = rig.clock.fake_ns + 20 }, NULL, NULL);
+		rig_settle(&rig);
+		id = step(1, sessions[1], 10, ATTND_CLASS_LATENCY, rig.clock.fake_ns + 10000);
+		rig_run(&rig);
+		refused += rig_take(&rig, id).status == ATTND_REFUSED_DEADLINE;
+		rig_rewind(&rig, 1);
+		rig.reply_count = 0;
+	}
+	assert_int_equal(refused, 0);
+	rig_stop(&rig);
+}
+
+/* ---- what has no part in it ----------------------------------------------------------- */
+
+/* A deadline between tokens that nobody could keep makes nobody's steps short. */
+static void lost_deadlines_hold_up_nobody(void **state)
+{
+	uint64_t works[2];
+
+	(void)state;
+	for (uint32_t tight = 0; tight < 2; tight++) {
+		struct attnd_generate_params params = { .max_tokens = 900, .between_ns = tight ? 3000 : 0 };
+		uint64_t sessions[16];
+
+		init();
+		rig.options.prefill_chunk = 16;
+		rig.device_options.work_ns = 100000;
+		rig_start(&rig);
+		rig_add(&rig, 0, 0, 1000);
+		rig_add(&rig, 1, 1, 1000);
+		for (uint32_t i = 0; i < 16; i++)
+			sessions[i] = rig_open_now(&rig, 1, 0);
+		learn(1, sessions[0], 64, 5);
+		for (uint32_t i = 0; i < 3; i++)
+			rig_generate(&rig, 0, rig_open_now(&rig, 0, 0), zeros, 1, params, NULL,
+				(struct attnd_request){ .priority_class = ATTND_CLASS_BULK });
+		rig_settle(&rig);
+		works[tight] = sim_device_stats(rig.device)->works[KERN_WORK_STEP];
+		for (uint32_t i = 0; i < 16; i++)
+			step(1, sessions[i], 500, ATTND_CLASS_LATENCY, 0);
+		for (uint32_t left = 16; left > 0;) {
+			rig_land(&rig);
+			rig_settle(&rig);
+			for (uint32_t i = 0; i < rig.reply_count; i++)
+				left -= rig.replies[i].client == 1;
+			rig.reply_count = 0;
+		}
+		works[tight] = sim_device_stats(rig.device)->works[KERN_WORK_STEP] - works[tight];
+		rig_stop(&rig);
+	}
+	assert_true(works[1] <= works[0] * 11 / 10);
+}
+
+/* The policy to compare with fills its steps, whatever the deadlines. */
+static void earliest_first_fills_its_steps(void **state)
+{
+	uint64_t works[2];
+
+	(void)state;
+	for (uint32_t timed = 0; timed < 2; timed++) {
+		uint64_t sessions[32];
+		int64_t begun_ns;
+
+		init();
+		rig.options.policy = SCHED_POLICY_EARLIEST;
+		rig.options.prefill_chunk = 64;
+		rig.device_options.work_ns = 100000;
+		rig_start(&rig);
+		rig_add(&rig, 0, 0, 1000);
+		for (uint32_t i = 0; i < 32; i++)
+			sessions[i] = rig_open_now(&rig, 0, 0);
+		learn(0, sessions[0], 64, 5);
+		begun_ns = rig.clock.fake_ns;
+		for (uint32_t i = 0; i < 32; i++)
+			step(0, sessions[i], 16, ATTND_CLASS_LATENCY, timed ? begun_ns + 110000 + 120000 * i : 0);
+		rig_run(&rig);
+		works[timed] = sim_device_stats(rig.device)->works[KERN_WORK_STEP];
+		rig.reply_count = 0;
+		rig_stop(&rig);
+	}
+	assert_int_equal(works[0], works[1]);
+}
+
+/* What the device has no part in is not predicted; a tenant at its limit of requests can still close. */
+static void closing_is_not_refused(void **state)
+{
+	struct attnd_request record;
+	uint64_t sessions[2], id;
+
+	(void)state;
+	init();
+	rig.tenants[0].device_ns_per_s = 500000000;
+	rig.tenants[0].requests_max = 1;
+	rig_start(&rig);
+	rig_add(&rig, 0, 0, 1000);
+	for (uint32_t i = 0; i < 2; i++)
+		sessions[i] = rig_open_now(&rig, 0, 0);
+	learn(0, sessions[0], 10, 2);
+	step(0, sessions[0], 10, ATTND_CLASS_LATENCY, 0);
+	rig_settle(&rig);
+	record = rig_session_record(ATTND_OP_CLOSE, sessions[1], 0);
+	id = rig_send(&rig, 0, record, NULL, NULL);
+	rig_run(&rig);
+	assert_int_equal(rig_take(&rig, id).status, ATTND_OK);
+	rig_message(&rig, SCHED_DRAIN, 0, 0, 0);
+	rig_settle(&rig);
+	record = rig_session_record(ATTND_OP_CLOSE, sessions[0], 0);
+	record.deadline_ns = rig.clock.fake_ns + 1000000000;
+	id = rig_send(&rig, 0, record, NULL, NULL);
+	rig_run(&rig);
+	assert_int_equal(rig_take(&rig, id).status, ATTND_OK);
+	rig.reply_count = 0;
+	rig_stop(&rig);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(beside_any_newcomer),
+		cmocka_unit_test(behind_a_backlog),
+		cmocka_unit_test(a_row_is_a_row),
+		cmocka_unit_test(chunks_smaller_than_steps),
+		cmocka_unit_test(a_stall_is_nobodys),
+		cmocka_unit_test(one_accident),
+		cmocka_unit_test(a_try_is_handed_on),
+		cmocka_unit_test(lost_deadlines_hold_up_nobody),
+		cmocka_unit_test(earliest_first_fills_its_steps),
+		cmocka_unit_test(closing_is_not_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
