@@ -239,16 +239,17 @@ static uint32_t counted(const struct sched_cost_error *error, uint32_t index)
 	return error->counts[0][index] + error->counts[1][index];
 }
 
+/* The most that any of them was off; but where one of many is twice as far off as all others it was an accident. */
 static double band_of(const struct sched_cost_error *error)
 {
-	uint32_t above = 0, i = SCHED_COST_ERRORS;
+	uint32_t i = SCHED_COST_ERRORS, next;
 
-	while (i-- > 0) {
-		above += counted(error, i);
-		if (above > (error->total[0] + error->total[1] >= ERRORS_ACCIDENT))
-			break;
-	}
-	return edge(i);
+	while (--i > 0 && counted(error, i) == 0)
+		;
+	for (next = i; next > 0 && counted(error, next) - (next == i) == 0;)
+		next--;
+	return error->total[0] + error->total[1] >= ERRORS_ACCIDENT && edge(i) - 1.0 > 2.0 * (edge(next) - 1.0) ? edge(next)
+														     : edge(i);
 }
 
 static void count_error(struct sched_cost_error *error, double ratio)

@@ -81,8 +81,8 @@ void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sche
 	int64_t predicted_ns, int64_t actual_ns);
 /* What actual / predicted stays below in this share (0 to 1) of recent works; 1 before any. */
 double sched_cost_error(const struct sched_cost *cost, uint32_t model, double share);
-/* What actual / predicted of so many works together rarely exceeds, at least 1. Of recent works all count but the one that was
- * furthest off, which may have been an accident; over several of them errors make up for each other, as far as they are noise. */
+/* What actual / predicted of so many works together rarely exceeds, at least 1. Of recent works all count, but one that
+ * was twice as far off as all others, which was an accident; over several of them errors make up for each other, as far as they are noise. */
 double sched_cost_band(const struct sched_cost *cost, uint32_t model, double works);
 /* The same of |actual / predicted - 1|, over all models; 0 before any. */
 double sched_cost_error_size(const struct sched_cost *cost, double share);
