@@ -269,7 +269,9 @@ static double rival_ns(const struct sched_tenant_use *other, const struct rivalr
 static double others_ns(const struct sched *sched, const struct sched_tenant_use *use, const struct pace *pace, double own_ns,
 	double last_ns, double others)
 {
-	const int64_t least_ns = sched_share_least(sched), start_ns = sched_share_start(sched, use);
+	const int64_t least_ns = sched_share_least(sched);
+	const int64_t start_ns = least_ns == INT64_MAX ? sched_share_start(sched, use)
+		: (!sched_list_empty(&use->of_active) && !use->held) || use->virtual_ns > least_ns ? use->virtual_ns : least_ns;
 	const struct rivalry rivalry = { .virtual_ns = (double)start_ns + (own_ns - last_ns) / use->weight,
 		.least_ns = (double)(least_ns == INT64_MAX ? start_ns : least_ns),
 		.step_ns = fmax((double)sched->slack_ns, pace->step_ns + pace->per_step * pace->row_ns),

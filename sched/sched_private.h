@@ -230,23 +230,26 @@ struct sched_client {
 /* What a tenant has and had. Virtual time is nanoseconds of device time divided by the weight; sched_share.c says how it
  * advances. */
 struct sched_tenant_use {
-	struct sched_list active;    /* its clients with ready sessions */
-	struct sched_list of_active; /* in sched.active while there are any */
+	/* All that another tenant's prediction depends on: with many of them, a cache line each. */
+	struct sched_list of_active; /* in sched.active while there are clients with ready sessions */
+	int64_t virtual_ns;
 	uint32_t weight;             /* of the configuration, at least 1 */
-	int64_t virtual_ns, rest;    /* rest: of the division by the weight, so that nothing is lost */
-	int64_t paid_until_ns;       /* quota of device time: when what it used will be paid for */
+	bool held;                   /* over its quota of device time when a step was last formed */
+	int64_t crowds_at_ns, crowds_ns[2]; /* the most of crowd_ns, in this window of SCHED_RECENT_NS and in the last one */
 	struct sched_work waiting;   /* of all its requests, what has rows */
-	struct sched_work free[ATTND_CLASS_END]; /* of that, what has no deadline */
+	/* so far */
+	struct sched_list active;    /* its clients with ready sessions */
+	int64_t rest;                /* of the division by the weight, so that nothing is lost */
+	int64_t paid_until_ns;       /* quota of device time: when what it used will be paid for */
+	struct sched_work free[ATTND_CLASS_END]; /* of what waits, what has no deadline */
 	struct sched_debt *promised; /* and what has one, in order */
 	struct sched_streams streams;
-	int64_t crowd_at_ns, crowd_ns;      /* work that came since then, SCHED_CROWD_NS ago at most */
-	int64_t crowds_at_ns, crowds_ns[2]; /* the most of it, in this window of SCHED_RECENT_NS and in the last one */
+	int64_t crowd_at_ns, crowd_ns; /* work that came since then, SCHED_CROWD_NS ago at most */
 	uint64_t turn;               /* virtual time of its clients */
 	uint64_t used_ns;            /* device time of all its works that landed */
 	uint64_t backlogs;           /* times that its work ran out or was held up by its quota */
 	uint32_t sessions, requests;
 	uint64_t kv_bytes;
-	bool held; /* over its quota of device time when a step was last formed */
 };
 
 /* ---- works on the device -------------------------------------------------------------- */

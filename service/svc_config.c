@@ -312,16 +312,17 @@ static int tenant_set(
 		int64_t *number;
 		int64_t max;
 		bool size;
+		int64_t min;
 	} numbers[] = {
-		{ "uid", &tenant->uid, UINT32_MAX, false },
-		{ "gid", &tenant->gid, UINT32_MAX, false },
-		{ "clients", &tenant->clients, 65536, false },
-		{ "sessions", &tenant->sessions, 65536, false },
-		{ "kv", &tenant->kv_bytes, INT64_MAX, true },
-		{ "weight", &tenant->weight, 1000, false },
-		{ "requests", &tenant->requests, UINT32_MAX, false },
-		{ "device_ms", &tenant->device_ms, 1000, false },
-		{ "device_burst_ms", &tenant->device_burst_ms, 60000, false },
+		{ "uid", &tenant->uid, UINT32_MAX, false, 0 },
+		{ "gid", &tenant->gid, UINT32_MAX, false, 0 },
+		{ "clients", &tenant->clients, 65536, false, 0 },
+		{ "sessions", &tenant->sessions, 65536, false, 0 },
+		{ "kv", &tenant->kv_bytes, INT64_MAX, true, 0 },
+		{ "weight", &tenant->weight, 1000, false, 1 },
+		{ "requests", &tenant->requests, UINT32_MAX, false, 0 },
+		{ "device_ms", &tenant->device_ms, 1000, false, 0 },
+		{ "device_burst_ms", &tenant->device_burst_ms, 60000, false, 0 },
 	};
 
 	if (rc)
@@ -336,7 +337,7 @@ static int tenant_set(
 		if (strcmp(key, numbers[i].key))
 			continue;
 		if (parse_number(value, numbers[i].size, numbers[i].number) ||
-			*numbers[i].number > numbers[i].max)
+			*numbers[i].number > numbers[i].max || *numbers[i].number < numbers[i].min)
 			return bad_value("tenant", key, value, "not a number in range");
 		return 0;
 	}

@@ -159,6 +159,7 @@ static void test_mistakes(void **state)
 	wrong("[tenant t]\nmodels = ghost\n", "no [model ghost]");
 	wrong("[tenant t]\nuid = bob\n", "uid");
 	wrong("[tenant t]\ndevice_ms = 1001\n", "device_ms");
+	wrong("[tenant t]\nweight = 0\n", "weight");
 	for (int i = 0; i < SCHED_MODELS_MAX + 1; i++)
 		sprintf(many + strlen(many), "[model m%d]\npath = /dev/null\n", i);
 	wrong(many, "more than");
