@@ -73,7 +73,8 @@ int64_t sched_cost_predict(
 double sched_cost_terms(const struct sched_cost *cost, uint32_t model, const struct sched_load *load,
 	double terms[SCHED_COST_TERMS]);
 void sched_cost_units(const struct sched_cost *cost, uint32_t model, uint32_t rows, struct sched_cost_units *units);
-/* Of what a work took, what is thought to be its own doing: at most so many times what was predicted, once works of its size were measured. */
+/* Of what a work took, what is thought to be its own doing: at most so many times what was predicted, once works of its size
+ * were measured. */
 int64_t sched_cost_believed(const struct sched_cost *cost, uint32_t model, const struct sched_load *load, int64_t predicted_ns,
 	int64_t actual_ns);
 /* A work of this load, for which predicted_ns had been said, took actual_ns. */
@@ -82,7 +83,8 @@ void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sche
 /* What actual / predicted stays below in this share (0 to 1) of recent works; 1 before any. */
 double sched_cost_error(const struct sched_cost *cost, uint32_t model, double share);
 /* What actual / predicted of so many works together rarely exceeds, at least 1. Of recent works all count, but one that
- * was twice as far off as all others, which was an accident; over several of them errors make up for each other, as far as they are noise. */
+ * was twice as far off as all others, which was an accident; over several of them errors make up for each other, as far as
+ * they are noise. */
 double sched_cost_band(const struct sched_cost *cost, uint32_t model, double works);
 /* The same of |actual / predicted - 1|, over all models; 0 before any. */
 double sched_cost_error_size(const struct sched_cost *cost, double share);

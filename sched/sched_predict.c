@@ -13,10 +13,11 @@
  * On top comes a band, by which works of late have been longer than predicted: over several of them errors make up for each
  * other, as far as they are noise. And the time for which the tenant's quota of device time holds it up.
  *
- * Classes and deadlines order the work of one tenant, so what a request may break are its own tenant's promises: those behind it
- * move back by its work, and where one that is within reach, taking the device at its word (no band, nobody new), would then be late with
- * the band, the request is refused. Work without a deadline breaks none: sched_step.c lets it pass only promises that
- * can wait. Promises against what other tenants do are as good as the guess of what they will do; within its share a tenant depends on nobody.
+ * Classes and deadlines order the work of one tenant, so what a request may break are its own tenant's promises: those
+ * behind it move back by its work, and where one that is within reach, taking the device at its word (no band, nobody new),
+ * would then be late with the band, the request is refused. Work without a deadline breaks none: sched_step.c lets it pass
+ * only promises that can wait. Beyond its share a tenant's promises are as good as the guess of what others will do; within
+ * its share it depends on nobody.
  */
 #include <math.h>
 
