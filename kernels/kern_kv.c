@@ -77,7 +77,7 @@ static size_t scale_bytes(enum kern_kv format, uint32_t dim)
 	return KERN_PAGE_TOKENS * sizeof(float);
 }
 
-struct kern_kv_layout kern_kv_layout(const struct kern_kv_geometry *geometry, uint32_t block_index)
+static struct kern_kv_layout layout_of(const struct kern_kv_geometry *geometry, uint32_t block_index)
 {
 	struct kern_kv_layout layout = {
 		.k_format = format_in(geometry->k, block_index),
@@ -118,10 +118,11 @@ int kern_kv_init(struct kern_kv_geometry *geometry)
 		return base_fail(EINVAL, "KV formats %u, %u: known are 1 (f32), 2 (bf16), 3 (int8), 4 (f16), 5 (fp8), 6 (int4)",
 			(unsigned)geometry->k, (unsigned)geometry->v);
 	for (uint32_t later = 0; later < 2; later++) {
-		size_t page = kern_kv_layout(geometry, later).bytes;
+		const struct kern_kv_layout layout = layout_of(geometry, later);
 
-		geometry->page_bytes[later] = page;
-		geometry->block_bytes[later] = round_up((size_t)geometry->layers * geometry->kv_heads * page, BLOCK_ALIGN);
+		geometry->layout[later] = layout;
+		geometry->page_bytes[later] = layout.bytes;
+		geometry->block_bytes[later] = round_up((size_t)geometry->layers * geometry->kv_heads * layout.bytes, BLOCK_ALIGN);
 	}
 	return 0;
 }

@@ -59,11 +59,22 @@ enum kern_kv {
 
 enum { KERN_PAGE_TOKENS = 64, KERN_KV_GROUP = 64, KERN_KV_AHEAD = 2 };
 
+/* Where the arrays of a page begin, in bytes from its start; 0 for what this page has not (only k is really at 0). */
+struct kern_kv_layout {
+	enum kern_kv k_format, v_format; /* of this page: block 0 never holds a smoothed format */
+	size_t k, k_scale, k_sum, k_mean;
+	size_t v, v_scale;
+	size_t mean, width; /* block 0 only; filled when K is smoothed */
+	size_t bytes;
+};
+
 /* Geometry of a session's cache. Filled by kern_kv_init from the first six fields. */
 struct kern_kv_geometry {
 	uint32_t layers, heads, kv_heads, head_dim; /* head_dim: multiple of 8, 8..256 */
 	enum kern_kv k, v;
-	size_t page_bytes[2];  /* [0]: in block 0; [1]: in later blocks */
+	/* [0]: of block 0; [1]: of later blocks */
+	struct kern_kv_layout layout[2];
+	size_t page_bytes[2];
 	size_t block_bytes[2]; /* layers * kv_heads pages, multiple of 4096 */
 };
 
@@ -107,16 +118,10 @@ static inline uint32_t kern_kv_blocks(const struct kern_kv_geometry *geometry, u
 	return filled > 1 && kern_kv_has_low(geometry) ? filled + KERN_KV_AHEAD : filled;
 }
 
-/* Where the arrays of a page begin, in bytes from its start; 0 for what this page has not (only k is really at 0). */
-struct kern_kv_layout {
-	enum kern_kv k_format, v_format; /* of this page: block 0 never holds a smoothed format */
-	size_t k, k_scale, k_sum, k_mean;
-	size_t v, v_scale;
-	size_t mean, width; /* block 0 only; filled when K is smoothed */
-	size_t bytes;
-};
-
-struct kern_kv_layout kern_kv_layout(const struct kern_kv_geometry *geometry, uint32_t block_index);
+static inline const struct kern_kv_layout *kern_kv_layout(const struct kern_kv_geometry *geometry, uint32_t block_index)
+{
+	return &geometry->layout[block_index > 0];
+}
 
 static inline unsigned char *kern_kv_page(const struct kern_kv_geometry *g, unsigned char *block,
 	uint32_t block_index, uint32_t layer, uint32_t kv_head)

@@ -57,9 +57,9 @@ static void load_queries(const struct cpu_attention_tile *tile, struct cpu_atten
 static void quantize_queries(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch)
 {
 	const struct cpu_attention_job *job = tile->job;
-	const struct kern_kv_layout first = kern_kv_layout(job->kv, 0);
+	const struct kern_kv_layout *first = kern_kv_layout(job->kv, 0);
 	const unsigned char *page = kern_kv_page(job->kv, job->blocks[0], 0, job->layer, tile->kv_head);
-	const float *mean = (const float *)(page + first.mean), *width = (const float *)(page + first.width);
+	const float *mean = (const float *)(page + first->mean), *width = (const float *)(page + first->width);
 	const uint32_t dim = job->kv->head_dim;
 	float turned[CPU_ATTENTION_DIM_MAX];
 
@@ -153,15 +153,15 @@ static void multiply_plain(const struct cpu_attention_tile *tile, struct cpu_att
 	const struct page *page, uint32_t first, uint32_t count, uint32_t tokens)
 {
 	const struct cpu_attention_job *job = tile->job;
-	const struct kern_kv_layout block0 = kern_kv_layout(job->kv, 0);
+	const struct kern_kv_layout *block0 = kern_kv_layout(job->kv, 0);
 	const unsigned char *page0 = kern_kv_page(job->kv, job->blocks[0], 0, job->layer, tile->kv_head);
 	const uint32_t dim = job->kv->head_dim;
 	const struct cpu_attention_plain k = {
 		.k = page->at + page->layout->k,
 		.format = page->layout->k_format,
 		.scale = (const float *)(page->at + page->layout->k_scale),
-		.mean = (const float *)(page0 + block0.mean),
-		.width = (const float *)(page0 + block0.width),
+		.mean = (const float *)(page0 + block0->mean),
+		.width = (const float *)(page0 + block0->width),
 	};
 
 	tile->kernels->transpose(scratch->k, &k, tokens, dim);
@@ -346,8 +346,7 @@ static void look_ahead(struct page *page, const unsigned char *next, const struc
 	}
 }
 
-static void attend_split(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch, uint32_t split,
-	const struct kern_kv_layout layout[2])
+static void attend_split(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch, uint32_t split)
 {
 	const struct cpu_attention_job *job = tile->job;
 	const uint32_t end = scratch->range[tile->rows - 1].end;
@@ -363,13 +362,13 @@ static void attend_split(const struct cpu_attention_tile *tile, struct cpu_atten
 		struct page page = {
 			.at = kern_kv_page(job->kv, job->blocks[block], block, job->layer, tile->kv_head),
 			.low = cpu_attention_low(job, tile->kv_head, block),
-			.layout = &layout[block > 0],
+			.layout = kern_kv_layout(job->kv, block),
 			.base = block * KERN_PAGE_TOKENS,
 		};
 
 		if ((uint64_t)(block + 1) * KERN_PAGE_TOKENS < end)
 			look_ahead(&page, kern_kv_page(job->kv, job->blocks[block + 1], block + 1, job->layer, tile->kv_head),
-				&layout[1]);
+				kern_kv_layout(job->kv, block + 1));
 		attend_page(tile, scratch, &page);
 	}
 }
@@ -389,8 +388,7 @@ static void keep_parts(const struct cpu_attention_tile *tile, const struct cpu_a
 }
 
 /* All splits in turn, for a job that keeps no partial results. */
-static void attend_all(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
-	const struct kern_kv_layout layout[2])
+static void attend_all(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch)
 {
 	const struct cpu_attention_job *job = tile->job;
 	const uint32_t dim = job->kv->head_dim;
@@ -399,7 +397,7 @@ static void attend_all(const struct cpu_attention_tile *tile, struct cpu_attenti
 		scratch->total_state[i] = (struct cpu_attention_state){ .max = -INFINITY, .sum = 0.0f };
 	memset(scratch->total, 0, (size_t)tile->vectors * dim * sizeof(*scratch->total));
 	for (uint32_t split = job->first_split; split < job->first_split + job->splits; split++) {
-		attend_split(tile, scratch, split, layout);
+		attend_split(tile, scratch, split);
 		for (uint32_t i = 0; i < tile->vectors; i++) {
 			const struct cpu_attention_state state = { scratch->max[i], scratch->sum[i] };
 
@@ -413,16 +411,15 @@ static void attend_all(const struct cpu_attention_tile *tile, struct cpu_attenti
 void cpu_attention_attend(const struct cpu_attention_tile *tile, uint32_t split, struct cpu_attention_scratch *scratch)
 {
 	const struct cpu_attention_job *job = tile->job;
-	const struct kern_kv_layout layout[2] = { kern_kv_layout(job->kv, 0), kern_kv_layout(job->kv, 1) };
 
 	load_queries(tile, scratch, 0);
 	if (cpu_attention_has_integers(job->kv->k) && scratch->range[tile->rows - 1].end > KERN_PAGE_TOKENS)
 		quantize_queries(tile, scratch);
 	begin_pages(tile);
 	if (job->partial == NULL) {
-		attend_all(tile, scratch, layout);
+		attend_all(tile, scratch);
 	} else {
-		attend_split(tile, scratch, split, layout);
+		attend_split(tile, scratch, split);
 		keep_parts(tile, scratch, 0, split);
 	}
 	end_pages(tile);
@@ -432,7 +429,6 @@ void cpu_attention_attend_together(const struct cpu_attention_tile *tiles, uint3
 	struct cpu_attention_scratch *scratch)
 {
 	const struct kern_kv_geometry *kv = tiles[0].job->kv;
-	const struct kern_kv_layout layout[2] = { kern_kv_layout(kv, 0), kern_kv_layout(kv, 1) };
 	const uint32_t begin = split * CPU_ATTENTION_SPLIT_TOKENS;
 	struct cpu_attention_tile all = tiles[0];
 
@@ -449,7 +445,7 @@ void cpu_attention_attend_together(const struct cpu_attention_tile *tiles, uint3
 	if (cpu_attention_has_integers(kv->k))
 		quantize_queries(&all, scratch);
 	begin_pages(&all);
-	attend_split(&all, scratch, split, layout);
+	attend_split(&all, scratch, split);
 	end_pages(&all);
 	for (uint32_t i = 0, before = 0; i < count; before += tiles[i++].vectors)
 		keep_parts(&tiles[i], scratch, before, split);

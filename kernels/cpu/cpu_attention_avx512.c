@@ -418,31 +418,63 @@ static void widen(float *to, const void *v, enum kern_kv format, uint32_t n)
 		_mm512_storeu_ps(to + i, load_v(KERN_KV_FP8, v, i, 0xffff));
 }
 
-/* vecs * 16 channels from `channel`; mask says which of the 16 where there is but one vec. */
-static inline __attribute__((always_inline)) void accumulate_block(const int rows, const int vecs,
-	const enum kern_kv format, float *o, const float *weights, const void *v, uint32_t begin, uint32_t end, uint32_t dim,
-	uint32_t channel, __mmask16 mask)
+/* PAGE_VECS * 16 channels from `channel`. */
+static inline __attribute__((always_inline)) void accumulate_block(const int rows, const enum kern_kv format, float *o,
+	const float *weights, const void *v, uint32_t begin, uint32_t end, uint32_t dim, uint32_t channel)
 {
 	__m512 sum[BLOCK_ROWS][PAGE_VECS], value[PAGE_VECS];
 
 	for (int r = 0; r < rows; r++) {
-		for (int i = 0; i < vecs; i++)
-			sum[r][i] = _mm512_maskz_loadu_ps(mask, o + (size_t)r * dim + channel + i * LANES);
+		for (int i = 0; i < PAGE_VECS; i++)
+			sum[r][i] = _mm512_loadu_ps(o + (size_t)r * dim + channel + i * LANES);
 	}
 	for (uint32_t t = begin; t < end; t++) {
-		for (int i = 0; i < vecs; i++)
-			value[i] = load_v(format, v, (size_t)t * dim + channel + (size_t)i * LANES, mask);
+		for (int i = 0; i < PAGE_VECS; i++)
+			value[i] = load_v(format, v, (size_t)t * dim + channel + (size_t)i * LANES, 0xffff);
 		for (int r = 0; r < rows; r++) {
 			const __m512 weight = _mm512_set1_ps(weights[r * KERN_PAGE_TOKENS + t]);
 
-			for (int i = 0; i < vecs; i++)
+			for (int i = 0; i < PAGE_VECS; i++)
 				sum[r][i] = _mm512_fmadd_ps(weight, value[i], sum[r][i]);
 		}
 	}
 	for (int r = 0; r < rows; r++) {
-		for (int i = 0; i < vecs; i++)
-			_mm512_mask_storeu_ps(o + (size_t)r * dim + channel + i * LANES, mask, sum[r][i]);
+		for (int i = 0; i < PAGE_VECS; i++)
+			_mm512_storeu_ps(o + (size_t)r * dim + channel + i * LANES, sum[r][i]);
 	}
+}
+
+/* 16 channels, or the 8 of the mask. Few chains would wait for themselves: tokens t, t + 4, ... make one of their own, whatever
+ * the number of rows. */
+static inline __attribute__((always_inline)) void accumulate_chains(const int rows, const enum kern_kv format, float *o,
+	const float *weights, const void *v, uint32_t begin, uint32_t end, uint32_t dim, uint32_t channel, __mmask16 mask)
+{
+	enum { CHAINS = 4 };
+	__m512 sum[BLOCK_ROWS][CHAINS];
+	uint32_t t = begin;
+
+	for (int r = 0; r < rows; r++) {
+		sum[r][0] = _mm512_maskz_loadu_ps(mask, o + (size_t)r * dim + channel);
+		for (int c = 1; c < CHAINS; c++)
+			sum[r][c] = _mm512_setzero_ps();
+	}
+	for (; end - t >= CHAINS; t += CHAINS) {
+		for (int c = 0; c < CHAINS; c++) {
+			const __m512 value = load_v(format, v, (size_t)(t + (uint32_t)c) * dim + channel, mask);
+
+			for (int r = 0; r < rows; r++)
+				sum[r][c] = _mm512_fmadd_ps(_mm512_set1_ps(weights[r * KERN_PAGE_TOKENS + t + (uint32_t)c]), value, sum[r][c]);
+		}
+	}
+	for (; t < end; t++) {
+		const __m512 value = load_v(format, v, (size_t)t * dim + channel, mask);
+
+		for (int r = 0; r < rows; r++)
+			sum[r][0] = _mm512_fmadd_ps(_mm512_set1_ps(weights[r * KERN_PAGE_TOKENS + t]), value, sum[r][0]);
+	}
+	for (int r = 0; r < rows; r++)
+		_mm512_mask_storeu_ps(o + (size_t)r * dim + channel, mask,
+			_mm512_add_ps(_mm512_add_ps(sum[r][0], sum[r][1]), _mm512_add_ps(sum[r][2], sum[r][3])));
 }
 
 static inline __attribute__((always_inline)) void accumulate_rows(const int rows, const enum kern_kv format, float *o,
@@ -451,10 +483,9 @@ static inline __attribute__((always_inline)) void accumulate_rows(const int rows
 	uint32_t channel = 0;
 
 	for (; channel + PAGE_VECS * LANES <= dim; channel += PAGE_VECS * LANES)
-		accumulate_block(rows, PAGE_VECS, format, o, weights, v, begin, end, dim, channel, 0xffff);
+		accumulate_block(rows, format, o, weights, v, begin, end, dim, channel);
 	for (; channel < dim; channel += LANES)
-		accumulate_block(rows, 1, format, o, weights, v, begin, end, dim, channel,
-			dim - channel < LANES ? 0xff : 0xffff);
+		accumulate_chains(rows, format, o, weights, v, begin, end, dim, channel, dim - channel < LANES ? 0xff : 0xffff);
 }
 
 static inline __attribute__((always_inline)) void accumulate_format(const enum kern_kv format, float *o,

@@ -297,7 +297,7 @@ static float *last_row(struct session *s, void (*before_merge)(struct cpu_attent
 	attention_rig_open(&rig, s->shape, 1, s->tokens);
 	attention_rig_step(&rig, 0, s->tokens - 1, s->q, s->k, s->v, o, NULL);
 	rig.before_merge = before_merge;
-	((float *)(rig.blocks[0] + kern_kv_layout(&rig.kv, 0).mean))[3] += mean_fault;
+	((float *)(rig.blocks[0] + kern_kv_layout(&rig.kv, 0)->mean))[3] += mean_fault;
 	attention_rig_step(&rig, s->tokens - 1, 1, s->q, s->k, s->v, o, NULL);
 	memcpy(row, o + (s->tokens - 1) * width, width * sizeof(*row));
 	attention_rig_close(&rig);

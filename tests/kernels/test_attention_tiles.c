@@ -183,7 +183,7 @@ static void a_changed_byte_is_seen(void **state)
 	fill(&rig);
 	plain = run(&rig, false, TOKENS - 32, 32, q);
 	for (int i = 0; i < 2; i++) {
-		const struct kern_kv_layout layout = kern_kv_layout(&rig.kv, 1);
+		const struct kern_kv_layout layout = *kern_kv_layout(&rig.kv, 1);
 		unsigned char *byte = rig.blocks[3] + (i == 0 ? layout.k : layout.v) + 4321;
 
 		*byte ^= 1;
