@@ -142,6 +142,7 @@ int sched_poll(struct sched *sched)
 	work += sched_requests_start(sched);
 	work += sched_requests_unblock(sched);
 	work += sched_step_form(sched);
+	work += sched_reuse_relieve(sched);
 	work += sched_zero_form(sched);
 	work += sched_flights_poll(sched);
 	return work;

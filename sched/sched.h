@@ -87,6 +87,7 @@ struct sched_tenant {
 	/* Device time in a second, averaged, however idle the device is; what was not used is saved up to device_burst_ns.
 	 * 0: no limit, and a tenth of a second's. */
 	uint64_t device_ns_per_s, device_burst_ns;
+	uint32_t prefix_group; /* tenants with the same number find each other's prefixes; 0: nobody else's */
 };
 
 /* A model as the scheduler needs it, all constant while it lives. */
@@ -134,6 +135,9 @@ struct sched_options {
 		out_rows_max; /* output rows of one step; a request with more is cut into several */
 	const char *build;    /* for DESCRIBE */
 	enum sched_policy policy;
+	bool prefix_cache;        /* pages of prompts and answers are kept for later prompts that begin so (sched_prefix.h) */
+	bool prefix_least_recent; /* of these the least recently used go first: to be compared with */
+	uint64_t prefix_key[2];   /* secret, drawn anew at every start */
 };
 
 /* ---- the role ------------------------------------------------------------------------- */
@@ -172,6 +176,10 @@ struct sched_counters {
 	uint64_t parked;                      /* times a stream had no credit */
 	uint32_t sessions, clients, requests; /* live now */
 	uint64_t kv_bytes_used, kv_bytes_free, kv_bytes_dirty;
+	uint64_t kv_bytes_cached; /* not used: pages that nobody holds; any request that wants them gets them */
+	uint64_t prefix_lookups, prefix_hits, prefix_tokens; /* prompts that began a session; of these, some pages were there; tokens */
+	uint64_t prefix_evictions;
+	uint32_t prefix_pages;    /* in the cache now, held ones too */
 	uint32_t blocks_used;
 };
 

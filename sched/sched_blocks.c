@@ -15,15 +15,36 @@ static uint64_t *use_of(struct sched *sched, const struct sched_session *session
 	return &sched->uses[session->client->tenant].kv_bytes;
 }
 
+/* Whether rows first .. end write to the block: as their page, or as the low halves of one. */
+static bool writes(const struct sched_session *session, uint32_t first, uint32_t end, uint32_t index)
+{
+	const uint32_t begin_page = first / KERN_PAGE_TOKENS, end_page = kern_kv_filled(end);
+
+	if (index >= begin_page && index < end_page)
+		return true;
+	return kern_kv_has_low(&session->kv) && index > KERN_KV_AHEAD && index - KERN_KV_AHEAD >= begin_page &&
+		index - KERN_KV_AHEAD < end_page;
+}
+
 /* What a request needs: fresh blocks at the end, and copies of shared ones that it writes to. */
 struct need {
+	uint32_t first, last; /* rows */
 	uint32_t begin, end, copies, counts[2];
 	uint64_t fresh_bytes;
 };
 
+static bool copied(
+	const struct sched *sched, const struct sched_session *session, const struct need *need, uint32_t index)
+{
+	return writes(session, need->first, need->last, index) &&
+		sched_kv_references(sched->kv, session->blocks[index]) > 1;
+}
+
 static void count_need(const struct sched *sched, const struct sched_session *session,
 	uint32_t first, uint32_t rows, struct need *need)
 {
+	need->first = first;
+	need->last = first + rows;
 	need->begin = first / KERN_PAGE_TOKENS;
 	need->end = kern_kv_blocks(&session->kv, first + rows);
 	/* A layer may stand before the last one's end, but never beyond it by more than it appends.
@@ -33,7 +54,7 @@ static void count_need(const struct sched *sched, const struct sched_session *se
 	for (uint32_t i = need->begin; i < need->end; i++) {
 		bool fresh = i >= session->block_count;
 
-		if (!fresh && sched_kv_references(sched->kv, session->blocks[i]) == 1)
+		if (!fresh && !copied(sched, session, need, i))
 			continue;
 		need->counts[i > 0]++;
 		need->copies += !fresh;
@@ -69,6 +90,7 @@ enum sched_blocks sched_blocks_take(struct sched *sched, struct sched_session *s
 	if (*used + need.fresh_bytes > sched->tenants[session->client->tenant].kv_bytes_max)
 		return BLOCKS_OVER_QUOTA;
 	if (!sched_kv_fits(sched->kv, session->take_bytes, need.counts)) {
+		sched_reuse_make_room(sched, session->take_bytes, need.counts);
 		if (sched_kv_dirty_bytes(sched->kv) == 0)
 			return BLOCKS_NONE;
 		sched->want_zero = true;
@@ -83,7 +105,7 @@ enum sched_blocks sched_blocks_take(struct sched *sched, struct sched_session *s
 			session->blocks[i] = sched_kv_take(sched->kv, session->take_bytes[i > 0]);
 			BASE_ASSERT(session->blocks[i] != NULL && i == session->block_count);
 			session->block_count++;
-		} else if (sched_kv_references(sched->kv, session->blocks[i]) > 1) {
+		} else if (copied(sched, session, &need, i)) {
 			replace(sched, session, i, copy);
 		}
 	}
@@ -98,6 +120,8 @@ void sched_blocks_trim(
 		? kern_kv_filled(tokens)
 		: kern_kv_blocks(&session->kv, tokens);
 
+	if (sched->prefix)
+		sched_reuse_trim(sched, session, tokens);
 	while (session->block_count > keep) {
 		uint32_t i = --session->block_count;
 

@@ -17,6 +17,17 @@ void sched_counters_read(const struct sched *sched, struct sched_counters *count
 	counters->kv_bytes_free = usage.free_bytes;
 	counters->kv_bytes_dirty = usage.dirty_bytes;
 	counters->blocks_used = usage.blocks_used;
+	if (sched->prefix) {
+		const struct sched_prefix_counters *prefix = sched_prefix_counters(sched->prefix);
+
+		counters->kv_bytes_cached = prefix->idle_bytes;
+		counters->kv_bytes_used -= prefix->idle_bytes;
+		counters->prefix_lookups = prefix->lookups;
+		counters->prefix_hits = prefix->hits;
+		counters->prefix_tokens = prefix->pages_found * KERN_PAGE_TOKENS;
+		counters->prefix_evictions = prefix->pages_evicted;
+		counters->prefix_pages = prefix->pages;
+	}
 	counters->fair_bound_ns = (uint64_t)sched_share_bound(sched);
 	counters->error_median = sched_cost_error_size(&sched->cost, 0.5);
 	counters->error_p99 = sched_cost_error_size(&sched->cost, 0.99);
@@ -75,6 +86,7 @@ struct census {
 	uint32_t requests, streams, clients, sessions;
 	struct sched_tenant_use uses[SCHED_TENANTS_MAX];
 	uint32_t *references; /* per block number */
+	uint32_t *holders;    /* per page of the prefix cache */
 };
 
 static uint32_t length(const struct sched_list *list, uint32_t most)
@@ -137,6 +149,27 @@ static int check_place(const struct sched *sched, const struct sched_session *se
 	return 0;
 }
 
+/* The pages that it holds in the prefix cache are its own first blocks. */
+static int check_prefix(const struct sched *sched, const struct sched_session *session, struct census *census)
+{
+	uint32_t n = session->prefix_node;
+
+	if (n == SCHED_PREFIX_NONE)
+		return 0;
+	if (!sched->prefix || session->kind != ATTND_SESSION_MODEL ||
+		sched_prefix_pages(sched->prefix, n) > session->position / KERN_PAGE_TOKENS)
+		return base_fail(EINVAL, "session %u stands at %u tokens and holds %u cached pages", session->index,
+			session->position, sched->prefix ? sched_prefix_pages(sched->prefix, n) : 0);
+	for (; n != SCHED_PREFIX_NONE; n = sched_prefix_parent(sched->prefix, n)) {
+		const uint32_t at = sched_prefix_pages(sched->prefix, n) - 1;
+
+		census->holders[n]++;
+		if (session->blocks[at] != sched_prefix_block(sched->prefix, n))
+			return base_fail(EINVAL, "session %u: its block %u is not the cached page that it holds", session->index, at);
+	}
+	return 0;
+}
+
 static int check_session(
 	const struct sched *sched, const struct sched_session *session, struct census *census)
 {
@@ -175,7 +208,7 @@ static int check_session(
 	}
 	use->sessions++;
 	census->sessions++;
-	return check_place(sched, session);
+	return check_prefix(sched, session, census) < 0 ? -EINVAL : check_place(sched, session);
 }
 
 static int check_client(const struct sched_client *client, struct census *census)
@@ -312,9 +345,27 @@ static int check_shares(const struct sched *sched)
 	return rc;
 }
 
-/* Every reference of a block is an entry of a session's table, or held by a copy in the air. */
+/* What the prefix cache refers to, and who holds it. */
+static int check_cached(const struct sched *sched, struct census *census)
+{
+	struct sched_prefix_view view;
+
+	for (uint32_t n = 0; sched->prefix && (n = sched_prefix_next(sched->prefix, n, &view)) > 0;) {
+		census->references[sched_kv_number(sched->kv, view.block)]++;
+		if (view.ahead)
+			census->references[sched_kv_number(sched->kv, view.ahead)]++;
+		if (view.users != census->holders[view.node])
+			return base_fail(EINVAL, "cached page %u counts %u holders and has %u", view.node, view.users,
+				census->holders[view.node]);
+	}
+	return sched->prefix ? sched_prefix_check(sched->prefix) : 0;
+}
+
+/* Every reference of a block is an entry of a session's table or the prefix cache's, or held by a copy in the air. */
 static int check_blocks(const struct sched *sched, struct census *census)
 {
+	if (check_cached(sched, census) < 0)
+		return -EINVAL;
 	for (uint32_t f = 0; f < SCHED_FLIGHTS; f++) {
 		const struct sched_flight *flight = &sched->flights[f];
 
@@ -354,9 +405,10 @@ int sched_check(const struct sched *sched)
 	int rc;
 
 	census.references = calloc(sched_kv_limit(sched->kv), sizeof(*census.references));
-	if (!census.references)
-		return base_fail(ENOMEM, "no memory to check the scheduler");
-	rc = check_all(sched, &census);
+	census.holders = calloc(sched->prefix ? sched_prefix_limit(sched->prefix) : 1, sizeof(*census.holders));
+	rc = census.references && census.holders ? check_all(sched, &census)
+						 : base_fail(ENOMEM, "no memory to check the scheduler");
+	free(census.holders);
 	free(census.references);
 	return rc;
 }

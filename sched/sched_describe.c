@@ -12,6 +12,12 @@ static void put_text(char *field, size_t field_bytes, const char *text)
 	memcpy(field, text ? text : "", bytes);
 }
 
+/* Whoever wants them gets them. */
+static uint64_t cached_bytes(const struct sched *sched)
+{
+	return sched->prefix ? sched_prefix_counters(sched->prefix)->idle_bytes : 0;
+}
+
 static void describe_daemon(const struct sched *sched, struct attnd_daemon_info *info)
 {
 	struct sched_kv_usage usage;
@@ -27,7 +33,7 @@ static void describe_daemon(const struct sched *sched, struct attnd_daemon_info 
 		.sessions = sched->counters.sessions,
 		.sessions_max = sched->options.sessions_max,
 		.kv_bytes = usage.total_bytes,
-		.kv_bytes_free = usage.free_bytes + usage.dirty_bytes,
+		.kv_bytes_free = usage.free_bytes + usage.dirty_bytes + cached_bytes(sched),
 		.max_in_flight = sched->options.client_requests_max,
 		.max_tokens = sched->options.tokens_max,
 		.max_step_tokens = sched->options.tokens_max,

@@ -188,13 +188,14 @@ static void finish_generate(
 
 /* ---- flights -------------------------------------------------------------------------- */
 
-static void begin_member(struct sched_flight *flight, struct sched_member *member)
+static void begin_member(struct sched *sched, struct sched_flight *flight, struct sched_member *member)
 {
 	if (flight->begun)
 		return;
 	flight->begun = true;
 	member->session->position += member->rows;
 	member->request->rows_done += member->rows;
+	sched_reuse_landed(sched, member->session, member->request);
 }
 
 bool sched_finish_step(struct sched *sched, struct sched_flight *flight)
@@ -207,7 +208,7 @@ bool sched_finish_step(struct sched *sched, struct sched_flight *flight)
 
 		if (logits >= SCHED_FINISH_LOGITS)
 			return false;
-		begin_member(flight, member);
+		begin_member(sched, flight, member);
 		if (request->end_status) {
 			member->session->busy = false;
 			sched_request_complete(

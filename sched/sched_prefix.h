@@ -116,6 +116,7 @@ struct sched_prefix_view {
 	uint32_t node, users;
 	unsigned char *block, *ahead;
 };
+uint32_t sched_prefix_limit(const struct sched_prefix *prefix); /* above every node's number */
 uint32_t sched_prefix_next(const struct sched_prefix *prefix, uint32_t from, struct sched_prefix_view *view);
 /* 0, or -EINVAL with a message that says what broke. */
 int sched_prefix_check(const struct sched_prefix *prefix);

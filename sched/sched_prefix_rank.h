@@ -8,8 +8,9 @@
  *   max over h of P(wanted within h more ticks | not within a) / E[ticks that it takes its place until then],
  *
  * the Gittins index. Nothing is remembered for ever, so the distribution is estimated from those that were still in
- * sight at an age (Kaplan and Meier, 1958). For a distribution that is known, evicting the least index is what pays best where pages do not depend on
- * each other; what is learned here is that distribution. LRU is the special case of rates that only fall with age.
+ * sight at an age (Kaplan and Meier, 1958). For a distribution that is known, evicting the least index is what pays best
+ * where pages do not depend on each other; what is learned here is that distribution. LRU is the special case of rates
+ * that only fall with age, the same for all.
  *
  * Scheduler's thread. O(1) per event, and a kind's ranks anew now and then, some microseconds.
  */

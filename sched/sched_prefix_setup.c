@@ -113,6 +113,11 @@ void sched_prefix_collide(struct sched_prefix *prefix)
 
 /* ---- checks --------------------------------------------------------------------------- */
 
+uint32_t sched_prefix_limit(const struct sched_prefix *prefix)
+{
+	return prefix->pages_max;
+}
+
 uint32_t sched_prefix_next(const struct sched_prefix *prefix, uint32_t from, struct sched_prefix_view *view)
 {
 	for (uint32_t n = from; n < prefix->pages_max; n++) {

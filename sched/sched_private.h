@@ -9,6 +9,7 @@
  *   sched_describe.c  DESCRIBE
  *   sched_blocks.c    a session's KV blocks: take, copy before a write, share, release
  *   sched_debt.c      what accepted requests still ask of the device, as sums
+ *   sched_reuse.c     a session's pages in the prefix cache (sched_prefix*.c)
  *   sched_predict.c   when a request that arrives now would finish, and whether it breaks an earlier promise
  *   sched_share.c     tenants: whose turn it is, who pays for a step, quotas of device time
  *   sched_start.c     validation of STEP and GENERATE;   sched_attend.c: of APPEND and ATTEND
@@ -36,6 +37,7 @@
 #include "sched/sched_cost.h"
 #include "sched/sched_handle.h"
 #include "sched/sched_kv.h"
+#include "sched/sched_prefix.h"
 
 enum {
 	SCHED_FLIGHTS = 2, /* works in the air; the backend takes at least two */
@@ -158,6 +160,8 @@ struct sched_request {
 	int64_t deadline_ns;              /* of what it does next; INT64_MAX: none */
 	uint32_t rows, rows_done;         /* of the input; query rows of ATTEND */
 	uint32_t block_first, block_rows; /* positions that its blocks must cover */
+	uint32_t rows_reused;             /* of rows_done: found in the prefix cache */
+	uint32_t stop_at;                 /* a chunk ends at this position; 0: none has to */
 	uint32_t selected_done;           /* output rows delivered */
 	uint32_t layer;                   /* APPEND, ATTEND: UINT32_MAX until it is known */
 	uint32_t sequence, result_bytes;
@@ -199,6 +203,10 @@ struct sched_session {
 	uint32_t position; /* tokens in the cache; ATTENTION: the most of any layer */
 	uint32_t max_tokens;
 	uint32_t block_count;
+	uint32_t prefix_node;   /* the last page that it holds in the prefix cache: its blocks up to there are the cache's */
+	uint32_t reused_tokens; /* that were found when its first prompt came */
+	bool continued;         /* they were most of it */
+	bool low_lost;          /* its last pages may lack low halves that a session without detours would have */
 	unsigned char **blocks; /* [blocks_max] */
 	uint32_t *tokens;       /* [tokens_max] history; beyond position: of the active request */
 	uint64_t *chosen;       /* [tokens_max] bits: rows that the active STEP chose */
@@ -340,6 +348,7 @@ struct sched {
 	int64_t largest_ns; /* the longest work so far, as predicted or as measured */
 	uint64_t charged_ns; /* to all tenants, for works that landed */
 	struct sched_kv *kv;
+	struct sched_prefix *prefix; /* NULL: none is kept */
 	struct sched_counters counters;
 	struct sched_flight flights[SCHED_FLIGHTS];
 	struct sched_candidate *decodes, *prefills; /* [sessions_max] */
@@ -544,6 +553,22 @@ uint32_t sched_blocks_common(const struct sched_session *a, const struct sched_s
  * same page; false: over quota. */
 bool sched_blocks_share(struct sched *sched, struct sched_session *child,
 	const struct sched_session *parent, uint32_t tokens);
+
+/* ---- sched_reuse.c: see there --------------------------------------------------------- */
+
+/* A prompt was copied and checked: its session goes on from where a cached prefix ends. Undone where the request ends before it
+ * computed anything. */
+void sched_reuse_prompt(struct sched *sched, struct sched_request *request);
+void sched_reuse_undo(struct sched *sched, struct sched_request *request);
+/* Rows landed; a request ended well or was stopped: full pages may be added to the cache. */
+void sched_reuse_landed(struct sched *sched, struct sched_session *session, const struct sched_request *request);
+void sched_reuse_ended(struct sched *sched, struct sched_session *session);
+/* The session goes back to so many tokens; a fork stands at its position. Only where there is a cache. */
+void sched_reuse_trim(struct sched *sched, struct sched_session *session, uint32_t tokens);
+void sched_reuse_fork(struct sched *sched, struct sched_session *child, const struct sched_session *parent);
+/* Evicts idle pages until as much waits to be zeroed; a few, where the pool is nearly full. */
+void sched_reuse_make_room(struct sched *sched, const size_t bytes[2], const uint32_t counts[2]);
+int sched_reuse_relieve(struct sched *sched);
 
 /* ---- sched_client.c, sched_describe.c ------------------------------------------------- */
 

@@ -89,6 +89,7 @@ static void enqueue(struct sched *sched, const struct sched_message *message,
 	request->admitted_ns = base_clock_now(sched->clock);
 	request->started_ns = 0;
 	request->rows = request->rows_done = request->selected_done = 0;
+	request->rows_reused = request->stop_at = 0;
 	request->block_first = request->block_rows = 0;
 	request->sequence = request->result_bytes = 0;
 	request->layer = UINT32_MAX;
@@ -402,6 +403,8 @@ void sched_request_complete(
 	if (request->tries)
 		sched->tries[sched_session_cost_model(session)] = false;
 	sched->promised--;
+	if (status != ATTND_OK)
+		sched_reuse_undo(sched, request);
 	if (client->state == CLIENT_LIVE)
 		reply(sched, request, status,
 			ATTND_CPL_FINAL | (request->missed ? ATTND_CPL_MISSED : 0), request->value);
@@ -409,6 +412,8 @@ void sched_request_complete(
 		sched->counters.gone++;
 	if (active) {
 		sched_session_leave_place(sched, session);
+		if (status != ATTND_DEVICE_FAILED)
+			sched_reuse_ended(sched, session);
 		sched_blocks_trim(sched, session, session->position, session->position);
 	}
 	sched_list_leave(&request->of_session);

@@ -123,6 +123,9 @@ static enum attnd_status session_new(
 	session->place = PLACE_NONE;
 	session->busy = session->closing = false;
 	session->position = session->block_count = 0;
+	session->prefix_node = SCHED_PREFIX_NONE;
+	session->reused_tokens = 0;
+	session->continued = session->low_lost = false;
 	client->session_count++;
 	use->sessions++;
 	sched->counters.sessions++;
@@ -349,6 +352,13 @@ void sched_session_open(
 
 /* ---- FORK, TRUNCATE ------------------------------------------------------------------- */
 
+/* A session with so many of the parent's (or its own) tokens: behind the end of a page the low halves of the last ones are gone. */
+static bool loses_low(const struct sched_session *session, uint32_t keep)
+{
+	return kern_kv_has_low(&session->kv) && kern_kv_filled(keep) > 1 &&
+		(session->low_lost || kern_kv_filled(keep) < kern_kv_filled(session->position));
+}
+
 unsigned sched_start_fork(struct sched *sched, struct sched_request *request)
 {
 	const struct sched_session *parent = request->session;
@@ -380,6 +390,9 @@ unsigned sched_start_fork(struct sched *sched, struct sched_request *request)
 		sched_session_close(sched, child, ATTND_OVER_QUOTA);
 		return ATTND_OVER_QUOTA;
 	}
+	child->low_lost = loses_low(parent, keep);
+	if (sched->prefix)
+		sched_reuse_fork(sched, child, parent);
 	request->value = sched_session_handle(sched, child);
 	return ATTND_OK;
 }
@@ -391,6 +404,7 @@ unsigned sched_start_truncate(struct sched *sched, struct sched_request *request
 
 	if (keep > reached)
 		return ATTND_BAD_POSITION;
+	session->low_lost = loses_low(session, keep);
 	session->position = keep;
 	for (uint32_t layer = 0;
 		layer < session->kv.layers && session->kind == ATTND_SESSION_ATTENTION; layer++)

@@ -118,6 +118,58 @@ static int pool_create(struct sched *sched)
 	return sched_kv_create(&sched->kv, o->backend, o->kv_bytes, extent_bytes);
 }
 
+/* ---- the prefix cache ----------------------------------------------------------------- */
+
+/* As many pages as the pool can hold of the smallest. */
+static int smallest_page(const struct sched_options *o, size_t *bytes)
+{
+	*bytes = SIZE_MAX;
+	for (uint32_t i = 0; i < o->model_count; i++) {
+		struct kern_kv_geometry kv = o->models[i].program->kv;
+
+		kv.k = kv.v = KERN_KV_INT4;
+		if (kern_kv_init(&kv) < 0)
+			return base_fail_within(EINVAL, "model %u", i);
+		if (kv.block_bytes[1] < *bytes)
+			*bytes = kv.block_bytes[1];
+	}
+	return 0;
+}
+
+static uint32_t group_of(const struct sched_options *o, uint32_t tenant)
+{
+	uint32_t first = 0;
+
+	if (o->tenants[tenant].prefix_group == 0)
+		return tenant;
+	while (o->tenants[first].prefix_group != o->tenants[tenant].prefix_group)
+		first++;
+	return first;
+}
+
+static int prefix_create(struct sched *sched)
+{
+	const struct sched_options *o = &sched->options;
+	struct sched_prefix_tenant tenants[SCHED_TENANTS_MAX];
+	struct sched_prefix_options options = { .share_bytes = o->kv_bytes,
+		.tenants = tenants,
+		.tenant_count = o->tenant_count,
+		.key = { o->prefix_key[0], o->prefix_key[1] },
+		.least_recent = o->prefix_least_recent };
+	size_t page_bytes;
+
+	if (!o->prefix_cache || o->model_count == 0)
+		return 0;
+	if (smallest_page(o, &page_bytes) < 0)
+		return -EINVAL;
+	options.pages_max = o->kv_bytes / page_bytes < SCHED_PREFIX_PAGES_MAX ? (uint32_t)(o->kv_bytes / page_bytes)
+									     : SCHED_PREFIX_PAGES_MAX;
+	for (uint32_t t = 0; t < o->tenant_count; t++)
+		tenants[t] = (struct sched_prefix_tenant){ .weight = o->tenants[t].weight ? o->tenants[t].weight : 1,
+			.group = group_of(o, t) };
+	return options.pages_max > 0 ? sched_prefix_create(&sched->prefix, &options) : 0;
+}
+
 /* ---- tables: each is one allocation, so that a sanitizer sees its ends ---------------- */
 
 static void *table(size_t count, size_t element_bytes)
@@ -209,6 +261,7 @@ static void sessions_init(struct sched *sched)
 		struct sched_session *session = &sched->sessions[i];
 
 		session->index = i;
+		session->prefix_node = SCHED_PREFIX_NONE;
 		session->generation = 1;
 		session->blocks = sched->block_tables + (size_t)i * sched->blocks_max;
 		session->tokens = sched->histories + (size_t)i * sched->options.tokens_max;
@@ -312,6 +365,8 @@ int sched_create(struct sched **out, const struct sched_options *options)
 		return base_fail(ENOMEM, "no memory for the scheduler");
 	options_keep(sched, options);
 	rc = pool_create(sched);
+	if (rc == 0)
+		rc = prefix_create(sched);
 	if (rc == 0 && !tables_create(sched))
 		rc = base_fail(ENOMEM,
 			"no memory for the scheduler's tables: %u sessions of %u tokens, %u requests",
@@ -343,6 +398,7 @@ void sched_destroy(struct sched *sched)
 	free(sched->clients);
 	for (uint32_t i = SCHED_FLIGHTS; i-- > 0;)
 		flight_destroy(&sched->flights[i]);
+	sched_prefix_destroy(sched->prefix);
 	sched_kv_destroy(sched->kv);
 	free(sched);
 }

@@ -161,8 +161,9 @@ unsigned sched_start_step(struct sched *sched, struct sched_request *request)
 	status = copy_input(sched, request, input_bytes);
 	if (status != ATTND_OK)
 		return status;
+	sched_reuse_prompt(sched, request);
 	request->block_first = session->position;
-	request->block_rows = request->rows;
+	request->block_rows = request->rows - request->rows_done;
 	return SCHED_STARTED;
 }
 
@@ -225,7 +226,8 @@ unsigned sched_start_generate(struct sched *sched, struct sched_request *request
 		sizeof(uint32_t) * params->stop_count);
 	generate->generated = 0;
 	request->rows = record->argument;
+	sched_reuse_prompt(sched, request);
 	request->block_first = session->position;
-	request->block_rows = request->rows;
+	request->block_rows = request->rows - request->rows_done;
 	return SCHED_STARTED;
 }

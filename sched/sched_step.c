@@ -481,6 +481,8 @@ static void try_member(struct sched *sched, struct forming *f, struct sched_turn
 
 	if (rows > sched->options.prefill_chunk)
 		rows = sched->options.prefill_chunk;
+	if (request->stop_at > candidate->session->position && rows > request->stop_at - candidate->session->position)
+		rows = request->stop_at - candidate->session->position;
 	if (candidate->deadline_ns == INT64_MIN && rows > sched_aged_rows(sched))
 		rows = sched_aged_rows(sched);
 	if (rows > f->rows_left)

@@ -110,7 +110,7 @@ void rig_stop(struct rig *rig)
 	assert_true(sched_idle(rig->sched));
 	assert_int_equal(counters.accepted, counters.completed);
 	assert_int_equal(counters.sessions + counters.clients + counters.requests, 0);
-	assert_int_equal(counters.kv_bytes_free,
+	assert_int_equal(counters.kv_bytes_free + counters.kv_bytes_cached,
 		rig->options.kv_bytes / rig->options.kv_extent_bytes *
 			rig->options.kv_extent_bytes);
 	for (uint32_t c = 0; c < RIG_CLIENTS; c++)

@@ -55,7 +55,7 @@ static uint64_t random_state;
 static struct shadow sessions[SESSIONS];
 static struct slot slots[CLIENTS][SLOTS];
 static uint8_t *finals; /* by request id */
-static uint64_t statuses[ATTND_STATUS_END], tokens_checked, rows_checked;
+static uint64_t statuses[ATTND_STATUS_END], tokens_checked, rows_checked, tokens_reused, evictions;
 
 static uint32_t below(uint32_t n)
 {
@@ -248,9 +248,22 @@ static void op_open(uint32_t client, struct slot *slot)
 
 	if (below(5) == 0)
 		params = rig_attention_params(2, 2, 1, 16 + 8 * below(3));
+	else if (below(3) == 0)
+		params.kv_k = params.kv_v = below(2) ? ATTND_KV_INT4 : ATTND_KV_INT8;
 	slot->count = params.kind == ATTND_SESSION_ATTENTION;
 	memcpy(slot->memory, &params, sizeof(params));
 	send(client, slot, record, NULL);
+}
+
+/* Some prompts begin as others do. */
+static void fill_tokens(struct slot *slot, const struct shadow *session, uint32_t most)
+{
+	const bool known = session->position == 0 && below(3) == 0;
+	const uint32_t text = below(3);
+
+	slot->count = known ? 1 + below(250) : below(3) ? 1 : 1 + below(most);
+	for (uint32_t i = 0; i < slot->count; i++)
+		slot->tokens[i] = known ? (text * 7 + i * (text + 1)) % RIG_VOCAB : below(RIG_VOCAB);
 }
 
 static void op_step(uint32_t client, struct slot *slot, struct shadow *session)
@@ -260,9 +273,7 @@ static void op_step(uint32_t client, struct slot *slot, struct shadow *session)
 	};
 	struct attnd_request record = { .op = ATTND_OP_STEP, .out_capacity = SLOT_BYTES * 3 / 4 };
 
-	slot->count = below(3) ? 1 : 1 + below(100);
-	for (uint32_t i = 0; i < slot->count; i++)
-		slot->tokens[i] = below(RIG_VOCAB);
+	fill_tokens(slot, session, 100);
 	memcpy(slot->memory, slot->tokens, sizeof(uint32_t) * slot->count);
 	memcpy(&record.args, &args, sizeof(args));
 	record.argument = slot->count;
@@ -277,9 +288,7 @@ static void op_generate(uint32_t client, struct slot *slot, struct shadow *sessi
 		.between_ns = below(4) == 0 ? 50000 + below(500000) : 0 };
 	struct attnd_request record = { .op = ATTND_OP_GENERATE };
 
-	slot->count = 1 + below(60);
-	for (uint32_t i = 0; i < slot->count; i++)
-		slot->tokens[i] = below(RIG_VOCAB);
+	fill_tokens(slot, session, 60);
 	memcpy(slot->memory, &params, sizeof(params));
 	memcpy(slot->memory + sizeof(params), slot->tokens, sizeof(uint32_t) * slot->count);
 	record.argument = slot->count;
@@ -403,12 +412,16 @@ static void start(uint64_t seed)
 	rig.options.kv_extent_bytes = 64 << 10;
 	rig.options.kv_bytes = (4 + below(28)) * rig.options.kv_extent_bytes;
 	rig.tenants[2].kv_bytes_max = 200 << 10;
+	rig.options.prefix_cache = seed % 4 != 0;
+	rig.options.prefix_key[0] = seed;
+	rig.tenants[0].prefix_group = rig.tenants[1].prefix_group = (uint32_t)(seed / 4 % 2);
 	rig.tenants[3].sessions_max = 4;
 	rig_start(&rig);
 }
 
 static void run_seed(uint64_t seed, uint32_t ops)
 {
+	struct sched_counters counters;
 	uint64_t sent = 0;
 
 	start(seed);
@@ -436,6 +449,9 @@ static void run_seed(uint64_t seed, uint32_t ops)
 	for (uint64_t id = 1; id <= rig.next_id; id++)
 		sent += finals[id];
 	assert_true(sent > rig.next_id * 9 / 10); /* the others' clients died */
+	sched_counters_read(rig.sched, &counters);
+	tokens_reused += counters.prefix_tokens;
+	evictions += counters.prefix_evictions;
 	rig_stop(&rig);
 }
 
@@ -454,11 +470,12 @@ static void random_operations(void **state)
 		run_seed(s, ops);
 	}
 	free(finals);
-	print_message("# %llu rows and %llu tokens checked\n", (unsigned long long)rows_checked,
-		(unsigned long long)tokens_checked);
+	print_message("# %llu rows and %llu tokens checked, %llu tokens found in the prefix cache, %llu of its pages evicted\n",
+		(unsigned long long)rows_checked, (unsigned long long)tokens_checked, (unsigned long long)tokens_reused,
+		(unsigned long long)evictions);
 	if (seed || ops_text)
 		return;
-	assert_true(rows_checked > 10000 && tokens_checked > 10000);
+	assert_true(rows_checked > 8000 && tokens_checked > 10000 && tokens_reused > 5000 && evictions > 1000);
 	for (enum attnd_status s = 0; s < ATTND_STATUS_END; s++)
 		if (statuses[s])
 			print_message("# status %2u: %llu\n", s, (unsigned long long)statuses[s]);

@@ -1,0 +1,245 @@
+/*
+ * Sessions of whole models and the prefix cache: where a prompt begins that was seen before, its session refers to the blocks that
+ * are there and computes the rest. Scheduler's thread.
+ *
+ * What a session shows is what it would show without: stored bits are a function of tokens and positions (kern_kv.h), so a page
+ * that another session computed from the same tokens is the page that this one would have computed. That is why
+ *
+ *   - pages are added when they are full, and only while all tokens of the session up to there are known as ids;
+ *   - at least one row is always computed, and every row that is to be output;
+ *   - where the KV format has low halves, a session goes on behind page n only with the low halves of page n, which lie in the
+ *     second block after it: that block is kept beside the page, where some session stood on the page that follows when a
+ *     request ended. A prompt that leaves known pages elsewhere stops there once, in a chunk of its own, so that the next one
+ *     finds the block. A session that lost low halves to a truncation or a fork adds nothing.
+ *
+ * A session holds the pages of its chain (prefix_node) as the tree's own blocks: what it computed itself and somebody else had
+ * added before is given back for the tree's. Pages that nobody holds stay until their blocks are wanted: taking blocks evicts
+ * them first, so no request is refused or ended for a cached page's sake. A few are evicted early, so that clean blocks are there
+ * when a request comes.
+ */
+#include "sched/sched_private.h"
+
+enum {
+	ROOM_PART = 16, /* so manieth of the pool is kept free of idle pages */
+	RELIEVED = 8,   /* pages evicted early in one poll */
+};
+
+static struct sched_prefix_space space_of(const struct sched_session *session)
+{
+	return (struct sched_prefix_space){ .tenant = session->client->tenant,
+		.model = (uint16_t)session->model,
+		.k = (uint8_t)session->kv.k,
+		.v = (uint8_t)session->kv.v };
+}
+
+/* ---- a prompt that begins as another did ---------------------------------------------- */
+
+/* Pages that nothing of the request is to be computed from: not its last row, and none that is output. */
+static uint32_t reusable_pages(const struct sched_request *request)
+{
+	const struct attnd_step_args *step = &request->step;
+	uint32_t row = request->rows - 1;
+
+	if (request->record.op == ATTND_OP_STEP && step->output != ATTND_OUT_NONE && step->select != ATTND_SELECT_LAST)
+		for (row = 0; !sched_row_selected(request, row); row++)
+			;
+	return row / KERN_PAGE_TOKENS;
+}
+
+static bool may_reuse(const struct sched *sched, const struct sched_request *request)
+{
+	return sched->prefix && request->session->position == 0 && !(request->record.flags & ATTND_REQ_ROWS);
+}
+
+/* The block between the chain and the one ahead of it: the low halves that lay there are of no more use. */
+static bool take_between(struct sched *sched, struct sched_session *session, uint32_t pages)
+{
+	session->blocks[pages] = sched_kv_take(sched->kv, session->take_bytes[1]);
+	return session->blocks[pages] != NULL;
+}
+
+/* The blocks of the chain that ends at node, and the one ahead where it needs one. */
+static bool refer(struct sched *sched, struct sched_session *session, uint32_t node, uint32_t pages)
+{
+	const bool ahead = kern_kv_has_low(&session->kv) && pages > 1;
+	const uint32_t count = pages + (ahead ? KERN_KV_AHEAD : 0);
+	const uint64_t bytes = session->take_bytes[0] + (uint64_t)(count - 1) * session->take_bytes[1];
+	uint64_t *used = &sched->uses[session->client->tenant].kv_bytes;
+
+	if (*used + bytes > sched->tenants[session->client->tenant].kv_bytes_max || (ahead && !take_between(sched, session, pages)))
+		return false;
+	if (ahead) {
+		session->blocks[pages + 1] = sched_prefix_ahead(sched->prefix, node);
+		sched_kv_reference(sched->kv, session->blocks[pages + 1]);
+	}
+	for (uint32_t n = node, i = pages; i-- > 0; n = sched_prefix_parent(sched->prefix, n)) {
+		session->blocks[i] = sched_prefix_block(sched->prefix, n);
+		sched_kv_reference(sched->kv, session->blocks[i]);
+	}
+	session->block_count = count;
+	*used += bytes;
+	return true;
+}
+
+void sched_reuse_prompt(struct sched *sched, struct sched_request *request)
+{
+	struct sched_session *session = request->session;
+	const bool ahead = kern_kv_has_low(&session->kv);
+	struct sched_prefix_found found;
+
+	if (!may_reuse(sched, request))
+		return;
+	found = sched_prefix_find(sched->prefix, space_of(session), session->tokens, reusable_pages(request), ahead);
+	if (found.pages > 0 && !refer(sched, session, found.node, found.pages))
+		found.pages = found.known = 0;
+	sched_prefix_asked(sched->prefix, found.pages);
+	request->stop_at = found.known > found.pages ? found.known * KERN_PAGE_TOKENS : 0;
+	session->reused_tokens = found.pages * KERN_PAGE_TOKENS;
+	session->continued = 2 * session->reused_tokens > request->rows;
+	if (found.pages == 0)
+		return;
+	sched_prefix_hold(sched->prefix, found.node);
+	session->prefix_node = found.node;
+	session->position = request->rows_done = request->rows_reused = session->reused_tokens;
+}
+
+void sched_reuse_undo(struct sched *sched, struct sched_request *request)
+{
+	struct sched_session *session = request->session;
+
+	if (request->rows_reused == 0 || request->rows_done > request->rows_reused)
+		return;
+	session->position = session->reused_tokens = request->rows_reused = 0;
+	sched_blocks_trim(sched, session, 0, 0);
+}
+
+/* ---- pages that were computed --------------------------------------------------------- */
+
+static bool all_known(const uint32_t *tokens)
+{
+	for (uint32_t i = 0; i < KERN_PAGE_TOKENS; i++)
+		if (tokens[i] == SCHED_TOKEN_NONE)
+			return false;
+	return true;
+}
+
+static bool evict(struct sched *sched, uint64_t preferred_bytes)
+{
+	struct sched_prefix_evicted evicted;
+
+	if (!sched_prefix_evict(sched->prefix, preferred_bytes, &evicted))
+		return false;
+	sched_kv_release(sched->kv, evicted.block);
+	if (evicted.ahead)
+		sched_kv_release(sched->kv, evicted.ahead);
+	return true;
+}
+
+/* The page behind the session's chain; false: there is no room for it. */
+static bool add_page(struct sched *sched, struct sched_session *session, uint32_t index)
+{
+	const struct sched_prefix_page page = { .tokens = session->tokens + (size_t)index * KERN_PAGE_TOKENS,
+		.block = session->blocks[index],
+		.bytes = session->take_bytes[index > 0],
+		.worth = (double)sched_session_model(sched, session)->info->parameters /
+			(double)session->take_bytes[index > 0] };
+	const struct sched_prefix_space space = space_of(session);
+	bool is_new;
+	uint32_t node = sched_prefix_add(sched->prefix, space, session->prefix_node, &page, &is_new);
+
+	if (node == SCHED_PREFIX_NONE && evict(sched, page.bytes))
+		node = sched_prefix_add(sched->prefix, space, session->prefix_node, &page, &is_new);
+	if (node == SCHED_PREFIX_NONE)
+		return false;
+	session->prefix_node = node;
+	if (is_new) {
+		sched_kv_reference(sched->kv, page.block);
+	} else if (sched_prefix_block(sched->prefix, node) != page.block) {
+		session->blocks[index] = sched_prefix_block(sched->prefix, node);
+		sched_kv_reference(sched->kv, session->blocks[index]);
+		sched_kv_release(sched->kv, page.block);
+	}
+	return true;
+}
+
+/* The low halves of the last full page, if they are still there. */
+static void keep_ahead(struct sched *sched, struct sched_session *session, uint32_t pages)
+{
+	const uint32_t at = pages - 1 + KERN_KV_AHEAD;
+
+	if (pages < 2 || sched_prefix_pages(sched->prefix, session->prefix_node) != pages || at >= session->block_count ||
+		sched_prefix_ahead(sched->prefix, session->prefix_node))
+		return;
+	sched_kv_reference(sched->kv, session->blocks[at]);
+	sched_prefix_set_ahead(sched->prefix, session->prefix_node, session->blocks[at], session->take_bytes[1]);
+}
+
+static void offer(struct sched *sched, struct sched_session *session)
+{
+	const uint32_t pages = session->position / KERN_PAGE_TOKENS;
+	const struct model *file = sched_session_model(sched, session)->file;
+	uint32_t have = sched_prefix_pages(sched->prefix, session->prefix_node);
+
+	if (session->low_lost || (have == pages && !kern_kv_has_low(&session->kv)) || (file && model_damaged(file)))
+		return;
+	while (have < pages && all_known(session->tokens + (size_t)have * KERN_PAGE_TOKENS) && add_page(sched, session, have))
+		have++;
+	if (kern_kv_has_low(&session->kv))
+		keep_ahead(sched, session, pages);
+}
+
+void sched_reuse_landed(struct sched *sched, struct sched_session *session, const struct sched_request *request)
+{
+	if (!sched->prefix || session->kind != ATTND_SESSION_MODEL)
+		return;
+	if (!kern_kv_has_low(&session->kv) || session->position == request->stop_at)
+		offer(sched, session);
+}
+
+void sched_reuse_ended(struct sched *sched, struct sched_session *session)
+{
+	if (sched->prefix && session->kind == ATTND_SESSION_MODEL && kern_kv_has_low(&session->kv))
+		offer(sched, session);
+}
+
+void sched_reuse_trim(struct sched *sched, struct sched_session *session, uint32_t tokens)
+{
+	if (sched_prefix_pages(sched->prefix, session->prefix_node) > tokens / KERN_PAGE_TOKENS)
+		session->prefix_node = sched_prefix_drop(
+			sched->prefix, session->prefix_node, tokens / KERN_PAGE_TOKENS, session->continued);
+}
+
+void sched_reuse_fork(struct sched *sched, struct sched_session *child, const struct sched_session *parent)
+{
+	uint32_t node = parent->prefix_node;
+
+	while (sched_prefix_pages(sched->prefix, node) > child->position / KERN_PAGE_TOKENS)
+		node = sched_prefix_parent(sched->prefix, node);
+	sched_prefix_hold(sched->prefix, node);
+	child->prefix_node = node;
+	child->continued = parent->continued;
+}
+
+/* ---- room ----------------------------------------------------------------------------- */
+
+void sched_reuse_make_room(struct sched *sched, const size_t bytes[2], const uint32_t counts[2])
+{
+	const uint64_t wanted = (uint64_t)counts[0] * bytes[0] + (uint64_t)counts[1] * bytes[1];
+
+	while (sched->prefix && sched_kv_dirty_bytes(sched->kv) < wanted && evict(sched, bytes[1]))
+		;
+}
+
+int sched_reuse_relieve(struct sched *sched)
+{
+	struct sched_kv_usage usage;
+	int evicted = 0;
+
+	if (!sched->prefix || sched_prefix_counters(sched->prefix)->idle_bytes == 0)
+		return 0;
+	sched_kv_usage(sched->kv, &usage);
+	while (evicted < RELIEVED && usage.free_bytes + sched_kv_dirty_bytes(sched->kv) < usage.total_bytes / ROOM_PART &&
+		evict(sched, 0))
+		evicted++;
+	return evicted;
+}
