@@ -90,6 +90,7 @@ static void describe_session(const struct sched_session *session, struct attnd_s
 			: 0,
 		.kv_k = (uint8_t)session->kv.k,
 		.kv_v = (uint8_t)session->kv.v,
+		.reused_tokens = session->reused_tokens,
 	};
 }
 

@@ -85,6 +85,8 @@ static const struct setting settings[] = {
 		"Memory for KV caches, taken at start, of each device; auto: a quarter of the node's memory, at most 2G." },
 	{ "kv", "default", SETTING_CHOICE, AT(kv_default), 0, KERN_KV_F32, 0, "f32 bf16 int8 f16 fp8 int4",
 		"bf16", "Format of sessions that name none." },
+	{ "kv", "prefix_cache", SETTING_FLAG, AT(prefix_cache), 0, 0, 1, NULL, "yes",
+		"Keep the pages of prompts and answers, where nobody wants their room, for prompts that begin in the same way." },
 
 	{ "limits", "sessions", SETTING_COUNT, AT(sessions), 0, 1, 65536, NULL, "1024",
 		"Open sessions, of each device." },
@@ -333,6 +335,8 @@ static int tenant_set(
 		return parse_flag(value, &tenant->attention)
 			? bad_value("tenant", key, value, "say yes or no")
 			: 0;
+	if (!strcmp(key, "group"))
+		return parse_text("tenant", key, value, tenant->group, sizeof(tenant->group));
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
 		if (strcmp(key, numbers[i].key))
 			continue;
@@ -343,7 +347,7 @@ static int tenant_set(
 	}
 	return bad_value("tenant", key, value,
 		"unknown key; a tenant has: uid gid models clients sessions kv attention weight requests device_ms "
-		"device_burst_ms");
+		"device_burst_ms group");
 }
 
 /* ---- the ways in ---------------------------------------------------------------------- */
@@ -526,7 +530,9 @@ void svc_config_print_defaults(FILE *file)
 	      "#clients = 16\n#sessions = 64\n#kv = 512M\n"
 	      "# Its share of device time beside tenants that want theirs, by weight. Unfinished requests of all its clients,\n"
 	      "# and milliseconds of device time in a second, with a burst saved up: of each device, 0 for no limit.\n"
-	      "#weight = 1\n#requests = 0\n#device_ms = 0\n#device_burst_ms = 0\n",
+	      "#weight = 1\n#requests = 0\n#device_ms = 0\n#device_burst_ms = 0\n"
+	      "# Tenants that name the same group find each other's cached prefixes, and can tell so from times; others never do.\n"
+	      "#group = research\n",
 		file);
 }
 

@@ -36,6 +36,7 @@ struct svc_tenant_config {
 	int64_t uid, gid; /* -1: any */
 	char models[512]; /* names, separated by blanks; "*": all */
 	bool attention;
+	char group[SVC_NAME_BYTES]; /* finds the cached prefixes of tenants with the same one; "": of nobody else */
 	int64_t clients, sessions, kv_bytes, weight;
 	int64_t requests, device_ms, device_burst_ms; /* 0: no limit, no limit, a tenth of a second's */
 };
@@ -59,6 +60,7 @@ struct svc_config {
 
 	int64_t kv_pool_bytes; /* SVC_AUTO */
 	int64_t kv_default;    /* enum kern_kv */
+	bool prefix_cache;
 
 	int64_t sessions, requests, client_requests, tokens, step_rows, prefill_chunk, out_rows;
 

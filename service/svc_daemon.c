@@ -132,6 +132,8 @@ static int device_sched(
 		.prefill_chunk = (uint32_t)config->prefill_chunk,
 		.out_rows_max = (uint32_t)config->out_rows,
 		.build = BASE_VERSION,
+		.prefix_cache = config->prefix_cache,
+		.prefix_key = { daemon->prefix_key[0], daemon->prefix_key[1] },
 	};
 
 	return sched_create(&device->sched, &options);
@@ -211,6 +213,18 @@ static uint64_t models_allowed(const struct svc_config *config, const char *word
 	return allowed;
 }
 
+/* The number of the first tenant with the same group; 0: it is in none. */
+static uint32_t prefix_group(const struct svc_config *config, uint32_t tenant)
+{
+	uint32_t first = 0;
+
+	if (!config->tenants[tenant].group[0])
+		return 0;
+	while (strcmp(config->tenants[first].group, config->tenants[tenant].group))
+		first++;
+	return first + 1;
+}
+
 static void tenants_create(struct svc_daemon *daemon)
 {
 	const struct svc_config *config = &daemon->config;
@@ -232,7 +246,8 @@ static void tenants_create(struct svc_daemon *daemon)
 				.weight = (uint32_t)from->weight,
 				.requests_max = (uint32_t)from->requests,
 				.device_ns_per_s = (uint64_t)from->device_ms * 1000000,
-				.device_burst_ns = (uint64_t)from->device_burst_ms * 1000000 };
+				.device_burst_ns = (uint64_t)from->device_burst_ms * 1000000,
+				.prefix_group = prefix_group(config, i) };
 	}
 	for (uint32_t i = 0; i < daemon->tenant_count; i++)
 		daemon->tenant_models[i] = daemon->tenants[i].models;
@@ -454,6 +469,8 @@ int svc_daemon_create(struct svc_daemon *daemon, const struct svc_config *config
 	daemon->started_ns = base_monotonic_ns();
 	if (getrandom(&daemon->boot_id, sizeof(daemon->boot_id), 0) != sizeof(daemon->boot_id))
 		return base_fail(EIO, "getrandom: no random boot id");
+	if (getrandom(daemon->prefix_key, sizeof(daemon->prefix_key), 0) != sizeof(daemon->prefix_key))
+		return base_fail(EIO, "getrandom: no random key for cached prefixes");
 	daemon->topo = calloc(1, sizeof(*daemon->topo));
 	if (!daemon->topo)
 		return base_fail(ENOMEM, "out of memory");

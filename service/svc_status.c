@@ -98,6 +98,11 @@ static void add_counters(cJSON *object, const struct sched_counters *c)
 		{ "clients", c->clients },
 		{ "requests", c->requests },
 		{ "blocks_used", c->blocks_used },
+		{ "prefix_lookups", c->prefix_lookups },
+		{ "prefix_hits", c->prefix_hits },
+		{ "prefix_tokens", c->prefix_tokens },
+		{ "prefix_evictions", c->prefix_evictions },
+		{ "prefix_pages", c->prefix_pages },
 	};
 
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
@@ -113,8 +118,9 @@ static void add_kv(cJSON *object, const struct sched_counters *c)
 {
 	cJSON *kv = cJSON_AddObjectToObject(object, "kv");
 
-	add_number(kv, "total", (double)(c->kv_bytes_used + c->kv_bytes_free + c->kv_bytes_dirty));
+	add_number(kv, "total", (double)(c->kv_bytes_used + c->kv_bytes_cached + c->kv_bytes_free + c->kv_bytes_dirty));
 	add_number(kv, "used", (double)c->kv_bytes_used);
+	add_number(kv, "cached", (double)c->kv_bytes_cached);
 	add_number(kv, "dirty", (double)c->kv_bytes_dirty);
 	add_number(kv, "free", (double)c->kv_bytes_free);
 }

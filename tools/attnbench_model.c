@@ -184,6 +184,7 @@ static void configure(struct attnbench_model *test)
 	if (test->threads)
 		set(test, "placement.workers", test->threads - 1);
 	tool_daemon_default(&test->daemon, "placement.nodes=first");
+	tool_daemon_default(&test->daemon, "kv.prefix_cache=no");
 }
 
 static unsigned most_bytes(unsigned kv)
@@ -234,6 +235,9 @@ static int open_daemon(struct attnbench_model *test)
 		connect_to(test);
 	}
 	tool_progress(NULL);
+	/* A daemon that was there before may remember the prompts of an earlier run. */
+	if (!test->daemon.spawn)
+		test->random ^= (uint64_t)attnd_now_ns(test->client);
 	if (test->about.kv_bytes_free < wanted && !test->daemon.spawn) {
 		tool_say("%s free for caches, and the test may take %s", tool_bytes(has, test->about.kv_bytes_free),
 			tool_bytes(wants, wanted));

@@ -38,7 +38,7 @@ static void cell_string(struct tool_table *table, const cJSON *object, const cha
 
 static void show_daemon(const cJSON *answer)
 {
-	char used[TOOL_NUMBER_BYTES], total[TOOL_NUMBER_BYTES], up[TOOL_NUMBER_BYTES];
+	char used[TOOL_NUMBER_BYTES], total[TOOL_NUMBER_BYTES], cached[TOOL_NUMBER_BYTES], up[TOOL_NUMBER_BYTES];
 	const char *build = tool_json_string(answer, "build");
 	double workers = tool_json_number(answer, "workers");
 
@@ -48,8 +48,9 @@ static void show_daemon(const cJSON *answer)
 		*build ? ", " : "", build);
 	printf("  %s, %.0f worker%s, idle %s\n", tool_json_string(answer, "backend"), workers,
 		workers == 1 ? "" : "s", tool_json_string(answer, "idle"));
-	printf("  KV cache: %s of %s in use\n", tool_bytes(used, whole(answer, "kv.used")),
-		tool_bytes(total, whole(answer, "kv.total")));
+	printf("  KV cache: %s of %s in use, %s of free room hold cached prefixes\n",
+		tool_bytes(used, whole(answer, "kv.used")), tool_bytes(total, whole(answer, "kv.total")),
+		tool_bytes(cached, whole(answer, "kv.cached")));
 }
 
 static void show_missing(const cJSON *missing)

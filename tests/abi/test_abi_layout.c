@@ -86,7 +86,7 @@ static const struct { const char *name; size_t value; } layout[] = {
 	AT(attnd_session_info, model), AT(attnd_session_info, position),
 	AT(attnd_session_info, max_tokens), AT(attnd_session_info, pages),
 	AT(attnd_session_info, kv_bytes), AT(attnd_session_info, kv_k), AT(attnd_session_info, kv_v),
-	AT(attnd_session_info, reserved),
+	AT(attnd_session_info, reserved), AT(attnd_session_info, reused_tokens), AT(attnd_session_info, reserved2),
 	SIZE(attnd_options),
 	AT(attnd_options, struct_bytes), AT(attnd_options, address), AT(attnd_options, arena_bytes),
 	AT(attnd_options, submission_slots), AT(attnd_options, completion_slots),

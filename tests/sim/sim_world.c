@@ -126,7 +126,9 @@ static void make_roles(struct world *world)
 		.step_rows_max = ROWS_MAX,
 		.prefill_chunk = 24,
 		.out_rows_max = OUT_ROWS_MAX,
-		.build = "sim" };
+		.build = "sim",
+		.prefix_cache = world->options->seed % 3 != 0,
+		.prefix_key = { world->options->seed } };
 	struct svc_front_options front = { .clock = &world->clock,
 		.clients_max = SIM_CLIENTS,
 		.device_count = 1,

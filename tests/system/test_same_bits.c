@@ -254,7 +254,8 @@ static void play_forks(struct attnd_client *client, const struct attnd_open_para
 
 static void test_forks(void **state)
 {
-	static const char *const options[] = { "kv.pool=256M", "placement.workers=1",
+	/* Sessions with one prompt are to have blocks of their own. */
+	static const char *const options[] = { "kv.pool=256M", "placement.workers=1", "kv.prefix_cache=no",
 		"daemon.log_level=warn", NULL };
 	static const enum attnd_kv formats[] = { ATTND_KV_INT8, ATTND_KV_BF16, ATTND_KV_INT4 };
 	struct attnd_open_params open;

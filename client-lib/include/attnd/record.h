@@ -281,7 +281,9 @@ struct attnd_session_info { /* 64 bytes */
 	uint32_t max_tokens, pages;
 	uint64_t kv_bytes;
 	uint8_t kv_k, kv_v;
-	uint8_t reserved[30];
+	uint8_t reserved[2];
+	uint32_t reused_tokens; /* of its first prompt, found in the cache of prefixes and not computed again */
+	uint8_t reserved2[24];
 };
 
 /* ---- limits ------------------------------------------------------------------------------------------------ */
