@@ -177,7 +177,8 @@ struct sched_counters {
 	uint32_t sessions, clients, requests; /* live now */
 	uint64_t kv_bytes_used, kv_bytes_free, kv_bytes_dirty;
 	uint64_t kv_bytes_cached; /* not used: pages that nobody holds; any request that wants them gets them */
-	uint64_t prefix_lookups, prefix_hits, prefix_tokens; /* prompts that began a session; of these, some pages were there; tokens */
+	uint64_t prefix_lookups, prefix_hits;        /* prompts that began a session; those of which some pages were there */
+	uint64_t prefix_prompt_tokens, prefix_tokens; /* of these prompts; of these, found */
 	uint64_t prefix_evictions;
 	uint32_t prefix_pages;    /* in the cache now, held ones too */
 	uint32_t blocks_used;

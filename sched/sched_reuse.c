@@ -93,6 +93,7 @@ void sched_reuse_prompt(struct sched *sched, struct sched_request *request)
 	if (found.pages > 0 && !refer(sched, session, found.node, found.pages))
 		found.pages = found.known = 0;
 	sched_prefix_asked(sched->prefix, found.pages);
+	sched->counters.prefix_prompt_tokens += request->rows;
 	request->stop_at = found.known > found.pages ? found.known * KERN_PAGE_TOKENS : 0;
 	session->reused_tokens = found.pages * KERN_PAGE_TOKENS;
 	session->continued = 2 * session->reused_tokens > request->rows;

@@ -100,6 +100,7 @@ static void add_counters(cJSON *object, const struct sched_counters *c)
 		{ "blocks_used", c->blocks_used },
 		{ "prefix_lookups", c->prefix_lookups },
 		{ "prefix_hits", c->prefix_hits },
+		{ "prefix_prompt_tokens", c->prefix_prompt_tokens },
 		{ "prefix_tokens", c->prefix_tokens },
 		{ "prefix_evictions", c->prefix_evictions },
 		{ "prefix_pages", c->prefix_pages },

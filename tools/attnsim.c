@@ -18,7 +18,7 @@
 
 enum sim_option {
 	TRACE = 256, LOAD, POLICY, DEVICE, DEVICES, MODEL, REQUESTS, SEED, MIX, SLACK, TENANTS, SESSIONS, STEP_ROWS, KV, RESIDUALS,
-	GIVE_UP, CAPACITY, SWEEP, SVG, JOBS
+	GIVE_UP, CAPACITY, SWEEP, SVG, JOBS, PREFIX
 };
 
 enum { JOBS_MAX = 64, MADE = 10000, CROWD = 32, RESIDUAL_BYTES = 64 << 20, BAR = 30 };
@@ -36,6 +36,7 @@ struct simulation {
 	struct attnsim_setup setup;
 	struct attnsim_point points[POINTS];
 	size_t count;
+	struct attnsim_prefix_rates prefixes;
 	/* Of the threads that work on points. */
 	pthread_mutex_t lock;
 	size_t next, done;
@@ -58,6 +59,8 @@ static const struct argp_option options[] = {
 	{ "sessions", SESSIONS, "N", 0, "of one device at once (256)", 1 },
 	{ "step-rows", STEP_ROWS, "N", 0, "tokens of one step (by the device)", 1 },
 	{ "kv", KV, "FORMAT", 0, "of the cache: f32, bf16, int8 (default), f16, fp8 or int4", 1 },
+	{ "prefix", PREFIX, "P", 0, "prompts that begin alike share pages; what is evicted goes by ours (default) or lru; none: no "
+		"sharing", 1 },
 	{ "residuals", RESIDUALS, "FILE", 0, "measured over expected times of works, one a line; none: no noise", 1 },
 	{ "capacity", CAPACITY, "R", 0, "requests/s of load 1 (measured: a sample that is there at once, in order of "
 		"arrival, chunked)", 1 },
@@ -122,6 +125,9 @@ static error_t parse_setup(struct attnsim_setup *setup, int key, char *value)
 	case SESSIONS: setup->sessions = (uint32_t)tool_args_u64("--sessions", value, 1, 4096); return 0;
 	case STEP_ROWS: setup->step_rows = (uint32_t)tool_args_u64("--step-rows", value, 4, 8192); return 0;
 	case KV: setup->kv = (enum kern_kv)tool_args_choice("--kv", value, tool_args_kv); return 0;
+	case PREFIX:
+		setup->prefix = (enum attnsim_prefix)tool_args_choice("--prefix", value, attnsim_prefixes);
+		return 0;
 	case GIVE_UP: setup->give_up = true; return 0;
 	case CAPACITY: setup->capacity_rps = tool_args_double("--capacity", value, 1e-6, 1e9); return 0;
 	default: return ARGP_ERR_UNKNOWN;
@@ -218,6 +224,7 @@ static void prepare(struct simulation *simulation)
 {
 	struct attnsim_setup *setup = &simulation->setup;
 	const bool cpu = strncmp(setup->machine.name, "cpu", 3) == 0;
+	uint64_t pages;
 
 	if (simulation->devices)
 		setup->machine.devices = simulation->devices;
@@ -231,6 +238,8 @@ static void prepare(struct simulation *simulation)
 	read_trace(simulation);
 	read_noise(simulation);
 	setup->trace = &simulation->trace;
+	if (attnsim_pages(setup, &pages) < 0 || attnsim_prefix_rates(setup->trace, pages, &simulation->prefixes) < 0)
+		die_of_error();
 	if (setup->capacity_rps == 0.0) {
 		tool_progress("measuring the capacity ...");
 		if (attnsim_capacity(setup) < 0)
@@ -340,11 +349,11 @@ static int report(const struct simulation *simulation)
 	const char *name = file_name(simulation->trace_name);
 
 	if (simulation->json)
-		attnsim_report_json(simulation->points, simulation->count, simulation->sweep, name);
+		attnsim_report_json(simulation->points, simulation->count, simulation->sweep, &simulation->prefixes, name);
 	else if (simulation->sweep)
 		attnsim_report_sweep(simulation->points, simulation->count, name);
 	else
-		attnsim_report_table(&simulation->points[0], name);
+		attnsim_report_table(&simulation->points[0], &simulation->prefixes, name);
 	return simulation->svg ? attnsim_report_svg(simulation->svg, simulation->points, simulation->count, name) : TOOL_OK;
 }
 

@@ -50,7 +50,22 @@ static void group_row(struct tool_table *table, const char *name, const struct a
 	tool_table_cell(table, "%s", tool_duration(text, group->tpot_p99_ns));
 }
 
-void attnsim_report_table(const struct attnsim_point *point, const char *trace_name)
+static void print_prefixes(const struct attnsim_point *point, const struct attnsim_prefix_rates *rates)
+{
+	if (point->setup.prefix == ATTNSIM_PREFIX_NONE)
+		printf("  prefixes are not shared\n");
+	else
+		printf("  %.1f %% of prompt tokens found in cached prefixes, %llu pages of these evicted\n",
+			100 * point->result.prefix_hit_rate, (unsigned long long)point->result.prefix_evictions);
+	if (rates->endless > 0.0)
+		printf("  %llu pages to themselves, one request after the other: ours %.2f %%, lru %.2f %%, the best possible (Belady) "
+		       "%.2f %%, an endless cache %.2f %%\n",
+			(unsigned long long)rates->pages, 100 * rates->ours, 100 * rates->lru, 100 * rates->best,
+			100 * rates->endless);
+}
+
+void attnsim_report_table(
+	const struct attnsim_point *point, const struct attnsim_prefix_rates *prefixes, const char *trace_name)
 {
 	const struct attnsim_result *result = &point->result;
 	struct tool_table *table = tool_table_new(
@@ -67,8 +82,8 @@ void attnsim_report_table(const struct attnsim_point *point, const char *trace_n
 	printf("  %llu steps of %.0f rows and %.3g ms; predicted within %.1f %% (median), %.1f %% (p99); up to %llu held\n",
 		(unsigned long long)result->steps, result->step_rows_mean, result->step_ms_mean,
 		100 * result->prediction_median, 100 * result->prediction_p99, (unsigned long long)result->held_most);
-	printf("  fair drift %.3g ms of device time; prefix hits 0: sharing is not built (an endless cache: %.1f %% of blocks)\n",
-		result->fair_drift_ms, 100 * attnsim_trace_reuse(point->setup.trace));
+	printf("  fair drift %.3g ms of device time\n", result->fair_drift_ms);
+	print_prefixes(point, prefixes);
 	if (result->failed || result->unservable || result->gave_up)
 		printf("  %llu failed for want of pages, %llu were too large, %llu gave up\n",
 			(unsigned long long)result->failed, (unsigned long long)result->unservable,
@@ -145,6 +160,16 @@ static void put_frame(cJSON *object, const struct attnsim_setup *setup, const ch
 	put_count(object, "tenants", setup->tenants);
 }
 
+/* The cache alone, one request after the other. */
+static void put_prefixes(cJSON *object, const struct attnsim_prefix_rates *rates)
+{
+	put_count(object, "prefix_pages", rates->pages);
+	put(object, "prefix_alone_ours", rates->ours);
+	put(object, "prefix_alone_lru", rates->lru);
+	put(object, "prefix_alone_best", rates->best);
+	put(object, "prefix_alone_endless", rates->endless);
+}
+
 static void put_result(cJSON *object, const struct attnsim_point *point)
 {
 	const struct attnsim_result *result = &point->result;
@@ -171,9 +196,9 @@ static void put_result(cJSON *object, const struct attnsim_point *point)
 	put_count(object, "held_most", result->held_most);
 	put(object, "fair_drift", result->fair_drift_ms);
 	cJSON_AddStringToObject(object, "fair_drift_unit", "ms of device time");
-	put_count(object, "prefix_hit_rate", 0);
-	cJSON_AddStringToObject(object, "prefix_sharing", "not built");
-	put(object, "prefix_reuse_endless_cache", attnsim_trace_reuse(point->setup.trace));
+	put(object, "prefix_hit_rate", result->prefix_hit_rate);
+	put_count(object, "prefix_evictions", result->prefix_evictions);
+	cJSON_AddStringToObject(object, "prefix", attnsim_prefixes[point->setup.prefix]);
 	for (unsigned u = 0; u < ATTNSIM_URGENCIES; u++) {
 		cJSON *group = cJSON_CreateObject();
 
@@ -183,12 +208,14 @@ static void put_result(cJSON *object, const struct attnsim_point *point)
 	cJSON_AddItemToObject(object, "classes", classes);
 }
 
-void attnsim_report_json(const struct attnsim_point *points, size_t count, bool sweep, const char *trace_name)
+void attnsim_report_json(const struct attnsim_point *points, size_t count, bool sweep,
+	const struct attnsim_prefix_rates *prefixes, const char *trace_name)
 {
 	cJSON *object = cJSON_CreateObject(), *list;
 	char *text;
 
 	put_frame(object, &points[0].setup, trace_name);
+	put_prefixes(object, prefixes);
 	if (sweep) {
 		list = cJSON_AddArrayToObject(object, "points");
 		for (size_t i = 0; i < count; i++) {

@@ -46,13 +46,15 @@ static void job_init(const struct attnsim_world *world, struct attnsim_job *job,
 	const struct attnsim_request *request = &setup->trace->requests[index];
 	const uint64_t blocks = ((uint64_t)request->prompt + request->output + KERN_PAGE_TOKENS - 1) / KERN_PAGE_TOKENS;
 	const struct kern_kv_geometry *kv = &world->program.kv;
+	/* Who goes on with a text is who began it: prompts that are alike beyond their first block. */
+	const uint64_t text = request->hash_count > 1 ? setup->trace->hashes[request->hash_first + 1] : ~(uint64_t)index;
 
 	*job = (struct attnsim_job){ .arrival_ns = START_NS +
 			(setup->all_at_once ? 0 : (int64_t)((double)request->arrival_ns * stretch)),
 		.prompt = request->prompt,
 		.output = request->output,
 		.urgency = urgency_of(setup, index),
-		.tenant = (uint32_t)(base_rand_at(setup->seed ^ 0x74656e61u, index) * setup->tenants),
+		.tenant = (uint32_t)(base_rand_at(setup->seed ^ 0x74656e61u, text) * setup->tenants),
 		.cache_bytes = kv->block_bytes[0] + (blocks - 1) * kv->block_bytes[1] };
 	job->prefill_ns = ideal_ns(world, job->prompt);
 	if (job->urgency != ATTNSIM_NONE)
@@ -144,8 +146,7 @@ static void generate(struct attnsim_world *world, struct attnsim_job *job)
 	}
 	memcpy(job->in, &params, sizeof(params));
 	tokens = (uint32_t *)(void *)(job->in + sizeof(params));
-	for (uint32_t i = 0; i < job->prompt; i++)
-		tokens[i] = job->tenant;
+	attnsim_prefix_tokens(world->setup->trace, (size_t)(job - world->jobs), job->tenant, tokens);
 	job->state = JOB_RUNNING;
 	world->waiting[job->tenant]++;
 	send(world, &world->nodes[job->device], job,
@@ -486,7 +487,7 @@ static int sample(const struct attnsim_trace *trace, struct attnsim_trace *part)
 {
 	size_t step = (trace->count + SAMPLE - 1) / SAMPLE;
 
-	*part = (struct attnsim_trace){ .kind = trace->kind };
+	*part = (struct attnsim_trace){ .kind = trace->kind, .hashes = trace->hashes, .hash_count = trace->hash_count };
 	part->requests = malloc(sizeof(*part->requests) * (trace->count / step + 1));
 	if (!part->requests)
 		return base_fail(ENOMEM, "no memory for a sample of the trace");
@@ -507,6 +508,7 @@ int attnsim_capacity(struct attnsim_setup *setup)
 	full.trace = &part;
 	full.noise = NULL;
 	full.policy = ATTNSIM_BUDGET;
+	full.prefix = ATTNSIM_PREFIX_NONE;
 	full.all_at_once = true;
 	full.give_up = false;
 	full.capacity_rps = 0.0;

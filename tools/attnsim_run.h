@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "tools/attnsim_device.h"
+#include "tools/attnsim_prefix.h"
 #include "tools/attnsim_trace.h"
 
 /* In the order of the names that --policy takes. */
@@ -42,6 +43,7 @@ struct attnsim_setup {
 	uint32_t sessions;                       /* of one device */
 	uint32_t step_rows;                      /* of one step */
 	enum kern_kv kv;
+	enum attnsim_prefix prefix;
 	bool give_up;                            /* who is late without a first token goes away */
 	bool all_at_once;                        /* all arrive at the start: how capacity is measured */
 	uint64_t seed;
@@ -73,12 +75,17 @@ struct attnsim_result {
 	double prediction_median, prediction_p99; /* |actual / predicted - 1| of steps, lately */
 	double fair_drift_ms;   /* the most device time that one tenant got more than another while both waited */
 	uint64_t steps;
+	double prefix_hit_rate;   /* of the tokens of prompts that began */
+	uint64_t prefix_evictions;
 };
 
 /* -errno with a message. */
 int attnsim_run(const struct attnsim_setup *setup, struct attnsim_result *result);
+/* Pages that the caches of all devices hold. -errno with a message. */
+int attnsim_pages(const struct attnsim_setup *setup, uint64_t *pages);
 /* Fills setup->capacity_rps: what the devices finish a second when requests are never short, in order of arrival, in
- * chunks, without noise: measured on an even sample of the trace, between the first and the last fifth of its answers. */
+ * chunks, without noise or cached prefixes: measured on an even sample of the trace, between the first and the last fifth of
+ * its answers. */
 int attnsim_capacity(struct attnsim_setup *setup);
 
 #endif

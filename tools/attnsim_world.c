@@ -29,13 +29,37 @@ static int64_t token_ns(const struct attnsim_world *world)
 	return attnsim_step_ns(&world->setup->machine, world->setup->model, &load) / TOKEN_BATCH;
 }
 
+/* A device's memory for caches. */
+static int cache_bytes(const struct attnsim_setup *setup, uint64_t *bytes)
+{
+	const double memory = (double)setup->machine.memory_bytes * MEMORY_SHARE;
+	const uint64_t weights = attnsim_weight_bytes(setup->model);
+
+	if (memory < 1.1 * (double)weights)
+		return base_fail(EINVAL, "a model of %llu MiB does not fit into the %llu MiB of a device of %s",
+			(unsigned long long)weights >> 20, (unsigned long long)setup->machine.memory_bytes >> 20,
+			setup->machine.name);
+	*bytes = (uint64_t)memory - weights;
+	return 0;
+}
+
+int attnsim_pages(const struct attnsim_setup *setup, uint64_t *pages)
+{
+	struct kern_program program;
+	uint64_t bytes = 0;
+	int rc = cache_bytes(setup, &bytes);
+
+	attnsim_program(&program, setup->model, setup->kv, 1, 1);
+	*pages = setup->machine.devices * (bytes / program.kv.block_bytes[1]);
+	return rc;
+}
+
 int attnsim_world_tables(struct attnsim_world *world)
 {
 	const struct attnsim_setup *setup = world->setup;
 	const struct attnsim_model *model = setup->model;
 	const uint32_t rows = rows_of_step(setup);
-	const double memory = (double)setup->machine.memory_bytes * MEMORY_SHARE;
-	const uint64_t weights = attnsim_weight_bytes(model);
+	int rc = cache_bytes(setup, &world->cache_bytes);
 
 	attnsim_program(&world->program, model, setup->kv, rows, rows);
 	world->info = (struct model_info){ .name = "simulated",
@@ -43,7 +67,7 @@ int attnsim_world_tables(struct attnsim_world *world)
 		.weights = "Q8_0",
 		/* The scheduler takes the output matrix off, and finds what is multiplied for each row. */
 		.parameters = attnsim_row_weights(model) + (uint64_t)model->vocab * model->width,
-		.weight_bytes = weights,
+		.weight_bytes = attnsim_weight_bytes(model),
 		.vocab = world->program.vocab,
 		.width = world->program.width,
 		.layers = model->layers,
@@ -51,11 +75,8 @@ int attnsim_world_tables(struct attnsim_world *world)
 		.kv_heads = model->kv_heads,
 		.head_dim = model->head_dim,
 		.context = 2 * ATTNSIM_TOKENS_MAX };
-	if (memory < 1.1 * (double)weights)
-		return base_fail(EINVAL, "a model of %llu MiB does not fit into the %llu MiB of a device of %s",
-			(unsigned long long)weights >> 20, (unsigned long long)setup->machine.memory_bytes >> 20,
-			setup->machine.name);
-	world->cache_bytes = (uint64_t)memory - weights;
+	if (rc < 0)
+		return rc;
 	world->token_ns = token_ns(world);
 	world->jobs = calloc(world->count, sizeof(*world->jobs));
 	world->held = calloc(world->count, sizeof(*world->held));
@@ -100,7 +121,10 @@ static int node_create(struct attnsim_world *world, struct attnsim_node *node, u
 		.prefill_chunk = rows,
 		.out_rows_max = rows,
 		.build = "attnsim",
-		.policy = policy_of(setup) };
+		.policy = policy_of(setup),
+		.prefix_cache = setup->prefix != ATTNSIM_PREFIX_NONE,
+		.prefix_least_recent = setup->prefix == ATTNSIM_PREFIX_LRU,
+		.prefix_key = { setup->seed, index } };
 	const struct attnsim_device_options device = { .clock = &world->clock,
 		.machine = &setup->machine,
 		.model = setup->model,
@@ -258,7 +282,7 @@ static double finished_rps(const struct attnsim_world *world, int64_t *scratch)
 static void look_at_devices(const struct attnsim_world *world, struct attnsim_result *result)
 {
 	const uint32_t devices = world->setup->machine.devices;
-	double busy_ns = 0.0, step_ns = 0.0, rows = 0.0, median = 0.0, p99 = 0.0;
+	double busy_ns = 0.0, step_ns = 0.0, rows = 0.0, median = 0.0, p99 = 0.0, prompts = 0.0, found = 0.0;
 
 	for (uint32_t d = 0; d < devices; d++) {
 		const struct attnsim_device_stats *stats = attnsim_device_stats(world->nodes[d].device);
@@ -269,9 +293,13 @@ static void look_at_devices(const struct attnsim_world *world, struct attnsim_re
 		rows += (double)stats->rows;
 		busy_ns += (double)stats->busy_ns;
 		step_ns += (double)counters.actual_ns;
+		prompts += (double)counters.prefix_prompt_tokens;
+		found += (double)counters.prefix_tokens;
+		result->prefix_evictions += counters.prefix_evictions;
 		median = counters.error_median > median ? counters.error_median : median;
 		p99 = counters.error_p99 > p99 ? counters.error_p99 : p99;
 	}
+	result->prefix_hit_rate = prompts > 0.0 ? found / prompts : 0.0;
 	result->utilisation = busy_ns / (result->seconds * 1e9 * devices);
 	result->step_rows_mean = result->steps ? rows / (double)result->steps : 0.0;
 	result->step_ms_mean = result->steps ? step_ns / 1e6 / (double)result->steps : 0.0;

@@ -92,7 +92,7 @@ def case_json(folder):
     missing = [name for name in PROMISED if not isinstance(said.get(name), (int, float))]
     assert not missing, f"{missing} are missing in {said}"
     assert said["requests"] == 400 == said["admitted"] + said["refused"], said
-    assert said["prefix_hit_rate"] == 0 and said["prefix_sharing"] == "not built"
+    assert said["prefix_hit_rate"] == 0 and said["prefix"] == "ours"  # no two prompts of it are alike
     assert abs(said["offered_rps"] / said["capacity_rps"] / 1.2 - 1) < 0.01, said
     classes = said["classes"]
     for field in ("requests", "admitted", "refused", "missed_admitted", "good"):
@@ -175,7 +175,9 @@ def case_real_traces(folder):
             lines = sum(1 for line in file if line.strip())
         assert lines - (name.endswith("csv")) == count, f"{name}: {lines} lines"
         if name.endswith("jsonl"):
-            assert 0.01 < said["prefix_reuse_endless_cache"] < 1
+            assert 0.01 < said["prefix_alone_lru"] < said["prefix_alone_best"] < said["prefix_alone_endless"] < 1
+            assert said["prefix_alone_lru"] < said["prefix_alone_ours"] < said["prefix_alone_best"]
+            assert 0.01 < said["prefix_hit_rate"] < said["prefix_alone_endless"]
 
 
 def main():
