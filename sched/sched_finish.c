@@ -266,6 +266,7 @@ void sched_finish_failed(struct sched *sched, struct sched_flight *flight)
 		struct sched_request *request = member->request;
 
 		member->session->busy = false;
+		member->session->apart = true;
 		sched_request_complete(sched, request,
 			request->end_status == ATTND_CLIENT_GONE ? ATTND_CLIENT_GONE
 								 : ATTND_DEVICE_FAILED);

@@ -240,7 +240,7 @@ int sched_zero_form(struct sched *sched)
 	/* When the device has nothing better to do, when somebody waits, or when clean blocks run
 	 * short. */
 	if (sched->flight_count > 0 && !sched->want_zero &&
-		usage.free_bytes >= usage.total_bytes / 8)
+		usage.free_bytes >= usage.total_bytes / SCHED_CLEAN_PART)
 		return 0;
 	flight = sched_flight_free(sched);
 	if (!flight)

@@ -89,6 +89,9 @@ struct sched_prefix_evicted {
 };
 bool sched_prefix_evict(struct sched_prefix *prefix, uint64_t preferred_bytes, struct sched_prefix_evicted *evicted);
 
+/* The same of this page, if nobody holds it and nothing is behind it: it is of no use any more. */
+bool sched_prefix_forget(struct sched_prefix *prefix, uint32_t node, struct sched_prefix_evicted *evicted);
+
 unsigned char *sched_prefix_block(const struct sched_prefix *prefix, uint32_t node);
 uint32_t sched_prefix_parent(const struct sched_prefix *prefix, uint32_t node);
 uint32_t sched_prefix_pages(const struct sched_prefix *prefix, uint32_t node); /* of the chain that it ends */
@@ -98,7 +101,7 @@ void sched_prefix_set_ahead(struct sched_prefix *prefix, uint32_t node, unsigned
 
 struct sched_prefix_counters {
 	uint64_t lookups, hits;           /* of sessions; hits: that found something */
-	uint64_t pages_found, pages_added, pages_evicted;
+	uint64_t pages_found, pages_added, pages_evicted, pages_forgotten;
 	uint64_t bytes, idle_bytes;       /* now; idle: held by nobody, the blocks ahead of idle pages too */
 	uint32_t pages, idle_pages;
 };

@@ -159,22 +159,15 @@ static void unlink_hash(struct sched_prefix *prefix, uint32_t n)
 	*link = prefix->nodes[n].next;
 }
 
-bool sched_prefix_evict(struct sched_prefix *prefix, uint64_t preferred_bytes, struct sched_prefix_evicted *evicted)
+static struct sched_prefix_evicted take_out(struct sched_prefix *prefix, uint32_t n)
 {
-	struct prefix_node *node;
-	uint32_t n;
-	uint64_t bytes;
+	struct prefix_node *node = &prefix->nodes[n];
+	const uint64_t bytes = node->bytes + node->ahead_bytes;
+	const struct sched_prefix_evicted evicted = { node->block, node->ahead };
 
-	if (prefix->leaf_count == 0)
-		return false;
-	n = prefix->least_recent ? prefix->leaves[0].node : choose(prefix, preferred_bytes);
-	node = &prefix->nodes[n];
 	BASE_ASSERT(node->users == 0 && node->children == 0);
-	bytes = node->bytes + node->ahead_bytes;
-	*evicted = (struct sched_prefix_evicted){ node->block, node->ahead };
 	prefix_leaf_leave(prefix, n);
 	unlink_hash(prefix, n);
-	prefix_rank_evicted(&prefix->rank, node->hash, node->kind, node->left_tick);
 	if (node->parent != SCHED_PREFIX_NONE) {
 		struct prefix_node *parent = &prefix->nodes[node->parent];
 
@@ -186,8 +179,31 @@ bool sched_prefix_evict(struct sched_prefix *prefix, uint64_t preferred_bytes, s
 	prefix->counters.idle_bytes -= bytes;
 	prefix->counters.pages--;
 	prefix->counters.idle_pages--;
-	prefix->counters.pages_evicted++;
 	*node = (struct prefix_node){ .next = prefix->free_head, .leaf_at = SCHED_PREFIX_NONE };
 	prefix->free_head = n;
+	return evicted;
+}
+
+bool sched_prefix_evict(struct sched_prefix *prefix, uint64_t preferred_bytes, struct sched_prefix_evicted *evicted)
+{
+	const struct prefix_node *node;
+	uint32_t n;
+
+	if (prefix->leaf_count == 0)
+		return false;
+	n = prefix->least_recent ? prefix->leaves[0].node : choose(prefix, preferred_bytes);
+	node = &prefix->nodes[n];
+	prefix_rank_evicted(&prefix->rank, node->hash, node->kind, node->left_tick);
+	*evicted = take_out(prefix, n);
+	prefix->counters.pages_evicted++;
+	return true;
+}
+
+bool sched_prefix_forget(struct sched_prefix *prefix, uint32_t node, struct sched_prefix_evicted *evicted)
+{
+	if (prefix->nodes[node].leaf_at == SCHED_PREFIX_NONE)
+		return false;
+	*evicted = take_out(prefix, node);
+	prefix->counters.pages_forgotten++;
 	return true;
 }

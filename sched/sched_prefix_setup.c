@@ -183,7 +183,7 @@ static int check_totals(const struct sched_prefix *prefix, const struct tally *t
 			prefix->leaf_count, listed);
 	if (tally->counters.pages != c->pages || tally->counters.bytes != c->bytes ||
 		tally->counters.idle_pages != c->idle_pages || tally->counters.idle_bytes != c->idle_bytes ||
-		c->pages_added - c->pages_evicted != c->pages)
+		c->pages_added - c->pages_evicted - c->pages_forgotten != c->pages)
 		return base_fail(EINVAL, "prefix cache: %u pages, %llu bytes, %u idle, %llu bytes; counted %u, %llu, %u, %llu",
 			tally->counters.pages, (unsigned long long)tally->counters.bytes, tally->counters.idle_pages,
 			(unsigned long long)tally->counters.idle_bytes, c->pages, (unsigned long long)c->bytes, c->idle_pages,

@@ -45,6 +45,8 @@ enum {
 		32, /* so that a flood of messages does not keep the device waiting */
 	SCHED_STARTS_PER_POLL = 32,
 	SCHED_SESSION_REQUESTS_MAX = 256,
+	SCHED_ROOM_PART = 16,  /* so manieth of the pool is kept free of cached pages */
+	SCHED_CLEAN_PART = 32, /* with less than that clean, blocks are zeroed while steps run */
 	SCHED_SPANS =
 		128, /* blocks of one COPY or ZERO; one request copies 4096 / 64 + 1 at most */
 	SCHED_ATTENDS = 64,         /* items of one ATTEND */
@@ -206,7 +208,7 @@ struct sched_session {
 	uint32_t prefix_node;   /* the last page that it holds in the prefix cache: its blocks up to there are the cache's */
 	uint32_t reused_tokens; /* that were found when its first prompt came */
 	bool continued;         /* they were most of it */
-	bool low_lost;          /* its last pages may lack low halves that a session without detours would have */
+	bool apart;             /* what it computes may not be what others would: it adds no pages to the cache */
 	unsigned char **blocks; /* [blocks_max] */
 	uint32_t *tokens;       /* [tokens_max] history; beyond position: of the active request */
 	uint64_t *chosen;       /* [tokens_max] bits: rows that the active STEP chose */
@@ -560,9 +562,10 @@ bool sched_blocks_share(struct sched *sched, struct sched_session *child,
  * computed anything. */
 void sched_reuse_prompt(struct sched *sched, struct sched_request *request);
 void sched_reuse_undo(struct sched *sched, struct sched_request *request);
-/* Rows landed; a request ended well or was stopped: full pages may be added to the cache. */
+/* Rows landed; a request ended; the session is about to be freed: full pages may be added to the cache. */
 void sched_reuse_landed(struct sched *sched, struct sched_session *session, const struct sched_request *request);
-void sched_reuse_ended(struct sched *sched, struct sched_session *session);
+void sched_reuse_ended(struct sched *sched, struct sched_session *session, const struct sched_request *request);
+void sched_reuse_left(struct sched *sched, struct sched_session *session);
 /* The session goes back to so many tokens; a fork stands at its position. Only where there is a cache. */
 void sched_reuse_trim(struct sched *sched, struct sched_session *session, uint32_t tokens);
 void sched_reuse_fork(struct sched *sched, struct sched_session *child, const struct sched_session *parent);

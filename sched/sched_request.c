@@ -412,8 +412,7 @@ void sched_request_complete(
 		sched->counters.gone++;
 	if (active) {
 		sched_session_leave_place(sched, session);
-		if (status != ATTND_DEVICE_FAILED)
-			sched_reuse_ended(sched, session);
+		sched_reuse_ended(sched, session, request);
 		sched_blocks_trim(sched, session, session->position, session->position);
 	}
 	sched_list_leave(&request->of_session);

@@ -9,8 +9,8 @@
  *   - at least one row is always computed, and every row that is to be output;
  *   - where the KV format has low halves, a session goes on behind page n only with the low halves of page n, which lie in the
  *     second block after it: that block is kept beside the page, where some session stood on the page that follows when a
- *     request ended. A prompt that leaves known pages elsewhere stops there once, in a chunk of its own, so that the next one
- *     finds the block. A session that lost low halves to a truncation or a fork adds nothing.
+ *     prompt ended, or the session. A prompt that leaves known pages elsewhere stops there once, in a chunk of its own, so
+ *     that the next one finds the block. A session that lost low halves to a truncation or a fork adds nothing.
  *
  * A session holds the pages of its chain (prefix_node) as the tree's own blocks: what it computed itself and somebody else had
  * added before is given back for the tree's. Pages that nobody holds stay until their blocks are wanted: taking blocks evicts
@@ -19,10 +19,7 @@
  */
 #include "sched/sched_private.h"
 
-enum {
-	ROOM_PART = 16, /* so manieth of the pool is kept free of idle pages */
-	RELIEVED = 8,   /* pages evicted early in one poll */
-};
+enum { RELIEVED = 8 }; /* pages evicted early in one poll */
 
 static struct sched_prefix_space space_of(const struct sched_session *session)
 {
@@ -124,15 +121,20 @@ static bool all_known(const uint32_t *tokens)
 	return true;
 }
 
+static void release(struct sched *sched, const struct sched_prefix_evicted *evicted)
+{
+	sched_kv_release(sched->kv, evicted->block);
+	if (evicted->ahead)
+		sched_kv_release(sched->kv, evicted->ahead);
+}
+
 static bool evict(struct sched *sched, uint64_t preferred_bytes)
 {
 	struct sched_prefix_evicted evicted;
 
 	if (!sched_prefix_evict(sched->prefix, preferred_bytes, &evicted))
 		return false;
-	sched_kv_release(sched->kv, evicted.block);
-	if (evicted.ahead)
-		sched_kv_release(sched->kv, evicted.ahead);
+	release(sched, &evicted);
 	return true;
 }
 
@@ -181,7 +183,7 @@ static void offer(struct sched *sched, struct sched_session *session)
 	const struct model *file = sched_session_model(sched, session)->file;
 	uint32_t have = sched_prefix_pages(sched->prefix, session->prefix_node);
 
-	if (session->low_lost || (have == pages && !kern_kv_has_low(&session->kv)) || (file && model_damaged(file)))
+	if (session->apart || (have == pages && !kern_kv_has_low(&session->kv)) || (file && model_damaged(file)))
 		return;
 	while (have < pages && all_known(session->tokens + (size_t)have * KERN_PAGE_TOKENS) && add_page(sched, session, have))
 		have++;
@@ -197,17 +199,33 @@ void sched_reuse_landed(struct sched *sched, struct sched_session *session, cons
 		offer(sched, session);
 }
 
-void sched_reuse_ended(struct sched *sched, struct sched_session *session)
+/* Not after single rows: a block ahead that is kept has to be copied before the page that comes to lie there is written, and who
+ * sends row after row is in a hurry. */
+void sched_reuse_ended(struct sched *sched, struct sched_session *session, const struct sched_request *request)
 {
-	if (sched->prefix && session->kind == ATTND_SESSION_MODEL && kern_kv_has_low(&session->kv))
+	if (request->rows > 1 && kern_kv_has_low(&session->kv))
+		sched_reuse_left(sched, session);
+}
+
+void sched_reuse_left(struct sched *sched, struct sched_session *session)
+{
+	if (sched->prefix && session->kind == ATTND_SESSION_MODEL)
 		offer(sched, session);
 }
 
+/* A page that is cut in two is about to be written to, and would have to be copied first; what it held is a mixture that nobody
+ * asks for. */
 void sched_reuse_trim(struct sched *sched, struct sched_session *session, uint32_t tokens)
 {
-	if (sched_prefix_pages(sched->prefix, session->prefix_node) > tokens / KERN_PAGE_TOKENS)
-		session->prefix_node = sched_prefix_drop(
-			sched->prefix, session->prefix_node, tokens / KERN_PAGE_TOKENS, session->continued);
+	const uint32_t keep = tokens / KERN_PAGE_TOKENS, node = session->prefix_node;
+	const uint32_t pages = sched_prefix_pages(sched->prefix, node);
+	struct sched_prefix_evicted forgotten;
+
+	if (pages <= keep)
+		return;
+	session->prefix_node = sched_prefix_drop(sched->prefix, node, keep, session->continued);
+	if (tokens % KERN_PAGE_TOKENS != 0 && pages == keep + 1 && sched_prefix_forget(sched->prefix, node, &forgotten))
+		release(sched, &forgotten);
 }
 
 void sched_reuse_fork(struct sched *sched, struct sched_session *child, const struct sched_session *parent)
@@ -239,7 +257,7 @@ int sched_reuse_relieve(struct sched *sched)
 	if (!sched->prefix || sched_prefix_counters(sched->prefix)->idle_bytes == 0)
 		return 0;
 	sched_kv_usage(sched->kv, &usage);
-	while (evicted < RELIEVED && usage.free_bytes + sched_kv_dirty_bytes(sched->kv) < usage.total_bytes / ROOM_PART &&
+	while (evicted < RELIEVED && usage.free_bytes + sched_kv_dirty_bytes(sched->kv) < usage.total_bytes / SCHED_ROOM_PART &&
 		evict(sched, 0))
 		evicted++;
 	return evicted;

@@ -125,7 +125,7 @@ static enum attnd_status session_new(
 	session->position = session->block_count = 0;
 	session->prefix_node = SCHED_PREFIX_NONE;
 	session->reused_tokens = 0;
-	session->continued = session->low_lost = false;
+	session->continued = session->apart = false;
 	client->session_count++;
 	use->sessions++;
 	sched->counters.sessions++;
@@ -141,6 +141,7 @@ void sched_session_settle(struct sched *sched, struct sched_session *session)
 		return;
 	sched_session_leave_place(sched, session);
 	sched_list_leave(&session->of_kicked);
+	sched_reuse_left(sched, session);
 	sched_blocks_trim(sched, session, 0, 0);
 	sched_list_leave(&session->of_client);
 	sched_list_append(&sched->free_sessions, &session->of_client);
@@ -356,7 +357,7 @@ void sched_session_open(
 static bool loses_low(const struct sched_session *session, uint32_t keep)
 {
 	return kern_kv_has_low(&session->kv) && kern_kv_filled(keep) > 1 &&
-		(session->low_lost || kern_kv_filled(keep) < kern_kv_filled(session->position));
+		(session->apart || kern_kv_filled(keep) < kern_kv_filled(session->position));
 }
 
 unsigned sched_start_fork(struct sched *sched, struct sched_request *request)
@@ -387,10 +388,11 @@ unsigned sched_start_fork(struct sched *sched, struct sched_request *request)
 		layer < parent->kv.layers && parent->kind == ATTND_SESSION_ATTENTION; layer++)
 		child->layers[layer] = parent->layers[layer] < keep ? parent->layers[layer] : keep;
 	if (!sched_blocks_share(sched, child, parent, keep)) {
+		child->position = 0;
 		sched_session_close(sched, child, ATTND_OVER_QUOTA);
 		return ATTND_OVER_QUOTA;
 	}
-	child->low_lost = loses_low(parent, keep);
+	child->apart = loses_low(parent, keep);
 	if (sched->prefix)
 		sched_reuse_fork(sched, child, parent);
 	request->value = sched_session_handle(sched, child);
@@ -404,7 +406,7 @@ unsigned sched_start_truncate(struct sched *sched, struct sched_request *request
 
 	if (keep > reached)
 		return ATTND_BAD_POSITION;
-	session->low_lost = loses_low(session, keep);
+	session->apart = loses_low(session, keep);
 	session->position = keep;
 	for (uint32_t layer = 0;
 		layer < session->kv.layers && session->kind == ATTND_SESSION_ATTENTION; layer++)

@@ -198,6 +198,34 @@ static void what_lost_its_low_halves_adds_nothing(void **state)
 	rig_stop(&rig);
 }
 
+/* Row after row, and a truncation to the middle of a page: nothing is copied, although pages are in the cache. */
+static void who_is_in_a_hurry_waits_for_no_copy(void **state)
+{
+	uint64_t session;
+
+	(void)state;
+	for (uint32_t f = 0; f < sizeof(FORMATS) / sizeof(*FORMATS); f++) {
+		prepare();
+		begin();
+		rows_of(0, FORMATS[f], text[0], 1, &session);
+		for (uint32_t count = 2; count <= 400; count++) {
+			rig_step_check(&rig, 0, session, text[0], count, 1);
+			rig_rewind(&rig, 0);
+		}
+		for (uint32_t i = 0; i < 10; i++) {
+			rig_call(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, session, 390), NULL, NULL);
+			rig_step_check(&rig, 0, session, text[0], 450, 60);
+			rig_rewind(&rig, 0);
+		}
+		if (FORMATS[f] != ATTND_KV_INT4)
+			assert_int_equal(sim_device_stats(rig.device)->works[KERN_WORK_COPY], 0);
+		close_session(0, session);
+		assert_int_equal(rows_once(0, FORMATS[f], text[0], 500),
+			FORMATS[f] == ATTND_KV_INT4 ? 500 - 64 : 500 - 448);
+		rig_stop(&rig);
+	}
+}
+
 /* ---- what has to be computed ---------------------------------------------------------- */
 
 static void rows_to_be_output_are_computed(void **state)
@@ -393,6 +421,7 @@ int main(void)
 		cmocka_unit_test(answers_are_prompts_of_the_next_turn),
 		cmocka_unit_test(low_halves_are_kept_where_prompts_part),
 		cmocka_unit_test(what_lost_its_low_halves_adds_nothing),
+		cmocka_unit_test(who_is_in_a_hurry_waits_for_no_copy),
 		cmocka_unit_test(rows_to_be_output_are_computed),
 		cmocka_unit_test(rows_without_ids_are_not_kept),
 		cmocka_unit_test(what_was_found_is_given_back),
