@@ -165,16 +165,25 @@ static bool add_page(struct sched *sched, struct sched_session *session, uint32_
 	return true;
 }
 
-/* The low halves of the last full page, if they are still there. */
-static void keep_ahead(struct sched *sched, struct sched_session *session, uint32_t pages)
+/* The low halves of the page that the node ends with, which the session still has. */
+static void keep_ahead_of(struct sched *sched, struct sched_session *session, uint32_t node)
 {
-	const uint32_t at = pages - 1 + KERN_KV_AHEAD;
+	const uint32_t pages = sched_prefix_pages(sched->prefix, node), at = pages - 1 + KERN_KV_AHEAD;
 
-	if (pages < 2 || sched_prefix_pages(sched->prefix, session->prefix_node) != pages || at >= session->block_count ||
-		sched_prefix_ahead(sched->prefix, session->prefix_node))
+	if (pages < 2 || at >= session->block_count || sched_prefix_ahead(sched->prefix, node))
 		return;
 	sched_kv_reference(sched->kv, session->blocks[at]);
-	sched_prefix_set_ahead(sched->prefix, session->prefix_node, session->blocks[at], session->take_bytes[1]);
+	sched_prefix_set_ahead(sched->prefix, node, session->blocks[at], session->take_bytes[1]);
+}
+
+/* Those of the last full page; where none has begun behind it, of the one before too. */
+static void keep_ahead(struct sched *sched, struct sched_session *session, uint32_t pages)
+{
+	if (pages < 2 || sched_prefix_pages(sched->prefix, session->prefix_node) != pages)
+		return;
+	keep_ahead_of(sched, session, session->prefix_node);
+	if (session->position % KERN_PAGE_TOKENS == 0)
+		keep_ahead_of(sched, session, sched_prefix_parent(sched->prefix, session->prefix_node));
 }
 
 static void offer(struct sched *sched, struct sched_session *session)

@@ -19,13 +19,13 @@
 #include "base/base_rand.h"
 #include "tests/system/sys_daemon.h"
 
-enum { PROMPT = 300, SHARED = 200, AFTER = 140, SESSIONS = 6, ROWS = 1 + AFTER };
+enum { PROMPT = 300, SHARED = 200, AFTER = 140, SESSIONS = 8, ROWS = 1 + AFTER };
 
 static const char *const WITH[] = { "kv.pool=256M", "placement.workers=1", "daemon.log_level=warn", NULL };
 static const char *const WITHOUT[] = { "kv.pool=256M", "placement.workers=0", "daemon.log_level=warn", "kv.prefix_cache=no", NULL };
 
 /* How many tokens session i shares with those before: the same prompt twice, then prompts that part inside a page, one of them
- * twice, and one that is shorter. */
+ * twice, one that is shorter, and one of whole pages twice. */
 static const struct {
 	uint32_t seed, tokens;
 	uint32_t reused, reused_int4; /* int4: where the low halves of the last page were kept */
@@ -35,7 +35,9 @@ static const struct {
 	{ 2, PROMPT, 192, 64 },
 	{ 3, PROMPT, 192, 192 },
 	{ 2, PROMPT, 256, 256 },
-	{ 1, 150, 128, 64 },
+	{ 1, 150, 128, 128 }, /* where session 2 parted, it stood between two pages: the low halves of both were there */
+	{ 4, 256, 192, 192 },
+	{ 4, 256, 192, 192 },
 };
 
 static void fill(uint32_t *tokens, uint32_t seed, uint32_t vocab)

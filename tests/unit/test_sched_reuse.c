@@ -160,6 +160,7 @@ static void low_halves_are_kept_where_prompts_part(void **state)
 
 	(void)state;
 	prepare();
+	rig.options.prefill_chunk = 40; /* no chunk ends by itself where they part */
 	begin();
 	for (uint32_t i = 0; i < 3; i++) {
 		memcpy(parted[i], text[0], sizeof(parted[i]));
@@ -169,6 +170,9 @@ static void low_halves_are_kept_where_prompts_part(void **state)
 	assert_int_equal(rows_once(0, ATTND_KV_INT4, parted[1], 450), 450 - 64);
 	assert_int_equal(rows_once(0, ATTND_KV_INT4, parted[2], 450), 450 - 192);
 	assert_int_equal(rows_once(0, ATTND_KV_INT4, parted[0], 450), 450 - 448);
+	/* A prompt of whole pages is found when it comes again. */
+	assert_int_equal(rows_once(0, ATTND_KV_INT4, text[3], 512), 512);
+	assert_int_equal(rows_once(0, ATTND_KV_INT4, text[3], 512), 64);
 	rig_stop(&rig);
 }
 
