@@ -1,7 +1,7 @@
 /*
  * The same session gives the same bits: token by token or in chunks of any size, whatever the number of threads, the
  * room for partial results and the order of units; and the stored cache is the same, on every instruction set too.
- * Two planted faults show that the comparison would see a wrong order of merging and a wrong mean.
+ * Two planted faults show that the comparison would see a wrong order of merging and a wrong mean. Time limit: 400 s (with sanitizers).
  */
 #include <setjmp.h>
 #include <stdarg.h>
