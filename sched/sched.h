@@ -137,7 +137,7 @@ struct sched_options {
 	enum sched_policy policy;
 	bool prefix_cache;        /* pages of prompts and answers are kept for later prompts that begin so (sched_prefix.h) */
 	bool prefix_least_recent; /* of these the least recently used go first: to be compared with */
-	uint64_t prefix_key[2];   /* secret, drawn anew at every start */
+	uint64_t secret[2];       /* drawn anew at every start: hashes of cached pages and the shape of trees depend on it */
 };
 
 /* ---- the role ------------------------------------------------------------------------- */

@@ -8,7 +8,8 @@
  *
  * The tree is a treap (Seidel, Aragon: "Randomized search trees", 1996), whose links are in the requests and whose nodes
  * know the sums of all below them: what goes before a deadline, and whether everybody behind it can wait, is found in
- * logarithmic time whatever deadlines clients choose. Of work that takes no rows (raw attention) a slice counts as a whole step's.
+ * logarithmic time whatever deadlines clients choose, as they cannot know its heights. Of work that takes no rows (raw
+ * attention) a slice counts as a whole step's. What waits behind a stream that has no credit is in none of the sums.
  */
 #include "base/base_rand.h"
 #include "sched/sched_private.h"
@@ -163,13 +164,21 @@ struct sched_work sched_work_of_attend(
 	return raw_work(sched, &load);
 }
 
+uint64_t sched_rows_asked(const struct sched_session *session, const struct attnd_request *record)
+{
+	const uint64_t ids = record->in_bytes / sizeof(uint32_t);
+	const uint64_t rows = record->argument < session->max_tokens ? record->argument : session->max_tokens;
+
+	return rows < ids ? rows : ids;
+}
+
 static struct sched_work work_left(const struct sched *sched, const struct sched_request *request, uint32_t flying)
 {
 	const struct sched_session *session = request->session;
 	const struct attnd_request *record = &request->record;
 
 	if (record->op == ATTND_OP_STEP || record->op == ATTND_OP_GENERATE) {
-		uint64_t rows = record->argument < session->max_tokens ? record->argument : session->max_tokens;
+		uint64_t rows = sched_rows_asked(session, record);
 
 		if (request->state >= REQUEST_ACTIVE)
 			rows = request->rows - request->rows_done - flying;
@@ -254,7 +263,7 @@ static void add_work(struct sched *sched, struct sched_request *request, struct 
 		return;
 	}
 	debt->left = debt->right = NULL;
-	debt->height = (uint32_t)base_mix64(++sched->debts);
+	debt->height = (uint32_t)base_mix64(++sched->debts + sched->options.secret[0]);
 	use->promised = with(use->promised, debt);
 }
 
@@ -264,14 +273,20 @@ void sched_debt_set(struct sched *sched, struct sched_request *request, uint32_t
 
 	sched_debt_drop(sched, request);
 	request->debt.own = (struct sched_work){ 0 };
-	/* Without credit a stream asks for nothing. */
-	if (request->session->place == PLACE_PARKED && request == sched_session_head(request->session))
+	/* Without credit a stream asks for nothing, nor does what waits behind it. */
+	if (request->session->place == PLACE_PARKED)
 		return;
 	work = request->record.op == ATTND_OP_GENERATE && request->state >= REQUEST_ACTIVE && request->generate.generated > 0
 		? (struct sched_work){ 0 }
 		: work_left(sched, request, flying);
 	if (work.rows > 0)
 		add_work(sched, request, work);
-	else if (request->record.op == ATTND_OP_GENERATE)
+	else if (request->record.op == ATTND_OP_GENERATE && request->state >= REQUEST_ACTIVE)
 		add_stream(sched, request, flying);
+}
+
+void sched_debt_set_queue(struct sched *sched, struct sched_session *session)
+{
+	for (struct sched_list *link = session->queue.next; link != &session->queue; link = link->next)
+		sched_debt_set(sched, sched_request_of_session(link), 0);
 }

@@ -238,8 +238,7 @@ static struct sched_work own_work(
 
 	if (session->kind == ATTND_SESSION_ATTENTION)
 		return sched_work_of_attend(sched, session, message->in, record->in_bytes);
-	work = sched_work_of_rows(sched, session, session->position,
-		record->argument < session->max_tokens ? record->argument : session->max_tokens);
+	work = sched_work_of_rows(sched, session, session->position, sched_rows_asked(session, record));
 	work.streams = record->op == ATTND_OP_GENERATE;
 	return work;
 }

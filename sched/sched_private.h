@@ -653,6 +653,10 @@ bool sched_row_selected(const struct sched_request *request, uint32_t row);
 /* Counts what the request asks for from now on; flying: rows of it that are in the air. */
 void sched_debt_set(struct sched *sched, struct sched_request *request, uint32_t flying);
 void sched_debt_drop(struct sched *sched, struct sched_request *request);
+/* Of all that is queued in a session, none of it in the air: its head parks, or goes on. */
+void sched_debt_set_queue(struct sched *sched, struct sched_session *session);
+/* Rows that a STEP or GENERATE may turn out to have: no more than its input has room for ids, whatever the record says. */
+uint64_t sched_rows_asked(const struct sched_session *session, const struct attnd_request *record);
 struct sched_work sched_work_of_rows(
 	const struct sched *sched, const struct sched_session *session, uint64_t position, uint64_t rows);
 struct sched_work sched_work_of_attend(

@@ -394,7 +394,7 @@ void sched_request_complete(
 {
 	struct sched_session *session = request->session;
 	struct sched_client *client = request->client;
-	bool active = request->state >= REQUEST_ACTIVE;
+	bool active = request->state >= REQUEST_ACTIVE, parked = session->place == PLACE_PARKED;
 
 	BASE_ASSERT(request->state != REQUEST_FREE &&
 		!(request->state == REQUEST_RUNNING && session->busy));
@@ -418,6 +418,8 @@ void sched_request_complete(
 	sched_list_leave(&request->of_session);
 	sched_list_leave(&request->of_client);
 	sched_list_leave(&request->of_timed);
+	if (parked && active)
+		sched_debt_set_queue(sched, session);
 	session->queued--;
 	client->request_count--;
 	sched->uses[client->tenant].requests--;

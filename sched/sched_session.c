@@ -69,7 +69,8 @@ void sched_session_enter_place(
 {
 	struct sched_client *client = session->client;
 	struct sched_tenant_use *use = &sched->uses[client->tenant];
-	const struct sched_request *request = sched_session_head(session);
+	struct sched_request *request = sched_session_head(session);
+	const bool parks = place == PLACE_PARKED || session->place == PLACE_PARKED;
 
 	sched_session_leave_place(sched, session);
 	session->place = (uint8_t)place;
@@ -100,7 +101,10 @@ void sched_session_enter_place(
 		break;
 	case PLACE_NONE: return;
 	}
-	sched_debt_set(sched, sched_session_head(session), 0);
+	if (parks)
+		sched_debt_set_queue(sched, session);
+	else
+		sched_debt_set(sched, request, 0);
 }
 
 /* ---- life ----------------------------------------------------------------------------- */

@@ -154,7 +154,7 @@ static int prefix_create(struct sched *sched)
 	struct sched_prefix_options options = { .share_bytes = o->kv_bytes,
 		.tenants = tenants,
 		.tenant_count = o->tenant_count,
-		.key = { o->prefix_key[0], o->prefix_key[1] },
+		.key = { o->secret[0], o->secret[1] },
 		.least_recent = o->prefix_least_recent };
 	size_t page_bytes;
 

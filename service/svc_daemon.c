@@ -133,7 +133,7 @@ static int device_sched(
 		.out_rows_max = (uint32_t)config->out_rows,
 		.build = BASE_VERSION,
 		.prefix_cache = config->prefix_cache,
-		.prefix_key = { daemon->prefix_key[0], daemon->prefix_key[1] },
+		.secret = { daemon->secret[0], daemon->secret[1] },
 	};
 
 	return sched_create(&device->sched, &options);
@@ -469,8 +469,8 @@ int svc_daemon_create(struct svc_daemon *daemon, const struct svc_config *config
 	daemon->started_ns = base_monotonic_ns();
 	if (getrandom(&daemon->boot_id, sizeof(daemon->boot_id), 0) != sizeof(daemon->boot_id))
 		return base_fail(EIO, "getrandom: no random boot id");
-	if (getrandom(daemon->prefix_key, sizeof(daemon->prefix_key), 0) != sizeof(daemon->prefix_key))
-		return base_fail(EIO, "getrandom: no random key for cached prefixes");
+	if (getrandom(daemon->secret, sizeof(daemon->secret), 0) != sizeof(daemon->secret))
+		return base_fail(EIO, "getrandom: no secret for the scheduler");
 	daemon->topo = calloc(1, sizeof(*daemon->topo));
 	if (!daemon->topo)
 		return base_fail(ENOMEM, "out of memory");

@@ -46,7 +46,7 @@ struct svc_daemon {
 	uint64_t boot_id;
 	int64_t started_ns;
 	struct sched_tenant tenants[SCHED_TENANTS_MAX];
-	uint64_t prefix_key[2]; /* of this life */
+	uint64_t secret[2]; /* of this life */
 	uint64_t tenant_models[SCHED_TENANTS_MAX];
 	uint32_t tenant_count;
 

@@ -124,7 +124,7 @@ static int node_create(struct attnsim_world *world, struct attnsim_node *node, u
 		.policy = policy_of(setup),
 		.prefix_cache = setup->prefix != ATTNSIM_PREFIX_NONE,
 		.prefix_least_recent = setup->prefix == ATTNSIM_PREFIX_LRU,
-		.prefix_key = { setup->seed, index } };
+		.secret = { setup->seed, index } };
 	const struct attnsim_device_options device = { .clock = &world->clock,
 		.machine = &setup->machine,
 		.model = setup->model,

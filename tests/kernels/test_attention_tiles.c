@@ -2,6 +2,7 @@
  * AMX tiles give the bits that AVX-512 gives: every head dimension and format, 1 to 70 query rows anywhere in a session whose
  * last page is partly filled, windows, soft caps, sinks, groups of all sizes, many threads, and sessions that share a step's
  * pages. What no token has filled yet of a page holds junk. A planted fault shows that the comparison would see one byte.
+ * Time limit: 400 s (with sanitizers).
  */
 #include <setjmp.h>
 #include <stdarg.h>

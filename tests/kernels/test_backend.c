@@ -2,6 +2,7 @@
  * The CPU backend through its table: a small transformer whose bits must not depend on workers, on neighbours in the
  * batch or on how a prefill is cut; tickets, bounded polls, sleeping workers, errors of a batch, copies, raw attention.
  * Without ATTND_ISA in the environment the program runs itself once per instruction set.
+ * Time limit: 400 s (with sanitizers).
  */
 #include <errno.h>
 #include <math.h>

@@ -6,6 +6,7 @@
  *
  * The order is emulated here element by element, so that a path which sums in another order is found, and a test shows that
  * the inputs do tell orders apart.
+ * Time limit: 400 s (with sanitizers).
  */
 #include <errno.h>
 #include <float.h>

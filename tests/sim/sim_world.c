@@ -128,7 +128,7 @@ static void make_roles(struct world *world)
 		.out_rows_max = OUT_ROWS_MAX,
 		.build = "sim",
 		.prefix_cache = world->options->seed % 3 != 0,
-		.prefix_key = { world->options->seed } };
+		.secret = { world->options->seed } };
 	struct svc_front_options front = { .clock = &world->clock,
 		.clients_max = SIM_CLIENTS,
 		.device_count = 1,

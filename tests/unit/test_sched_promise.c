@@ -2,6 +2,7 @@
  * Whether what was admitted with a deadline makes it, and whether what could be made is admitted: beside newcomers with and without
  * deadlines, backlogs, other models, other tenants, quotas, chunks smaller than steps, stalls; and that nobody else is held up
  * for it. On a modelled device and a fake clock.
+ * Time limit: 400 s (with sanitizers).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,6 +11,8 @@
 
 #include <cmocka.h>
 
+#include "base/base_rand.h"
+#include "sched/sched_private.h"
 #include "tests/unit/sched_rig.h"
 
 enum { BACKLOG = 40 };
@@ -410,9 +413,103 @@ static void closing_is_not_refused(void **state)
 	rig_stop(&rig);
 }
 
+/* ---- what is sent to mislead ---------------------------------------------------------- */
+
+enum decoy { LONG_WITHOUT_INPUT, EMPTY_STREAMS, BEHIND_A_PARKED_HEAD, DECOYS };
+
+static void send_decoys(enum decoy decoy, uint32_t client, uint64_t session)
+{
+	const struct attnd_request promptless = { .op = ATTND_OP_GENERATE, .session = session };
+
+	if (decoy == LONG_WITHOUT_INPUT)
+		rig_send(&rig, client, (struct attnd_request){ .op = ATTND_OP_STEP, .session = session, .argument = UINT32_MAX }, NULL, NULL);
+	for (uint32_t i = 0; i < BACKLOG && decoy == EMPTY_STREAMS; i++)
+		rig_send(&rig, client, promptless, NULL, NULL);
+	for (uint32_t i = 0; i < BACKLOG && decoy == BEHIND_A_PARKED_HEAD; i++)
+		step(client, session, 500, ATTND_CLASS_BULK, 0);
+}
+
+/* Another tenant's stream has no credit, so that nothing behind it runs: it counts for nobody, then or later, until it can run. */
+static void decoys_count_for_nobody(void **state)
+{
+	const struct attnd_generate_params params = { .max_tokens = 10 };
+	uint64_t quiet, other, id;
+	int64_t alone_ns;
+
+	(void)state;
+	for (enum decoy decoy = 0; decoy < DECOYS; decoy++) {
+		init();
+		rig.clock.fake_ns = INT64_C(1000000000000);
+		rig_start(&rig);
+		rig_add(&rig, 0, 0, 1000);
+		rig_add(&rig, 1, 1, 0);
+		quiet = rig_open_now(&rig, 0, 0);
+		other = rig_open_now(&rig, 1, 0);
+		alone_ns = learn(0, quiet, 500, 20);
+		rig_generate(&rig, 1, other, zeros, 1, params, NULL, (struct attnd_request){ .priority_class = ATTND_CLASS_BULK });
+		rig_run(&rig);
+		send_decoys(decoy, 1, other);
+		rig_run(&rig);
+		assert_int_equal(rig.sched->uses[1].waiting.rows, 0);
+		assert_int_equal(rig.sched->waiting_weight, 0);
+		assert_int_equal(rig.sched->streams[0].count, 0);
+		id = step(0, quiet, 500, ATTND_CLASS_LATENCY, rig.clock.fake_ns + alone_ns * 3 / 2);
+		rig_run(&rig);
+		kept(id);
+		if (decoy == BEHIND_A_PARKED_HEAD) {
+			sched_client_credit(rig.sched, 1, 1);
+			assert_true(rig.sched->uses[1].waiting.rows >= BACKLOG * 500);
+		}
+		rig.reply_count = 0;
+		rig_stop(&rig);
+	}
+}
+
+static uint32_t depth(const struct sched_debt *node)
+{
+	const uint32_t left = node ? depth(node->left) : 0, right = node ? depth(node->right) : 0;
+
+	return node ? 1 + (left > right ? left : right) : 0;
+}
+
+/* Deadlines in the order of the heights that a tree without a secret would have make it a list. */
+static uint32_t depth_by_secret(uint64_t secret)
+{
+	enum { SESSIONS = 8, EACH = 60 };
+	uint64_t sessions[SESSIONS];
+	uint32_t most;
+
+	init();
+	rig.options.secret[0] = secret;
+	rig.options.client_requests_max = SESSIONS * EACH;
+	rig_start(&rig);
+	rig_add(&rig, 0, 0, 1000);
+	for (uint32_t i = 0; i < SESSIONS; i++)
+		sessions[i] = rig_open_now(&rig, 0, 0);
+	for (uint32_t i = 0; i < SESSIONS * EACH; i++) {
+		step(0, sessions[i % SESSIONS], 1, ATTND_CLASS_BULK,
+			rig.clock.fake_ns + INT64_C(1000000000000) + (uint32_t)base_mix64(rig.sched->debts + 1));
+		sched_poll(rig.sched);
+	}
+	most = depth(rig.sched->uses[0].promised);
+	rig_run(&rig);
+	rig.reply_count = 0;
+	rig_stop(&rig);
+	return most;
+}
+
+static void deadlines_do_not_shape_the_tree(void **state)
+{
+	(void)state;
+	assert_true(depth_by_secret(0) > 60);
+	assert_true(depth_by_secret(UINT64_C(0x9e3779b97f4a7c15)) < 40);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(decoys_count_for_nobody),
+		cmocka_unit_test(deadlines_do_not_shape_the_tree),
 		cmocka_unit_test(beside_any_newcomer),
 		cmocka_unit_test(behind_a_backlog),
 		cmocka_unit_test(a_row_is_a_row),

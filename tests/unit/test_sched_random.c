@@ -413,7 +413,7 @@ static void start(uint64_t seed)
 	rig.options.kv_bytes = (4 + below(28)) * rig.options.kv_extent_bytes;
 	rig.tenants[2].kv_bytes_max = 200 << 10;
 	rig.options.prefix_cache = seed % 4 != 0;
-	rig.options.prefix_key[0] = seed;
+	rig.options.secret[0] = seed;
 	rig.tenants[0].prefix_group = rig.tenants[1].prefix_group = (uint32_t)(seed / 4 % 2);
 	rig.tenants[3].sessions_max = 4;
 	rig_start(&rig);

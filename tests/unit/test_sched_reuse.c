@@ -27,7 +27,7 @@ static void prepare(void)
 {
 	rig_init(&rig);
 	rig.options.prefix_cache = true;
-	rig.options.prefix_key[0] = 1;
+	rig.options.secret[0] = 1;
 	for (uint32_t i = 0; i < 4; i++)
 		rig_tokens(text[i], 1024, 100 + i);
 }

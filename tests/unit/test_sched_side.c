@@ -77,7 +77,7 @@ static double measure(uint32_t trials, uint32_t group)
 
 	rig_init(&rig);
 	rig.options.prefix_cache = true;
-	rig.options.prefix_key[0] = 99;
+	rig.options.secret[0] = 99;
 	rig.options.kv_bytes = 3 * rig.options.kv_extent_bytes; /* so small that pages are evicted */
 	rig.options.sessions_max = 4;
 	rig.options.requests_max = 16;
