@@ -5,6 +5,7 @@
  *   attnd_client.c   connect, disconnect, liveness      attnd_submit.c  submit, poll, wait (the hot path)
  *   attnd_shm.c      the shared-memory transport        attnd_sync.c    synchronous helpers
  *   attnd_arena.c    loans                              attnd_names.c   names and texts of codes
+ *   attnd_view.c     what the daemon shows without being asked
  *
  * One thread at a time per client; nothing here is shared between clients.
  */
@@ -16,7 +17,9 @@
 #include <stdint.h>
 
 #include "attnd/attnd.h"
+#include "attnd/view.h"
 #include "base/base_clock.h"
+#include "shm-ipc/shm_view.h"
 
 enum {
 	ATTND_ADDRESS_BYTES = 256,
@@ -25,6 +28,12 @@ enum {
 #define ATTND_LIVENESS_NS INT64_C(100000000) /* and at most one look at the socket in this time */
 
 /* ---- transports ------------------------------------------------------------------------------ */
+
+/* Lies in memory that the daemon writes. */
+struct client_view {
+	const struct shm_counters *counters;
+	struct shm_view_own own;
+};
 
 /* A way to the daemon. Another transport is another table; no caller of these changes. */
 struct client_transport {
@@ -45,6 +54,8 @@ struct client_transport {
 	int (*said_closed)(void *link);
 	/* 0, or -ENOTCONN when the daemon is gone. One system call that does not wait. */
 	int (*alive)(void *link);
+	/* What the daemon shows of this client's requests. NULL: a transport without. -ENOTSUP, -EPROTO with a message. */
+	int (*view)(const void *link, struct client_view *view);
 };
 
 extern const struct client_transport client_shm_transport;

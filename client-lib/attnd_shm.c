@@ -113,6 +113,14 @@ static int link_alive(void *state)
 	return shm_connection_alive(&link->connection);
 }
 
+static int link_view(const void *state, struct client_view *view)
+{
+	const struct shm_connection *connection = &((const struct shm_link *)state)->connection;
+
+	view->counters = (const struct shm_counters *)(const void *)(connection->read_memory + connection->head.counters_offset);
+	return shm_view_own_find(&view->own, connection->read_memory, &connection->head);
+}
+
 const struct client_transport client_shm_transport = {
 	.scheme = "shm",
 	.connect = link_connect,
@@ -123,4 +131,5 @@ const struct client_transport client_shm_transport = {
 	.sleep = link_sleep,
 	.said_closed = link_said_closed,
 	.alive = link_alive,
+	.view = link_view,
 };

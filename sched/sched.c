@@ -4,7 +4,7 @@
  * call.
  *
  * The latency floor runs through here: a NOP is answered by the poll that takes it, and touches its
- * message, its client's record and one slot of `out`, nothing else.
+ * message, its client's record, one slot of `out` and a few counts, nothing else.
  */
 #include "sched/sched_private.h"
 
@@ -42,6 +42,7 @@ void sched_answer(
 		.done_ns = now_ns,
 		.value = answer.value,
 	};
+	sched_view_answered(sched, message, &reply->completion);
 	sched_reply_send(sched);
 	sched->counters.accepted++;
 	sched->counters.completed++;
@@ -135,8 +136,10 @@ int sched_poll(struct sched *sched)
 {
 	int work = take_messages(sched);
 
-	if (quiet(sched))
+	if (quiet(sched)) {
+		sched_view_poll(sched, work);
 		return work;
+	}
 	sched->now_ns = base_clock_now(sched->clock);
 	work += sched_requests_expire(sched);
 	work += sched_requests_start(sched);
@@ -145,6 +148,7 @@ int sched_poll(struct sched *sched)
 	work += sched_reuse_relieve(sched);
 	work += sched_zero_form(sched);
 	work += sched_flights_poll(sched);
+	sched_view_poll(sched, work);
 	return work;
 }
 

@@ -27,6 +27,7 @@
 #include "attnd/record.h"
 #include "base/base_clock.h"
 #include "base/base_spsc.h"
+#include "base/base_view.h"
 #include "kernels/kern_backend.h"
 #include "model/model.h"
 
@@ -34,7 +35,8 @@
 
 enum sched_message_kind {
 	SCHED_REQUEST,
-	SCHED_CLIENT_ADD,  /* argument: tenant; credits: stream completions it may receive */
+	SCHED_CLIENT_ADD,  /* argument: tenant; credits: stream completions it may receive; out, slots: what it sees of its
+			      requests, a base_view_own_device and how many timelines that has; NULL: nothing */
 	SCHED_CLIENT_GONE, /* ends and frees all it had; answered by SCHED_CLIENT_QUIESCED */
 	SCHED_CREDIT,      /* credits: so many stream completions were consumed */
 	SCHED_DRAIN,       /* refuse new work with DRAINING, finish what was accepted */
@@ -52,7 +54,8 @@ struct sched_message {               /* 128 bytes */
 	 * payload is read in place by kernels. */
 	const void *in;
 	void *out;
-	uint64_t reserved[3];
+	uint64_t slots;
+	uint64_t reserved[2];
 };
 _Static_assert(sizeof(struct sched_message) == 128, "two cache lines");
 
@@ -138,6 +141,7 @@ struct sched_options {
 	bool prefix_cache;        /* pages of prompts and answers are kept for later prompts that begin so (sched_prefix.h) */
 	bool prefix_least_recent; /* of these the least recently used go first: to be compared with */
 	uint64_t secret[2];       /* drawn anew at every start: hashes of cached pages and the shape of trees depend on it */
+	struct base_view_device *view; /* what operators see of it, zeroed; NULL: nobody looks */
 };
 
 /* ---- the role ------------------------------------------------------------------------- */

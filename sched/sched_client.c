@@ -22,6 +22,7 @@ void sched_client_add(struct sched *sched, const struct sched_message *message)
 	client->credits_given = message->credits;
 	client->credits_spent = 0;
 	client->served = sched->uses[client->tenant].turn;
+	sched_view_client_add(client, message);
 	sched->promised++; /* the slot of its QUIESCED */
 	sched->counters.clients++;
 }

@@ -86,9 +86,12 @@ void sched_flight_launch(struct sched *sched, struct sched_flight *flight)
 	flight->state = FLIGHT_FORMED;
 	flight->submitted_ns = sched->now_ns;
 	sched->flight_count++;
+	sched->view.due = SCHED_VIEW_POLLS;
 	for (uint32_t i = 0; i < flight->member_count; i++)
-		if (flight->members[i].request->started_ns == 0)
+		if (flight->members[i].request->started_ns == 0) {
 			flight->members[i].request->started_ns = sched->now_ns;
+			sched_view_started(sched, flight->members[i].request);
+		}
 	submit_formed(sched);
 }
 
@@ -133,6 +136,7 @@ static void account(struct sched *sched, struct sched_flight *flight)
 	sched->learnt_ns[sched_flight_cost_model(flight)] = flight->landed_ns;
 	sched_cost_units(&sched->cost, sched_flight_cost_model(flight), sched->options.step_rows_max,
 		&sched->units[sched_flight_cost_model(flight)]);
+	sched_view_landed(sched, flight, actual_ns);
 }
 
 static void finish_zero(struct sched *sched, struct sched_flight *flight)

@@ -17,6 +17,7 @@
  *   sched_flight.c    works on the device: submit, poll, and what follows from copies and zeroing
  *   sched_finish.c    results of steps
  *   sched_cost.c      how long a step will take
+ *   sched_view.c      what others see without asking
  *   sched_setup.c     create and destroy;   sched_check.c: invariants, views (cold)
  *
  * Where a session stands (the place of its head request):
@@ -38,6 +39,7 @@
 #include "sched/sched_handle.h"
 #include "sched/sched_kv.h"
 #include "sched/sched_prefix.h"
+#include "sched/sched_view.h"
 
 enum {
 	SCHED_FLIGHTS = 2, /* works in the air; the backend takes at least two */
@@ -168,6 +170,7 @@ struct sched_request {
 	uint32_t layer;                   /* APPEND, ATTEND: UINT32_MAX until it is known */
 	uint32_t sequence, result_bytes;
 	uint64_t value;
+	struct sched_view_request view;
 	struct sched_debt debt;
 	union {
 		struct attnd_step_args step;
@@ -235,6 +238,7 @@ struct sched_client {
 	uint64_t served;                      /* turns inside its tenant: rows it was given */
 	uint32_t credits, promised;           /* promised: credits held by flights */
 	uint64_t credits_given, credits_spent;
+	struct sched_view_client view;
 };
 
 /* What a tenant has and had. Virtual time is nanoseconds of device time divided by the weight; sched_share.c says how it
@@ -352,6 +356,7 @@ struct sched {
 	struct sched_kv *kv;
 	struct sched_prefix *prefix; /* NULL: none is kept */
 	struct sched_counters counters;
+	struct sched_view view;
 	struct sched_flight flights[SCHED_FLIGHTS];
 	struct sched_candidate *decodes, *prefills; /* [sessions_max] */
 	struct sched_cost cost;

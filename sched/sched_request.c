@@ -68,7 +68,7 @@ static enum attnd_status check_record(
 }
 
 static void enqueue(struct sched *sched, const struct sched_message *message,
-	struct sched_client *client, struct sched_session *session, bool try)
+	struct sched_client *client, struct sched_session *session, bool try, int64_t predicted_ns)
 {
 	/* The one freed last: it is still in the cache. */
 	struct sched_request *request = sched_request_of_client(sched->free_requests.previous);
@@ -103,6 +103,7 @@ static void enqueue(struct sched *sched, const struct sched_message *message,
 	sched->counters.accepted++;
 	sched->counters.requests++;
 	sched->counters.by_op[request->record.op]++;
+	sched_view_admitted(sched, request, predicted_ns);
 	sched_request_deadline(sched, request,
 		message->record.deadline_ns && sched->options.policy == SCHED_POLICY_PROMISE
 			? message->record.deadline_ns
@@ -131,6 +132,7 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 	const struct op_rule *rule;
 	struct sched_session *session;
 	uint64_t value = 0;
+	int64_t predicted_ns = 0;
 	bool try = false;
 
 	if (status != ATTND_OK) {
@@ -160,6 +162,7 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 		sched->options.policy == SCHED_POLICY_PROMISE) {
 		const struct sched_forecast forecast = sched_predict(sched, message, session);
 
+		predicted_ns = forecast.finish_ns;
 		try = forecast.finish_ns > message->record.deadline_ns && forecast.doubtful &&
 			worth_a_try(sched, message, session);
 		if (forecast.breaks || (forecast.finish_ns > message->record.deadline_ns && !try)) {
@@ -172,7 +175,7 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 			(struct sched_answer){
 				.status = status, .position = session->position, .value = value });
 	else
-		enqueue(sched, message, client, session, try);
+		enqueue(sched, message, client, session, try, predicted_ns);
 }
 
 /* ---- on its way ----------------------------------------------------------------------- */
@@ -338,10 +341,12 @@ int sched_requests_expire(struct sched *sched)
 
 /* ---- out ------------------------------------------------------------------------------ */
 
-static void reply(struct sched *sched, const struct sched_request *request,
+/* Returns its done_ns. */
+static int64_t reply(struct sched *sched, const struct sched_request *request,
 	enum attnd_status status, uint8_t flags, uint64_t value)
 {
 	struct sched_reply *out = sched_reply_claim(sched);
+	const int64_t now_ns = base_clock_now(sched->clock);
 
 	out->kind = SCHED_COMPLETION;
 	out->client = request->client->number;
@@ -355,10 +360,11 @@ static void reply(struct sched *sched, const struct sched_request *request,
 		.received_ns = request->received_ns,
 		.admitted_ns = request->admitted_ns,
 		.started_ns = request->started_ns,
-		.done_ns = base_clock_now(sched->clock),
+		.done_ns = now_ns,
 		.value = value,
 	};
 	sched_reply_send(sched);
+	return now_ns;
 }
 
 void sched_request_unpromise(struct sched *sched, struct sched_request *request)
@@ -395,6 +401,7 @@ void sched_request_complete(
 	struct sched_session *session = request->session;
 	struct sched_client *client = request->client;
 	bool active = request->state >= REQUEST_ACTIVE, parked = session->place == PLACE_PARKED;
+	int64_t done_ns = sched->now_ns;
 
 	BASE_ASSERT(request->state != REQUEST_FREE &&
 		!(request->state == REQUEST_RUNNING && session->busy));
@@ -406,10 +413,11 @@ void sched_request_complete(
 	if (status != ATTND_OK)
 		sched_reuse_undo(sched, request);
 	if (client->state == CLIENT_LIVE)
-		reply(sched, request, status,
+		done_ns = reply(sched, request, status,
 			ATTND_CPL_FINAL | (request->missed ? ATTND_CPL_MISSED : 0), request->value);
 	else
 		sched->counters.gone++;
+	sched_view_completed(sched, request, status, done_ns);
 	if (active) {
 		sched_session_leave_place(sched, session);
 		sched_reuse_ended(sched, session, request);

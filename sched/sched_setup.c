@@ -371,6 +371,8 @@ int sched_create(struct sched **out, const struct sched_options *options)
 		rc = base_fail(ENOMEM,
 			"no memory for the scheduler's tables: %u sessions of %u tokens, %u requests",
 			options->sessions_max, options->tokens_max, options->requests_max);
+	if (rc == 0)
+		rc = sched_view_create(sched);
 	if (rc < 0) {
 		sched_destroy(sched);
 		return rc;
@@ -385,6 +387,7 @@ void sched_destroy(struct sched *sched)
 {
 	if (!sched)
 		return;
+	sched_view_destroy(sched);
 	free(sched->sample_scratch);
 	free(sched->layer_tables);
 	free(sched->choices);

@@ -59,6 +59,8 @@ static const struct setting settings[] = {
 		"4096", "Largest submission ring." },
 	{ "shm", "completion_slots", SETTING_COUNT, AT(completion_slots), 0, 16, 65536, NULL,
 		"16384", "Largest completion ring." },
+	{ "shm", "timelines", SETTING_COUNT, AT(timelines), 0, 0, 65536, NULL, "256",
+		"Requests of its own that each client sees with their times, on each device, 256 bytes for each; a power of two, or 0." },
 	{ "shm", "attach_per_second", SETTING_COUNT, AT(attach_per_second), 0, 1, 1000000, NULL,
 		"2000",
 		"Attaches per second; more wait. Attaching is the only thing a client does that takes memory from the system." },
@@ -474,6 +476,8 @@ int svc_config_check(const struct svc_config *config)
 	if (!power_of_two(config->submission_slots) || !power_of_two(config->completion_slots))
 		return base_fail(
 			EINVAL, "[shm] submission_slots and completion_slots are powers of two");
+	if (config->timelines && !power_of_two(config->timelines))
+		return base_fail(EINVAL, "[shm] timelines = %lld: a power of two, or 0 for none", (long long)config->timelines);
 	if (config->completion_slots < 2 * config->client_requests)
 		return base_fail(EINVAL,
 			"[shm] completion_slots = %lld: at least twice [limits] client_requests = %lld, because every "

@@ -50,6 +50,7 @@ struct svc_config {
 	int64_t huge_pages; /* enum svc_huge */
 	int64_t clients_bytes_max;
 	int64_t max_clients, arena_max_bytes, submission_slots, completion_slots, attach_per_second;
+	int64_t timelines;
 
 	int64_t workers, front_cpu; /* SVC_AUTO */
 	struct svc_cpu_list worker_cpus;

@@ -144,6 +144,8 @@ static int rings_create(struct svc_control *control, struct svc_rings **rings_ou
 			? (int)daemon->topo->nodes[daemon->place.devices[0].node].os_index
 			: -1,
 		.huge = config->huge_pages != SVC_HUGE_NO,
+		.devices = daemon->device_count,
+		.timelines = (uint32_t)config->timelines,
 	};
 	if (clients_bytes(control) + shm_segment_cost(&options) > (uint64_t)config->clients_bytes_max)
 		return base_fail(ENOMEM, "all memory for clients ([shm] clients_memory) is taken");
@@ -482,6 +484,11 @@ static void take_signal(struct svc_control *control)
 	control->stopping = true;
 }
 
+void svc_control_say_alive(struct svc_control *control)
+{
+	svc_daemon_say_alive(control->daemon, control->client_count);
+}
+
 static void tick(struct svc_control *control)
 {
 	int64_t now_ns = base_monotonic_ns();
@@ -489,6 +496,7 @@ static void tick(struct svc_control *control)
 	if (now_ns - control->tick_ns < TICK_MS * INT64_C(1000000))
 		return;
 	control->tick_ns = now_ns;
+	svc_control_say_alive(control);
 	for (uint32_t i = 0; i < GUESTS_MAX; i++)
 		if (control->guests[i].socket >= 0 && now_ns > control->guests[i].deadline_ns) {
 			guest_hello(control, i); /* it may have spoken while we were busy */

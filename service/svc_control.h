@@ -38,5 +38,7 @@ uint32_t svc_control_clients(
 	const struct svc_control *control, struct svc_client_view *views, uint32_t capacity);
 int svc_control_reload(struct svc_control *control);
 void svc_control_drain(struct svc_control *control);
+/* To readers of the operators' memory, at every tick. */
+void svc_control_say_alive(struct svc_control *control);
 
 #endif

@@ -134,6 +134,7 @@ static int device_sched(
 		.build = BASE_VERSION,
 		.prefix_cache = config->prefix_cache,
 		.secret = { daemon->secret[0], daemon->secret[1] },
+		.view = shm_view_device(&daemon->view, index),
 	};
 
 	return sched_create(&device->sched, &options);
@@ -447,6 +448,8 @@ static int create_parts(struct svc_daemon *daemon)
 			 &daemon->commands, 4 * clients, sizeof(struct svc_command))) ||
 		(rc = base_spsc_create(&daemon->events, 2 * clients, sizeof(struct svc_event))))
 		return rc;
+	if ((rc = shm_view_create(&daemon->view, daemon->place.device_count)))
+		return rc;
 	for (uint32_t i = 0; i < daemon->place.device_count; i++) {
 		daemon->device_count++;
 		rc = device_create(daemon, i);
@@ -464,7 +467,7 @@ int svc_daemon_create(struct svc_daemon *daemon, const struct svc_config *config
 	int rc;
 
 	memset(daemon, 0, sizeof(*daemon));
-	daemon->events_fd = daemon->dma_latency_fd = -1;
+	daemon->events_fd = daemon->dma_latency_fd = daemon->view.read_fd = -1;
 	daemon->config = *config;
 	daemon->started_ns = base_monotonic_ns();
 	if (getrandom(&daemon->boot_id, sizeof(daemon->boot_id), 0) != sizeof(daemon->boot_id))
@@ -515,6 +518,7 @@ void svc_daemon_destroy(struct svc_daemon *daemon)
 	svc_text_destroy(daemon->text);
 	for (uint32_t i = daemon->device_count; i-- > 0;)
 		device_destroy(daemon, &daemon->devices[i]);
+	shm_view_destroy(&daemon->view);
 	base_spsc_destroy(&daemon->events);
 	base_spsc_destroy(&daemon->commands);
 	base_spsc_destroy(&daemon->from_text);
@@ -523,5 +527,33 @@ void svc_daemon_destroy(struct svc_daemon *daemon)
 		close(daemon->events_fd);
 	free(daemon->topo);
 	memset(daemon, 0, sizeof(*daemon));
-	daemon->events_fd = daemon->dma_latency_fd = -1;
+	daemon->events_fd = daemon->dma_latency_fd = daemon->view.read_fd = -1;
+}
+
+void svc_daemon_say_alive(struct svc_daemon *daemon, uint32_t clients)
+{
+	const struct svc_front_counters *c = svc_front_counters(daemon->front);
+	struct attnd_view_daemon *to = &daemon->view.head->daemon;
+	const struct {
+		const _Atomic uint64_t *from;
+		uint64_t *to;
+	} counts[] = {
+		{ &c->records, &to->records },
+		{ &c->completions, &to->completions },
+		{ &c->streams, &to->stream_completions },
+		{ &c->bad_record, &to->bad_record },
+		{ &c->bad_op, &to->bad_op },
+		{ &c->bad_range, &to->bad_range },
+		{ &c->queue_full, &to->queue_full },
+		{ &c->dropped, &to->dropped },
+	};
+
+	for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+		base_view_put(counts[i].to, atomic_load_explicit(counts[i].from, memory_order_relaxed));
+	base_view_put(&to->boot_id, daemon->boot_id);
+	base_view_put_time(&to->started_ns, daemon->started_ns);
+	base_view_put_half(&to->pid, (uint32_t)getpid());
+	base_view_put_half(&to->devices, daemon->device_count);
+	base_view_put(&to->clients, clients);
+	base_view_put_time(&to->alive_ns, base_monotonic_ns());
 }

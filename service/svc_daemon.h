@@ -20,6 +20,7 @@
 #include "service/svc_place.h"
 #include "service/svc_probe.h"
 #include "service/svc_text.h"
+#include "shm-ipc/shm_view.h"
 
 enum { SVC_MISSING_MAX = 16 };
 
@@ -58,6 +59,7 @@ struct svc_daemon {
 	struct svc_agent text_agent;
 	struct base_spsc to_text, from_text, commands, events;
 	int events_fd; /* the front's word to control: an eventfd */
+	struct shm_view view; /* what operators see without asking */
 	int dma_latency_fd;
 	uint32_t missing_count;
 	struct svc_missing missing[SVC_MISSING_MAX];
@@ -70,6 +72,9 @@ int svc_daemon_start(struct svc_daemon *daemon);
 /* Joins the threads. Then clients' memory may go, and then the daemon. */
 void svc_daemon_stop(struct svc_daemon *daemon);
 void svc_daemon_destroy(struct svc_daemon *daemon);
+
+/* Control thread, now and then: says to operators' readers that the daemon lives, and what its front has done. */
+void svc_daemon_say_alive(struct svc_daemon *daemon, uint32_t clients);
 
 void svc_daemon_missing(struct svc_daemon *daemon, const char *what, const char *why);
 

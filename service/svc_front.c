@@ -17,6 +17,7 @@
 #include "base/base_error.h"
 #include "sched/sched_handle.h"
 #include "shm-ipc/shm_bell.h"
+#include "shm-ipc/shm_view.h"
 
 enum {
 	RECORDS_PER_TURN = 32, /* taken from one client before the next one's turn */
@@ -117,20 +118,22 @@ static bool queues_have_room(struct svc_front *front)
 	return devices_have_room(front) && base_spsc_claim(front->options.to_text) != NULL;
 }
 
-static void tell(struct base_spsc *queue, const struct svc_waker *waker, uint32_t kind,
-	uint32_t client, uint32_t argument, uint32_t credits)
+static void put_message(struct base_spsc *queue, const struct svc_waker *waker, const struct sched_message *from)
 {
 	struct sched_message *message = base_spsc_claim(queue);
 
 	if (!message)
 		return;
-	memset(message, 0, sizeof(*message));
-	message->kind = kind;
-	message->client = client;
-	message->argument = argument;
-	message->credits = credits;
+	*message = *from;
 	base_spsc_publish(queue);
 	wake(waker);
+}
+
+static void tell(struct base_spsc *queue, const struct svc_waker *waker, uint32_t kind,
+	uint32_t client, uint32_t argument, uint32_t credits)
+{
+	put_message(queue, waker,
+		&(struct sched_message){ .kind = kind, .client = client, .argument = argument, .credits = credits });
 }
 
 static void tell_all(struct svc_front *front, uint32_t kind, uint32_t client, uint32_t argument,
@@ -151,8 +154,17 @@ static void client_add(struct svc_front *front, const struct svc_command *comman
 	client->rings = command->rings;
 	client->state = FRONT_LIVE;
 	front->live[front->live_count++] = command->client;
-	tell_all(front, SCHED_CLIENT_ADD, command->client, command->tenant,
-		command->rings->end.streams_max / devices);
+	struct base_view_own_head *view = command->rings->segment.view;
+
+	for (uint32_t i = 0; i < devices; i++)
+		put_message(front->options.to_device[i], &front->options.device_waker[i],
+			&(struct sched_message){ .kind = SCHED_CLIENT_ADD,
+				.client = command->client,
+				.argument = command->tenant,
+				.credits = command->rings->end.streams_max / devices,
+				.out = view ? shm_view_own_device(view, i) : NULL,
+				.slots = view ? view->slots : 0 });
+	tell(front->options.to_text, &front->options.text_waker, SCHED_CLIENT_ADD, command->client, command->tenant, 0);
 }
 
 static void client_remove(struct svc_front *front, uint32_t index)

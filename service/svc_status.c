@@ -424,7 +424,15 @@ static void answer_drain(struct svc_control *control, cJSON *root)
 	cJSON_AddStringToObject(root, "done", "draining");
 }
 
-char *svc_status_answer(struct svc_control *control, const char *command)
+/* The memory itself goes beside these words. */
+static void answer_view(struct svc_control *control, cJSON *root)
+{
+	svc_control_say_alive(control);
+	add_number(root, "view", BASE_VIEW_VERSION);
+	add_number(root, "bytes", (double)svc_control_daemon(control)->view.bytes);
+}
+
+char *svc_status_answer(struct svc_control *control, const char *command, int *fd)
 {
 	static const struct {
 		const char *command;
@@ -434,12 +442,14 @@ char *svc_status_answer(struct svc_control *control, const char *command)
 		{ "sessions", answer_sessions },
 		{ "topology", answer_topology },
 		{ "models", answer_models },
+		{ "view", answer_view },
 		{ "reload", answer_reload },
 		{ "drain", answer_drain },
 	};
 	cJSON *root = cJSON_CreateObject();
 	char *text;
 
+	*fd = strcmp(command, "view") ? -1 : svc_control_daemon(control)->view.read_fd;
 	if (!root)
 		return NULL;
 	for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++)
@@ -447,7 +457,7 @@ char *svc_status_answer(struct svc_control *control, const char *command)
 			answers[i].answer(control, root);
 	if (!root->child)
 		cJSON_AddStringToObject(root, "error",
-			"unknown command: say status, sessions, topology, models, reload or drain");
+			"unknown command: say status, sessions, topology, models, view, reload or drain");
 	text = cJSON_PrintUnformatted(root);
 	cJSON_Delete(root);
 	return text;

@@ -6,8 +6,8 @@
 
 #include "service/svc_control.h"
 
-/* The answer to "status", "sessions", "topology", "models", "reload" or "drain" as text (free(3)
- * it); {"error": ...} for anything else. NULL when memory is short. */
-char *svc_status_answer(struct svc_control *control, const char *command);
+/* The answer to "status", "sessions", "topology", "models", "view", "reload" or "drain" as text (free(3)
+ * it); {"error": ...} for anything else. NULL when memory is short. *fd: goes with it, and stays ours; -1: none does. */
+char *svc_status_answer(struct svc_control *control, const char *command, int *fd);
 
 #endif

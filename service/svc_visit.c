@@ -21,6 +21,7 @@ enum { VISITORS_MAX = 8, LINE_BYTES = 128, VISIT_MS = 5000, LISTENER = VISITORS_
 
 struct visitor {
 	int socket; /* -1: free */
+	int fd;     /* the daemon's, goes with the first byte of the answer; -1: none */
 	int64_t deadline_ns;
 	size_t line_bytes, answer_bytes, sent_bytes;
 	char line[LINE_BYTES];
@@ -47,13 +48,33 @@ static void visitor_close(struct visitor *visitor)
 		close(visitor->socket);
 	free(visitor->answer);
 	memset(visitor, 0, sizeof(*visitor));
-	visitor->socket = -1;
+	visitor->socket = visitor->fd = -1;
+}
+
+static ssize_t send_some(struct visitor *visitor)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = { .bytes = { 0 } };
+	struct iovec part = { .iov_base = visitor->answer + visitor->sent_bytes,
+		.iov_len = visitor->answer_bytes - visitor->sent_bytes };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+
+	if (visitor->fd >= 0 && visitor->sent_bytes == 0) {
+		message.msg_control = control.bytes;
+		message.msg_controllen = sizeof(control.bytes);
+		control.align = (struct cmsghdr){ .cmsg_level = SOL_SOCKET,
+			.cmsg_type = SCM_RIGHTS,
+			.cmsg_len = CMSG_LEN(sizeof(int)) };
+		memcpy(CMSG_DATA(&control.align), &visitor->fd, sizeof(int));
+	}
+	return sendmsg(visitor->socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 static void visitor_send(struct visitor *visitor)
 {
-	ssize_t sent = send(visitor->socket, visitor->answer + visitor->sent_bytes,
-		visitor->answer_bytes - visitor->sent_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+	ssize_t sent = send_some(visitor);
 
 	if (sent > 0)
 		visitor->sent_bytes += (size_t)sent;
@@ -65,7 +86,7 @@ static void visitor_answer(struct svc_visit *visit, uint32_t index)
 {
 	struct visitor *visitor = &visit->visitors[index];
 
-	visitor->answer = svc_status_answer(visit->control, visitor->line);
+	visitor->answer = svc_status_answer(visit->control, visitor->line, &visitor->fd);
 	if (!visitor->answer) {
 		visitor_close(visitor);
 		return;
@@ -177,7 +198,7 @@ int svc_visit_create(struct svc_visit **visit_out, struct svc_control *control, 
 	visit->control = control;
 	visit->listen_fd = -1;
 	for (uint32_t i = 0; i < VISITORS_MAX; i++)
-		visit->visitors[i].socket = -1;
+		visit->visitors[i].socket = visit->visitors[i].fd = -1;
 	visit->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	int rc = visit->epoll_fd < 0 ? base_fail(errno, "epoll_create1: %s", strerror(errno))
 				     : listen_at(visit, path);

@@ -10,13 +10,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/base_clock.h"
 #include "base/base_error.h"
+#include "shm-ipc/shm_memory.h"
 
 enum { FDS = 3, FDS_ROOM = 8, CONNECT_RETRY_NS = 1000000, ERRNO_MAX = 4095 };
 
@@ -146,27 +146,6 @@ static int receive_welcome(int socket, struct shm_welcome *welcome, int fds[FDS_
 
 /* ---- the memory ------------------------------------------------------------------------------ */
 
-/* Maps a segment after making sure that it has this size and can never have another. */
-static int map_segment(unsigned char **memory, int fd, uint64_t size_bytes, int seals, int protection)
-{
-	struct stat status;
-	void *mapped;
-
-	if (fstat(fd, &status))
-		return base_fail(errno, "asking for a segment's size: %s", strerror(errno));
-	if (!S_ISREG(status.st_mode) || status.st_size < 0 || (uint64_t)status.st_size != size_bytes)
-		return base_fail(EPROTO, "a segment has %lld bytes; the daemon said %llu",
-			(long long)status.st_size, (unsigned long long)size_bytes);
-	if ((fcntl(fd, F_GET_SEALS) & seals) != seals)
-		return base_fail(EPROTO, "a segment lacks seals: it could shrink under our feet");
-	mapped = mmap(NULL, size_bytes, protection, MAP_SHARED | MAP_POPULATE, fd, 0);
-	if (mapped == MAP_FAILED)
-		return base_fail(errno, "mapping a segment of %llu bytes: %s", (unsigned long long)size_bytes,
-			strerror(errno));
-	*memory = mapped;
-	return 0;
-}
-
 static int map_both(struct shm_connection *connection, const int fds[FDS])
 {
 	const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
@@ -175,11 +154,11 @@ static int map_both(struct shm_connection *connection, const int fds[FDS])
 
 	if (flags < 0 || !(flags & O_NONBLOCK))
 		return base_fail(EPROTO, "the daemon's doorbell could block");
-	error = map_segment(&connection->write_memory, fds[0], head->write_bytes, seals,
+	error = shm_memory_map(&connection->write_memory, fds[0], head->write_bytes, seals,
 		PROT_READ | PROT_WRITE);
 	if (error)
 		return error;
-	error = map_segment(&connection->read_memory, fds[1], head->read_bytes,
+	error = shm_memory_map(&connection->read_memory, fds[1], head->read_bytes,
 		seals | F_SEAL_FUTURE_WRITE, PROT_READ);
 	if (error)
 		munmap(connection->write_memory, head->write_bytes);

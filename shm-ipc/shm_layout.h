@@ -7,7 +7,8 @@
  *   | shm_client_line          |          | shm_daemon_head          |
  *   | submission slots [n]     |          | shm_daemon_line          |
  *   | arena                    |          | completion slots [m]     |
- *   +--------------------------+          +--------------------------+
+ *   +--------------------------+          | timelines, by device     |
+ *                                         +--------------------------+
  *
  * Rings. Slots are the records themselves; a slot is full when its `lap` equals the lap of the
  * index that its reader expects (lap = 1 + index / slots, modulo 2^16, skipping 0; memory starts
@@ -84,14 +85,15 @@ struct shm_daemon_line {
 
 enum shm_state { SHM_SERVING = 1, SHM_DRAINING = 2, SHM_CLOSED = 3 };
 
-/* R: what a client (and attntop) can read of its own traffic without asking. Relaxed stores. */
+/* R: what a client can read of its own traffic without asking. Relaxed stores. */
 struct shm_counters {
 	alignas(128) _Atomic uint64_t requests, completions, stream_completions;
 	_Atomic uint64_t rejected;    /* records that never reached the scheduler */
 	_Atomic uint64_t wakes;       /* times the daemon rang */
 	_Atomic uint64_t wakes_held;  /* rings suppressed by the rate limit */
 	_Atomic uint64_t parked;      /* completions held back because the ring was full */
-	_Atomic uint64_t reserved[9];
+	_Atomic uint64_t view_offset; /* struct base_view_own_head, in R, a multiple of 64; 0: none. Constant after attach */
+	_Atomic uint64_t reserved[8];
 };
 
 static inline uint16_t shm_lap(uint64_t index, uint32_t slots)

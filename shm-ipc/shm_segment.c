@@ -1,33 +1,25 @@
 /*
  * Makes and unmakes a client's segments; the daemon's control role.
  *
- * The order matters (shm_layout.h, the seals): size, map writable, prefault, then seal, because
- * a file that is sealed against future writing can no longer be mapped writable, and only then
- * hand out.
+ * The order matters, see shm_memory.h.
  */
 #include "shm-ipc/shm_segment.h"
 
 #include <fcntl.h>
-#include <linux/futex.h>
-#include <linux/mempolicy.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/base_error.h"
 #include "base/base_fault.h"
 #include "shm-ipc/shm_bell.h"
+#include "shm-ipc/shm_memory.h"
+#include "shm-ipc/shm_view.h"
 
 enum {
 	HUGE_BYTES = 2 << 20,
-	MFD_NO_EXEC_SEAL = 8,      /* MFD_NOEXEC_SEAL, Linux 6.3 */
-	MFD_HUGE_2M = 21 << 26,    /* MFD_HUGE_2MB */
-	MADV_POPULATE_FOR_WRITE = 23, /* MADV_POPULATE_WRITE, Linux 5.14 */
-	NODES_MAX = 64,
 	WAKES_PER_SECOND = 100000,
 	WAKES_BURST = 64,
 };
@@ -61,7 +53,17 @@ static int options_check(const struct shm_segment_options *options)
 			(unsigned long long)SHM_ARENA_BYTES_MAX);
 	if (options->max_in_flight == 0)
 		return base_fail(EINVAL, "a client needs at least one request in flight");
+	if (options->timelines > SHM_SLOTS_MAX || (options->timelines & (options->timelines - 1)) != 0 ||
+		options->devices > SHM_VIEW_DEVICES_MAX)
+		return base_fail(EINVAL, "%u timelines on each of %u devices: none, or a power of two up to %d; at most %d devices",
+			options->timelines, options->devices, SHM_SLOTS_MAX, SHM_VIEW_DEVICES_MAX);
 	return 0;
+}
+
+/* What the client sees of its requests stands behind the completions; the head, which older libraries know, says nothing of it. */
+static uint64_t view_offset(const struct shm_daemon_head *head)
+{
+	return head->completion_offset + (uint64_t)head->completion_slots * sizeof(struct shm_slot);
 }
 
 /* The layout for pages of this size; what rounding adds to W goes to the arena. */
@@ -92,8 +94,7 @@ static void layout(struct shm_daemon_head *head, const struct shm_segment_option
 		head->arena_bytes = SHM_ARENA_BYTES_MAX;
 	head->counters_offset = head->line_offset + sizeof(struct shm_daemon_line);
 	head->completion_offset = head->counters_offset + sizeof(struct shm_counters);
-	head->read_bytes = round_up(head->completion_offset +
-		(uint64_t)head->completion_slots * sizeof(struct shm_slot), small);
+	head->read_bytes = round_up(view_offset(head) + shm_view_own_bytes(options->devices, options->timelines), small);
 }
 
 uint64_t shm_segment_cost(const struct shm_segment_options *options)
@@ -152,107 +153,6 @@ int shm_head_check(const struct shm_daemon_head *head)
 	return 0;
 }
 
-/* ---- memory ---------------------------------------------------------------------------------- */
-
-/* A sealable file of this size. MFD_NOEXEC_SEAL keeps newer kernels from warning; older ones
- * refuse it. */
-static int file_create(uint64_t size_bytes, bool huge, mode_t mode)
-{
-	unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | MFD_HUGE_2M : 0);
-	int fd = memfd_create("attnd", flags | MFD_NO_EXEC_SEAL);
-	int error;
-
-	if (fd < 0 && errno == EINVAL)
-		fd = memfd_create("attnd", flags);
-	if (fd < 0)
-		return base_fail(errno, "memfd_create: %s", strerror(errno));
-	if (fchmod(fd, mode) == 0 && ftruncate(fd, (off_t)size_bytes) == 0)
-		return fd;
-	error = errno;
-	close(fd);
-	return base_fail(error, "memfd of %llu bytes: %s", (unsigned long long)size_bytes,
-		strerror(error));
-}
-
-/* Memory of other nodes is slower, not wrong: what the kernel says does not matter. */
-static void prefer_node(void *memory, uint64_t size_bytes, int node)
-{
-	unsigned long mask = 0;
-
-	if (node < 0 || node >= NODES_MAX)
-		return;
-	mask = 1UL << node;
-	(void)syscall(SYS_mbind, memory, size_bytes, MPOL_PREFERRED, &mask, NODES_MAX + 1, 0);
-}
-
-/* Every page is there before the client is: fallocate fails cleanly where touching would kill. */
-static int prefault(int fd, unsigned char *memory, uint64_t size_bytes)
-{
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-
-	if (fallocate(fd, 0, 0, (off_t)size_bytes))
-		return base_fail(errno, "no memory for a segment of %llu bytes: %s",
-			(unsigned long long)size_bytes, strerror(errno));
-	if (madvise(memory, size_bytes, MADV_POPULATE_FOR_WRITE) == 0)
-		return 0;
-	if (errno != EINVAL)
-		return base_fail(ENOMEM, "no memory for a segment of %llu bytes: %s",
-			(unsigned long long)size_bytes, strerror(errno));
-	for (uint64_t i = 0; i < size_bytes; i += page)
-		((volatile unsigned char *)memory)[i] = 0;
-	return 0;
-}
-
-/* A mapped, prefaulted, unsealed file. Returns its descriptor. */
-static int memory_create(unsigned char **memory, uint64_t size_bytes, bool huge, mode_t mode, int node)
-{
-	int fd = file_create(size_bytes, huge, mode);
-	void *mapped;
-	int error;
-
-	if (fd < 0)
-		return fd;
-	mapped = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (mapped == MAP_FAILED) {
-		error = base_fail(errno, "mapping a segment of %llu bytes: %s",
-			(unsigned long long)size_bytes, strerror(errno));
-		close(fd);
-		return error;
-	}
-	prefer_node(mapped, size_bytes, node);
-	error = prefault(fd, mapped, size_bytes);
-	if (error) {
-		munmap(mapped, size_bytes);
-		close(fd);
-		return error;
-	}
-	*memory = mapped;
-	return fd;
-}
-
-static int seal(int fd, unsigned seals)
-{
-	if (fcntl(fd, F_ADD_SEALS, seals | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
-		return base_fail(errno, "sealing a segment: %s", strerror(errno));
-	return 0;
-}
-
-/* The same file through a descriptor that cannot write; consumes fd. */
-static int reopen_read_only(int fd)
-{
-	char path[32];
-	int read_only, error;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	read_only = open(path, O_RDONLY | O_CLOEXEC);
-	error = errno;
-	close(fd);
-	if (read_only < 0)
-		return base_fail(error, "reopening a segment read-only through %s: %s (is /proc mounted?)",
-			path, strerror(error));
-	return read_only;
-}
-
 /* ---- W and R --------------------------------------------------------------------------------- */
 
 static int write_create(struct shm_segment *segment, const struct shm_segment_options *options)
@@ -261,7 +161,7 @@ static int write_create(struct shm_segment *segment, const struct shm_segment_op
 
 	if (options->huge) {
 		layout(&segment->head, options, HUGE_BYTES);
-		fd = memory_create(&segment->write_memory, segment->head.write_bytes, true, 0600,
+		fd = shm_memory_create(&segment->write_memory, segment->head.write_bytes, true, 0600,
 			options->node);
 		segment->huge = fd >= 0;
 		if (fd < 0)
@@ -270,14 +170,14 @@ static int write_create(struct shm_segment *segment, const struct shm_segment_op
 	}
 	if (fd < 0) {
 		layout(&segment->head, options, (uint64_t)sysconf(_SC_PAGESIZE));
-		fd = memory_create(&segment->write_memory, segment->head.write_bytes, false, 0600,
+		fd = shm_memory_create(&segment->write_memory, segment->head.write_bytes, false, 0600,
 			options->node);
 	}
 	if (fd < 0)
 		return fd;
 	segment->write_fd = fd;
 	segment->arena = segment->write_memory + segment->head.arena_offset;
-	error = seal(fd, 0);
+	error = shm_memory_seal(fd, 0);
 	if (error)
 		return error;
 	segment->fault_handle = base_fault_add(segment->write_memory, segment->head.write_bytes,
@@ -287,7 +187,7 @@ static int write_create(struct shm_segment *segment, const struct shm_segment_op
 
 static int read_create(struct shm_segment *segment, const struct shm_segment_options *options)
 {
-	int fd = memory_create(&segment->read_memory, segment->head.read_bytes, false, 0400,
+	int fd = shm_memory_create(&segment->read_memory, segment->head.read_bytes, false, 0400,
 		options->node);
 	struct shm_daemon_line *line;
 	int error;
@@ -298,10 +198,17 @@ static int read_create(struct shm_segment *segment, const struct shm_segment_opt
 	memcpy(segment->read_memory, &segment->head, sizeof(segment->head));
 	line = (struct shm_daemon_line *)(void *)(segment->read_memory + segment->head.line_offset);
 	atomic_store_explicit(&line->state, SHM_SERVING, memory_order_relaxed);
-	error = seal(fd, F_SEAL_FUTURE_WRITE);
+	if (shm_view_own_bytes(options->devices, options->timelines) > 0) {
+		struct shm_counters *counters = (struct shm_counters *)(void *)(segment->read_memory + segment->head.counters_offset);
+
+		segment->view = (struct base_view_own_head *)(void *)(segment->read_memory + view_offset(&segment->head));
+		shm_view_own_init(segment->view, options->devices, options->timelines);
+		atomic_store_explicit(&counters->view_offset, view_offset(&segment->head), memory_order_relaxed);
+	}
+	error = shm_memory_seal(fd, F_SEAL_FUTURE_WRITE);
 	if (error)
 		return error;
-	segment->read_fd = reopen_read_only(fd);
+	segment->read_fd = shm_memory_read_only(fd);
 	return segment->read_fd < 0 ? segment->read_fd : 0;
 }
 

@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/base_view.h"
 #include "shm-ipc/shm_layout.h"
 #include "shm-ipc/shm_ring.h"
 
@@ -29,6 +30,8 @@ struct shm_segment_options {
 	uint32_t max_in_flight; /* > 0; cut to half of completion_slots */
 	int node;               /* NUMA node of the memory; < 0: anywhere */
 	bool huge;              /* try 2 MB pages for W */
+	uint32_t devices;       /* whose timelines lie in R, */
+	uint32_t timelines;     /* so many of each: a power of two; 0: none */
 };
 
 struct shm_segment {
@@ -36,6 +39,7 @@ struct shm_segment {
 	unsigned char *write_memory, *read_memory;
 	struct shm_daemon_head head;  /* private copy; constant */
 	unsigned char *arena;         /* in W */
+	struct base_view_own_head *view; /* in R: what the client sees of its requests; NULL: nothing */
 	bool huge;                    /* W lies on 2 MB pages */
 	char huge_why[96];            /* asked for and not huge: why; else "" */
 	int fault_handle;

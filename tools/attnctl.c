@@ -2,13 +2,14 @@
  * attnctl: asks a running daemon what it does, and tells it to reload or to drain.
  *
  * One command, one question on the control socket, one answer. On a terminal the answer becomes
- * tables; with --json it is passed through as it came.
+ * tables; with --json it is passed through as it came. Only `view` goes on without asking.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/base_error.h"
 #include "tools/attnctl_show.h"
+#include "tools/attnctl_view.h"
 #include "tools/tool_args.h"
 #include "tools/tool_control.h"
 #include "tools/tool_daemon.h"
@@ -16,12 +17,13 @@
 
 struct command {
 	const char *name;
-	void (*show)(const cJSON *answer);
+	void (*show)(const cJSON *answer); /* NULL: view */
 	const char *what;
 };
 
 static const struct command commands[] = {
 	{ "status", attnctl_show_status, "what it is, what it lacks, its counters and clients" },
+	{ "view", NULL, "load, queues, refusals and predictions, read from its memory; --watch goes on" },
 	{ "sessions", attnctl_show_sessions, "every session with its tokens and cache" },
 	{ "topology", attnctl_show_topology,
 		"the machine, where each thread runs and where memory lies" },
@@ -36,10 +38,12 @@ struct control {
 	struct tool_daemon daemon;
 	const struct command *command;
 	bool json;
+	double watch_s;
 };
 
 static const struct argp_option options[] = {
-	{ "json", 'j', NULL, 0, "print the daemon's answer as it came", 0 },
+	{ "json", 'j', NULL, 0, "print the daemon's answer as it came; view: an object on a line", 0 },
+	{ "watch", 'w', "SECONDS", 0, "view: again and again, what happened since the last time", 0 },
 	{ 0 },
 };
 
@@ -54,6 +58,9 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	case 'j':
 		control->json = true;
 		return 0;
+	case 'w':
+		control->watch_s = tool_args_double("--watch", value, 0.01, 86400);
+		return 0;
 	case ARGP_KEY_ARG:
 		if (control->command)
 			argp_error(state, "one command at a time");
@@ -66,6 +73,8 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!control->command)
 			argp_usage(state);
+		if (control->watch_s > 0 && control->command->show)
+			argp_error(state, "--watch goes with view");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -125,7 +134,9 @@ int main(int argc, char **argv)
 	tool_args_parse(&argp, argc, argv, &control);
 	tool_daemon_open(&control.daemon);
 	tool_daemon_control_path(&control.daemon, path, sizeof(path));
-	if (tool_control_ask(path, control.command->name, &text) == 0) {
+	if (!control.command->show)
+		status = attnctl_view(control.daemon.address, control.watch_s, control.json);
+	else if (tool_control_ask(path, control.command->name, &text) == 0) {
 		status = show(&control, text);
 		free(text);
 	} else {

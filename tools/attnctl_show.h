@@ -13,6 +13,8 @@ void attnctl_show_status(const cJSON *answer);
 void attnctl_show_sessions(const cJSON *answer);
 void attnctl_show_topology(const cJSON *answer);
 void attnctl_show_models(const cJSON *answer);
+/* What attnctl_view.c makes of a reading. */
+void attnctl_show_view(const cJSON *reading);
 /* For orders, whose answer is only that they were taken. */
 void attnctl_show_done(const cJSON *answer);
 

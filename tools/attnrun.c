@@ -31,6 +31,7 @@ enum {
 	KEY_DEADLINE,
 	KEY_BETWEEN,
 	KEY_STATS,
+	KEY_TIMELINE,
 	KEY_ATTEND,
 	KEY_Q,
 	KEY_K,
@@ -75,6 +76,7 @@ static const struct argp_option option_table[] = {
 	{ "deadline", KEY_DEADLINE, "MS", 0, "for the first token, or for the attention", 3 },
 	{ "between", KEY_BETWEEN, "MS", 0, "a deadline between two tokens", 3 },
 	{ "stats", KEY_STATS, NULL, 0, "at the end say where the time went", 3 },
+	{ "timeline", KEY_TIMELINE, NULL, 0, "at the end say what happened to each request, step by step", 3 },
 	{ NULL, 0, NULL, 0, "Raw attention:", 4 },
 	{ "attend", KEY_ATTEND, NULL, 0, "attend instead of text, to files or to random tensors",
 		4 },
@@ -230,6 +232,9 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	case KEY_STATS:
 		options->stats = true;
 		return 0;
+	case KEY_TIMELINE:
+		options->timeline = true;
+		return 0;
 	case ARGP_KEY_ARG:
 		argp_error(state, "what is '%s'? A prompt stands after --prompt", value);
 		return 0;
@@ -290,6 +295,8 @@ int main(int argc, char **argv)
 	int status =
 		options.attend ? attnrun_attend(client, &options) : attnrun_text(client, &options);
 
+	if (options.timeline)
+		attnrun_timeline_print(client, stderr);
 	attnd_disconnect(client);
 	return tool_daemon_close(&options.daemon, status);
 }

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "attnd/attnd.h"
 #include "tools/tool_daemon.h"
@@ -18,7 +19,7 @@ struct attnrun_options {
 	unsigned priority_class;
 	double deadline_ms, between_ms;
 	uint64_t seed;
-	bool stats;
+	bool stats, timeline;
 	/* text */
 	const char *prompt; /* NULL: standard input */
 	const char *system;
@@ -39,5 +40,7 @@ void attnrun_catch_interrupt(void);
 /* Each returns an exit code, having said what went wrong. */
 int attnrun_text(struct attnd_client *client, struct attnrun_options *options);
 int attnrun_attend(struct attnd_client *client, struct attnrun_options *options);
+/* The client's latest requests and their steps. */
+void attnrun_timeline_print(const struct attnd_client *client, FILE *stream);
 
 #endif

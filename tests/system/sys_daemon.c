@@ -175,6 +175,16 @@ void sys_daemon_stop(struct sys_daemon *daemon)
 		fail_msg("the daemon ended with status %#x", (unsigned)status);
 }
 
+void sys_daemon_kill(struct sys_daemon *daemon)
+{
+	int status;
+
+	kill(daemon->pid, SIGKILL);
+	waitpid(daemon->pid, &status, 0);
+	remove_folder(daemon->folder);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
 bool sys_daemon_alive(const struct sys_daemon *daemon)
 {
 	return waitpid(daemon->pid, NULL, WNOHANG | WNOWAIT) == 0 || kill(daemon->pid, 0) == 0;

@@ -22,6 +22,8 @@ void sys_daemon_start(struct sys_daemon *daemon, bool with_model, const char *co
 /* SIGTERM, and waits; fails the test unless it ends with status 0 within ten seconds. Removes the
  * folder. */
 void sys_daemon_stop(struct sys_daemon *daemon);
+/* SIGKILL, as if it had crashed; removes the folder. */
+void sys_daemon_kill(struct sys_daemon *daemon);
 /* True while the process lives. */
 bool sys_daemon_alive(const struct sys_daemon *daemon);
 

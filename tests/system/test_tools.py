@@ -271,6 +271,47 @@ def case_control(world):
     expect(answer["models"][0]["architecture"] == "llama", "the model", answer)
 
 
+def case_view(world):
+    """attnctl view and attnrun --timeline show what was done, from memory"""
+    folder = tempfile.mkdtemp(dir=world.runtime)
+    reader, writer = os.pipe()
+    daemon = subprocess.Popen(
+        [os.path.join(BUILD, "attnd"), "-c", "/dev/null", "-o", f"daemon.runtime_dir={folder}", "-o",
+         f"model.small.path={world.model}", "--ready-fd", str(writer)],
+        pass_fds=(writer,), env=world.env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.close(writer)
+    try:
+        with os.fdopen(reader) as ready:
+            expect(ready.readline() == "ready\n", "the daemon is not ready")
+        address = ("--address", f"shm:{folder}/attnd.sock")
+        out, err = world.run("attnrun", *address, "--prompt", "Hello", "-n", "9", "--timeline")
+        expect("generate" in err and "1 of 9" in err and "8 of 9" in err and " ok" in err, "the timeline", err)
+        view = world.json("attnctl", *address, "--json", "view")
+        generate = [one for one in view["requests"] if one["op"] == "generate"]
+        expect(view["pid"] == daemon.pid and not view["stale"], "view", view)
+        expect(generate and generate[0]["received"] == generate[0]["admitted"] == 1, "requests", view)
+        expect(generate[0]["ended"] == {"ok": 1} and generate[0]["refused"] == 0, "requests", view)
+        device = view["devices"][0]
+        expect(device["counters"]["steps"] == 9 and 0 < device["utilisation"] < 1, "the device", device)
+        expect(device["busy_ns"] > 0 and device["idle_ns"] > 0, "busy and idle", device)
+        out, _ = world.run("attnctl", *address, "view")
+        expect("busy" in out and "generate" in out and "predicted" in out, "the tables", out)
+        watch = subprocess.Popen([os.path.join(BUILD, "attnctl"), *address, "--json", "--watch", "0.1", "view"],
+                                 env=world.env, stdout=subprocess.PIPE, universal_newlines=True)
+        first = json.loads(watch.stdout.readline())
+        expect(0.09 < first["interval_s"] < 10 and not first["stale"], "the first line", first)
+        daemon.kill()
+        lines = [json.loads(line) for line in watch.stdout]
+        expect(watch.wait(30) == NO_DAEMON, "watching a dead daemon does not end", watch.returncode)
+        watch.stdout.close()
+        expect(lines[-1]["stale"] and lines[-1]["devices"][0]["counters"]["steps"] == 9, "last values", lines[-1])
+        expect(not any(line["stale"] for line in lines[:-1]), "it goes on", lines)
+    finally:
+        daemon.kill()
+        daemon.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def case_daemon(world):
     """a daemon started by hand: tools find it by address; reload and drain do what they say"""
     folder = tempfile.mkdtemp(dir=world.runtime)

@@ -113,8 +113,10 @@ void rig_stop(struct rig *rig)
 	assert_int_equal(counters.kv_bytes_free + counters.kv_bytes_cached,
 		rig->options.kv_bytes / rig->options.kv_extent_bytes *
 			rig->options.kv_extent_bytes);
-	for (uint32_t c = 0; c < RIG_CLIENTS; c++)
+	for (uint32_t c = 0; c < RIG_CLIENTS; c++) {
 		assert_null(rig->arenas[c]);
+		free(rig->views[c]);
+	}
 	sched_destroy(rig->sched);
 	base_spsc_destroy(&rig->in);
 	base_spsc_destroy(&rig->out);
@@ -141,7 +143,20 @@ void rig_add(struct rig *rig, uint32_t client, uint32_t tenant, uint32_t credits
 	rig->arenas[client] = aligned_alloc(64, RIG_ARENA_BYTES);
 	assert_non_null(rig->arenas[client]);
 	rig->used[client] = 0;
-	rig_message(rig, SCHED_CLIENT_ADD, client, tenant, credits);
+	struct sched_message message = { .kind = SCHED_CLIENT_ADD,
+		.client = client,
+		.argument = tenant,
+		.credits = credits,
+		.slots = rig->timelines };
+
+	if (rig->timelines) {
+		free(rig->views[client]);
+		rig->views[client] = calloc(1, sizeof(struct attnd_view_own) + sizeof(struct attnd_timeline) * rig->timelines);
+		assert_non_null(rig->views[client]);
+		message.out = rig->views[client];
+	}
+	while (!base_spsc_push(&rig->in, &message))
+		rig_poll(rig);
 }
 
 void *rig_loan(struct rig *rig, uint32_t client, size_t bytes)

@@ -32,6 +32,8 @@ struct rig {
 	struct sched *sched;
 	unsigned char *arenas[RIG_CLIENTS];
 	size_t used[RIG_CLIENTS];
+	uint32_t timelines; /* that clients see; set before rig_add. Default 0 */
+	struct base_view_own_device *views[RIG_CLIENTS];
 	struct sched_reply *replies; /* [RIG_REPLIES] not yet looked at by a test, in order */
 	uint32_t reply_count;
 	uint64_t next_id;
