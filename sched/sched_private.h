@@ -154,6 +154,7 @@ struct sched_request {
 	struct sched_list of_timed;   /* in sched.timed when it has a deadline */
 	struct sched_session *session;
 	struct sched_client *client;
+	struct sched_view_request view;
 	uint8_t state;      /* enum sched_request_state */
 	uint8_t end_status; /* RUNNING and already ended: what it completes with when its flight
 			       lands */
@@ -170,7 +171,6 @@ struct sched_request {
 	uint32_t layer;                   /* APPEND, ATTEND: UINT32_MAX until it is known */
 	uint32_t sequence, result_bytes;
 	uint64_t value;
-	struct sched_view_request view;
 	struct sched_debt debt;
 	union {
 		struct attnd_step_args step;

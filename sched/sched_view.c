@@ -18,7 +18,10 @@
 #include "base/base_error.h"
 #include "sched/sched_private.h"
 
-enum { UPDATE_BITS = 20 }; /* a record's number << UPDATE_BITS, with its updates in between: a sequence that never repeats */
+enum {
+	UPDATE_BITS = 20, /* a record's number << UPDATE_BITS, with its updates in between: a sequence that never repeats */
+	AHEAD = 4,        /* members of a step */
+};
 
 _Static_assert((int)ATTND_OP_END <= (int)ATTND_VIEW_OPS, "there is a place for each operation");
 _Static_assert((int)ATTND_STATUS_END <= (int)ATTND_VIEW_STATUSES, "there is a place for each status");
@@ -113,10 +116,18 @@ void sched_view_admitted(struct sched *sched, struct sched_request *request, int
 	request->view.updates = 1;
 }
 
-void sched_view_started(struct sched *sched, const struct sched_request *request)
+void sched_view_started(struct sched *sched, struct sched_request *request)
 {
+	struct sched_view_request *view = &request->view;
+	struct attnd_timeline *to = record_at(&request->client->view, view->number);
+
 	sched->view.now.waiting[request->record.priority_class]--;
 	sched->view.now.running[request->record.priority_class]++;
+	if (!to)
+		return;
+	base_view_begin(&to->number, sequence_of(view->number, view->updates));
+	base_view_put_time(&to->started_ns, request->started_ns);
+	base_view_end(&to->number, sequence_of(view->number, ++view->updates));
 }
 
 static uint32_t took_ns(const struct sched_flight *flight)
@@ -138,7 +149,6 @@ static void step(const struct sched_flight *flight, const struct sched_member *m
 	if (!to)
 		return;
 	base_view_begin(&to->number, sequence_of(view->number, view->updates));
-	base_view_put_time(&to->started_ns, request->started_ns);
 	base_view_put_time(&to->last_step_ns, flight->landed_ns);
 	base_view_put_half(&to->steps, view->steps);
 	base_view_put_half(&to->rows, view->rows);
@@ -162,12 +172,26 @@ static void count_prediction(struct sched *sched, const struct sched_flight *fli
 	base_view_put(&counts->band[model], (uint64_t)(sched_cost_band(&sched->cost, model, 1.0) * 1e6));
 }
 
+/* A step has hundreds of members, whose requests and records no cache may hold any more. */
+static void look_ahead(const struct sched_flight *flight, uint32_t member)
+{
+	if (member + 2 * AHEAD < flight->member_count)
+		__builtin_prefetch(&flight->members[member + 2 * AHEAD].request->view, 1);
+	if (member + AHEAD < flight->member_count) {
+		const struct sched_request *request = flight->members[member + AHEAD].request;
+
+		__builtin_prefetch(record_at(&request->client->view, request->view.number), 1);
+	}
+}
+
 void sched_view_landed(struct sched *sched, const struct sched_flight *flight, int64_t actual_ns)
 {
 	sched->view.due = SCHED_VIEW_POLLS;
 	count_prediction(sched, flight, actual_ns);
-	for (uint32_t i = 0; i < flight->member_count; i++)
+	for (uint32_t i = 0; i < flight->member_count; i++) {
+		look_ahead(flight, i);
 		step(flight, &flight->members[i]);
+	}
 }
 
 /* Its record was given to another while it ran: what is still known of it goes into a new one. */
@@ -207,7 +231,6 @@ void sched_view_completed(struct sched *sched, struct sched_request *request, en
 		return;
 	}
 	base_view_begin(&to->number, sequence_of(request->view.number, request->view.updates));
-	base_view_put_time(&to->started_ns, request->started_ns);
 	base_view_put_time(&to->done_ns, done_ns);
 	__atomic_store_n(&to->status, (uint8_t)status, __ATOMIC_RELAXED);
 	__atomic_store_n(&to->flags, request->missed ? ATTND_TIMELINE_MISSED : 0, __ATOMIC_RELAXED);

@@ -47,7 +47,7 @@ void sched_view_answered(struct sched *sched, const struct sched_message *messag
 /* A request was queued; predicted_ns: its finish, 0: nobody predicted it. */
 void sched_view_admitted(struct sched *sched, struct sched_request *request, int64_t predicted_ns);
 /* Its first work is being submitted. */
-void sched_view_started(struct sched *sched, const struct sched_request *request);
+void sched_view_started(struct sched *sched, struct sched_request *request);
 /* A work took so long, and its members have moved on. */
 void sched_view_landed(struct sched *sched, const struct sched_flight *flight, int64_t actual_ns);
 /* It ended. */

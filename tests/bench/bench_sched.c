@@ -2,7 +2,7 @@
  * What the scheduler itself costs with a thousand live sessions: a request that is admitted or refused, and a step, on a modelled
  * device that takes no time. Real time of sched_poll, medians; the memory is warm. Time limit: 120 s
  *
- *   bench_sched
+ *   bench_sched [TIMELINES]    of each client, 1024; 0: clients see none
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +22,8 @@ static struct base_spsc in, out;
 static struct sched *sched;
 static struct sim_device *device;
 static uint64_t handles[SESSIONS + 1];
-static uint32_t handle_count;
+static uint32_t handle_count, timelines = 1024;
+static struct base_view_own_device *views[TENANTS_MAX];
 
 static int64_t now_ns(void)
 {
@@ -55,6 +56,16 @@ static void send(uint32_t kind, uint32_t client, struct attnd_request record, co
 		.credits = 1u << 30, .received_ns = fake.fake_ns, .in = input, .out = record.out_capacity ? outs : NULL };
 
 	message.record.version = ATTND_VERSION;
+	if (kind == SCHED_CLIENT_ADD && timelines) {
+		const size_t bytes = sizeof(struct attnd_view_own) + timelines * sizeof(struct attnd_timeline);
+
+		free(views[client]);
+		views[client] = malloc(bytes);
+		BASE_ASSERT(views[client] != NULL);
+		memset(views[client], 0, bytes);
+		message.out = views[client];
+		message.slots = timelines;
+	}
 	while (!base_spsc_push(&in, &message))
 		settle();
 }
@@ -213,11 +224,14 @@ static void streams_run(uint32_t tenant_count)
 		settle();
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	static const uint32_t counts[] = { 1, 4, TENANTS_MAX };
 	static const char *const names[] = { "prompts, no deadlines", "prompts with deadlines", "streams" };
 
+	if (argc > 1)
+		timelines = (uint32_t)strtoul(argv[1], NULL, 10);
+	BASE_ASSERT((timelines & (timelines - 1)) == 0);
 	printf("%u sessions, steps of %u rows; microseconds\n%-8s %-24s %10s %10s %10s %12s\n", SESSIONS, STEP_ROWS, "tenants",
 		"what waits", "admitted", "refused", "form step", "finish step");
 	for (uint32_t c = 0; c < 3; c++) {

@@ -92,6 +92,7 @@ static void a_prompt_step_by_step(void **state)
 	assert_true(timeline.session == session);
 	assert_true(timeline.received_ns == sent_ns && timeline.admitted_ns == sent_ns && timeline.done_ns == 0);
 	assert_int_equal(timeline.steps, 0);
+	assert_true(timeline.started_ns == sent_ns); /* its first step is in the air */
 	assert_int_equal(now().running[0], 1); /* the rig's records are of class 0 */
 	assert_int_equal(now().begun_ns, sent_ns);
 	for (int i = 0; i < 3; i++) { /* chunks of 32 rows */

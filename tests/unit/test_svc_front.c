@@ -15,6 +15,7 @@
 #include "service/svc_front.h"
 #include "shm-ipc/shm_attach.h"
 #include "shm-ipc/shm_bell.h"
+#include "shm-ipc/shm_view.h"
 
 enum { QUEUE = 1024, SLOTS = 16, IN_FLIGHT = 8 };
 
@@ -34,7 +35,9 @@ static int set_up(void **state)
 		.completion_slots = SLOTS,
 		.arena_bytes = 1 << 16,
 		.max_in_flight = IN_FLIGHT,
-		.node = -1 };
+		.node = -1,
+		.devices = 1,
+		.timelines = 8 };
 
 	base_clock_init_fake(&rig->clock, 1000);
 	assert_int_equal(base_spsc_create(&rig->to_device, QUEUE, sizeof(struct sched_message)), 0);
@@ -111,6 +114,20 @@ static void reply(struct base_spsc *queue, uint64_t id, bool final)
 		.completion = { .request_id = id, .flags = final ? ATTND_CPL_FINAL : 0 } };
 
 	assert_true(base_spsc_push(queue, &element));
+}
+
+/* The scheduler learns where the client sees its requests; the text role, which shows none, does not. */
+static void test_timelines(void **state)
+{
+	struct rig *rig = *state;
+	struct sched_message message;
+
+	assert_true(next_message(&rig->to_device, SCHED_CLIENT_ADD, &message));
+	assert_ptr_equal(message.out, shm_view_own_device(rig->rings->segment.view, 0));
+	assert_int_equal(message.slots, 8);
+	assert_int_equal(message.credits, rig->rings->end.streams_max);
+	assert_true(next_message(&rig->to_text, SCHED_CLIENT_ADD, &message));
+	assert_null(message.out);
 }
 
 /* Consumed streams that the look before a sleep has reclaimed become credits all the same: without
@@ -233,6 +250,7 @@ static void test_leaving(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_timelines, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_early_credits, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_text_is_bounded, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_bad_records, set_up, tear_down),
