@@ -5,6 +5,8 @@
  * whose memory the daemon's kernels read and write directly. Buffers are loaned from the arena,
  * filled, named in a request, and returned when its final completion has come.
  *
+ * attnd/view.h has what is seen of the daemon without a request: a client's own requests step by step, and for operators all of it.
+ *
  * Threads: one thread at a time per client; different clients are independent. A client does not
  * survive fork(2): the child must only call attnd_disconnect on it, or nothing.
  *
