@@ -325,8 +325,8 @@ static void send_one(uint64_t *seed)
 		note(client, ATTND_OP_CANCEL, rig_send(&rig, client, request, NULL, NULL));
 		break;
 	case 3: /* no such session */
-		note(client, ATTND_OP_STEP, rig_send(&rig, client, rig_step_record(session + 1, 1, ATTND_OUT_NONE), rig_loan(&rig, client, 64),
-			rig_loan(&rig, client, 64)));
+		request = rig_step_record(session + (1u << 20), 1, ATTND_OUT_NONE);
+		note(client, ATTND_OP_STEP, rig_send(&rig, client, request, rig_loan(&rig, client, 64), rig_loan(&rig, client, 64)));
 		break;
 	default: {
 		struct attnd_request step = rig_step_record(session, count, ATTND_OUT_ARGMAX);
