@@ -85,6 +85,7 @@ uint32_t sched_tenants_view(
 struct census {
 	uint32_t requests, streams, clients, sessions;
 	struct sched_tenant_use uses[SCHED_TENANTS_MAX];
+	struct sched_streams streams_of[SCHED_MODELS_MAX];
 	uint32_t *references; /* per block number */
 	uint32_t *holders;    /* per page of the prefix cache */
 };
@@ -345,6 +346,132 @@ static int check_shares(const struct sched *sched)
 	return rc;
 }
 
+/* ---- what is still asked for ---------------------------------------------------------- */
+
+static void count(struct sched_work *sum, struct sched_work work)
+{
+	*sum = sched_work_sum(*sum, work);
+}
+
+static void count_stream(struct sched_streams *sum, const struct sched_debt *debt)
+{
+	sum->count++;
+	sum->visits += debt->visits;
+	sum->kv_bytes += debt->kv_bytes;
+}
+
+/* One request, in the sums of its session, its tenant and its model. */
+static void count_debt(const struct sched_request *request, struct sched_asked *asked, struct census *census)
+{
+	const struct sched_debt *debt = &request->debt;
+	struct sched_tenant_use *use = &census->uses[request->client->tenant];
+	const bool parked = request->session->place == PLACE_PARKED, promised = debt->kind == DEBT_PROMISED;
+
+	asked->tokens += debt->tokens;
+	if (debt->kind == DEBT_STREAM) {
+		count_stream(&use->streams, debt);
+		count_stream(&census->streams_of[request->session->model], debt);
+	}
+	if (debt->kind == DEBT_NONE || debt->kind == DEBT_STREAM)
+		return;
+	count(promised ? &asked->promised[debt->class] : &asked->free[debt->class], debt->own);
+	use->promised_of[sched_session_cost_model(request->session)] += promised;
+	if (!parked)
+		count(&use->waiting, debt->own);
+	if (!parked && !promised)
+		count(&use->free[debt->class], debt->own);
+}
+
+static int check_asked(const struct sched_session *session, struct census *census)
+{
+	struct sched_asked asked = { 0 };
+
+	for (const struct sched_list *link = session->queue.next; link != &session->queue; link = link->next) {
+		const struct sched_request *request = sched_request_of_session(link);
+
+		count_debt(request, &asked, census);
+		if (request->debt.kind == DEBT_PROMISED && session->asked.latest_ns[request->debt.class] < request->debt.deadline_ns)
+			return base_fail(EINVAL, "session %u: the deadline of a promise is later than any that it knows", session->index);
+	}
+	if (memcmp(asked.promised, session->asked.promised, sizeof(asked.promised)) != 0 ||
+		memcmp(asked.free, session->asked.free, sizeof(asked.free)) != 0 || asked.tokens != session->asked.tokens)
+		return base_fail(EINVAL, "session %u: its requests ask for something else than its sums say", session->index);
+	return 0;
+}
+
+/* The sums of a part of a tree of promises, as they should be; false: they are not, or its order is broken. */
+static bool check_tree(const struct sched_debt *node, const struct sched_debt **last, uint32_t *nodes, struct sched_debt *sum)
+{
+	struct sched_debt left = { .all_by_ns = INT64_MAX, .any_by_ns = INT64_MIN }, right = left;
+	int64_t until_ns, own_by_ns;
+
+	*sum = left;
+	if (!node)
+		return true;
+	if (!check_tree(node->left, last, nodes, &left))
+		return false;
+	if (*last && ((*last)->class > node->class || ((*last)->class == node->class && (*last)->deadline_ns > node->deadline_ns)))
+		return false;
+	*last = node;
+	++*nodes;
+	if (!check_tree(node->right, last, nodes, &right))
+		return false;
+	until_ns = left.below.ns + node->own.ns;
+	own_by_ns = node->deadline_ns - until_ns;
+	sum->below = sched_work_sum(sched_work_sum(left.below, node->own), right.below);
+	sum->all_by_ns = left.all_by_ns < own_by_ns ? left.all_by_ns : own_by_ns;
+	sum->any_by_ns = left.any_by_ns > own_by_ns ? left.any_by_ns : own_by_ns;
+	if (node->right && right.all_by_ns - until_ns < sum->all_by_ns)
+		sum->all_by_ns = right.all_by_ns - until_ns;
+	if (node->right && right.any_by_ns - until_ns > sum->any_by_ns)
+		sum->any_by_ns = right.any_by_ns - until_ns;
+	return memcmp(&sum->below, &node->below, sizeof(sum->below)) == 0 && sum->all_by_ns == node->all_by_ns &&
+		sum->any_by_ns == node->any_by_ns && node->kind == DEBT_PROMISED;
+}
+
+static int check_promised(const struct sched *sched, const struct census *census, uint32_t tenant)
+{
+	const struct sched_tenant_use *use = &sched->uses[tenant], *found = &census->uses[tenant];
+	const struct sched_debt *last = NULL;
+	struct sched_debt sum;
+	uint32_t nodes = 0, promised = 0;
+
+	for (uint32_t m = 0; m < SCHED_COST_MODELS; m++)
+		promised += found->promised_of[m];
+	if (!check_tree(use->promised, &last, &nodes, &sum) || nodes != promised ||
+		memcmp(use->promised_of, found->promised_of, sizeof(use->promised_of)) != 0)
+		return base_fail(EINVAL, "tenant %u: its tree of promises has %u for %u requests, or wrong sums or order", tenant, nodes,
+			promised);
+	return 0;
+}
+
+static int check_debts(const struct sched *sched, const struct census *census)
+{
+	uint64_t weight = 0;
+	int64_t waiting_ns = 0;
+
+	for (uint32_t t = 0; t < sched->options.tenant_count; t++) {
+		const struct sched_tenant_use *use = &sched->uses[t], *found = &census->uses[t];
+
+		weight += use->waiting.rows > 0 ? use->weight : 0;
+		waiting_ns += use->waiting.ns;
+		if (memcmp(&use->waiting, &found->waiting, sizeof(use->waiting)) != 0 ||
+			memcmp(use->free, found->free, sizeof(use->free)) != 0 ||
+			memcmp(&use->streams, &found->streams, sizeof(use->streams)) != 0)
+			return base_fail(EINVAL, "tenant %u: its requests ask for %lld ns in %lld rows, its sums say %lld in %lld, or differ", t,
+				(long long)found->waiting.ns, (long long)found->waiting.rows, (long long)use->waiting.ns,
+				(long long)use->waiting.rows);
+		if (check_promised(sched, census, t) < 0)
+			return -EINVAL;
+	}
+	if (weight != sched->waiting_weight || waiting_ns != sched->waiting_ns ||
+		memcmp(sched->streams, census->streams_of, sizeof(sched->streams)) != 0)
+		return base_fail(EINVAL, "all tenants: %lld ns of a weight of %llu wait, the sums say %lld of %llu, or streams differ",
+			(long long)waiting_ns, (unsigned long long)weight, (long long)sched->waiting_ns,
+			(unsigned long long)sched->waiting_weight);
+	return 0;
+}
+
 /* What the prefix cache refers to, and who holds it. */
 static int check_cached(const struct sched *sched, struct census *census)
 {
@@ -392,10 +519,14 @@ static int check_all(const struct sched *sched, struct census *census)
 	for (uint32_t i = 0; rc == 0 && i < sched->options.sessions_max; i++)
 		if (sched->sessions[i].client)
 			rc = check_session(sched, &sched->sessions[i], census);
+	for (uint32_t i = 0; rc == 0 && i < sched->options.sessions_max; i++)
+		rc = check_asked(&sched->sessions[i], census);
 	if (rc == 0)
 		rc = check_totals(sched, census);
 	if (rc == 0)
 		rc = check_shares(sched);
+	if (rc == 0)
+		rc = check_debts(sched, census);
 	return rc < 0 ? rc : check_blocks(sched, census);
 }
 

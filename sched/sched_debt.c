@@ -9,7 +9,10 @@
  * The tree is a treap (Seidel, Aragon: "Randomized search trees", 1996), whose links are in the requests and whose nodes
  * know the sums of all below them: what goes before a deadline, and whether everybody behind it can wait, is found in
  * logarithmic time whatever deadlines clients choose, as they cannot know its heights. Of work that takes no rows (raw
- * attention) a slice counts as a whole step's. What waits behind a stream that has no credit is in none of the sums.
+ * attention) a slice counts as a whole step's.
+ *
+ * What waits behind a stream that has no credit is in no sum that other tenants see, since it cannot run. Its promises stay in the
+ * tree: nobody else of its tenant is promised their place. Each session has sums of its own, by which it goes in and out as a whole.
  */
 #include "base/base_rand.h"
 #include "sched/sched_private.h"
@@ -25,25 +28,26 @@ static bool before(const struct sched_debt *a, const struct sched_debt *b)
 	return (uintptr_t)a < (uintptr_t)b;
 }
 
-static void add_below(struct sched_debt *node, const struct sched_debt *child)
+/* A child's sums, which begin so much later than those of the node. */
+static void add_below(struct sched_debt *node, const struct sched_debt *child, int64_t later_ns)
 {
 	if (!child)
 		return;
-	node->below.ns += child->below.ns;
-	node->below.rows += child->below.rows;
-	node->below.streams += child->below.streams;
-	if (child->earliest_ns < node->earliest_ns)
-		node->earliest_ns = child->earliest_ns;
-	if (child->latest_ns > node->latest_ns)
-		node->latest_ns = child->latest_ns;
+	node->below = sched_work_sum(node->below, child->below);
+	if (child->all_by_ns - later_ns < node->all_by_ns)
+		node->all_by_ns = child->all_by_ns - later_ns;
+	if (child->any_by_ns - later_ns > node->any_by_ns)
+		node->any_by_ns = child->any_by_ns - later_ns;
 }
 
 static struct sched_debt *summed(struct sched_debt *node)
 {
+	const int64_t until_ns = node->own.ns + (node->left ? node->left->below.ns : 0);
+
 	node->below = node->own;
-	node->earliest_ns = node->latest_ns = node->deadline_ns;
-	add_below(node, node->left);
-	add_below(node, node->right);
+	node->all_by_ns = node->any_by_ns = node->deadline_ns - until_ns;
+	add_below(node, node->left, 0);
+	add_below(node, node->right, until_ns);
 	return node;
 }
 
@@ -138,7 +142,7 @@ struct sched_work sched_work_of_rows(
 	if (rows == 0)
 		return (struct sched_work){ 0 };
 	return (struct sched_work){ .ns = 1 +
-			(int64_t)(units->row_ns * (double)rows + units->visit_ns * visits + units->out_ns +
+			sched_work_ns(units->row_ns * (double)rows + units->visit_ns * visits + units->out_ns +
 				units->byte_ns * tokens * (double)sched_kv_bytes(&session->kv, KERN_PAGE_TOKENS) / KERN_PAGE_TOKENS),
 		.rows = (int64_t)rows };
 }
@@ -205,11 +209,49 @@ static void count_stream(struct sched_streams *streams, const struct sched_debt 
 	streams->kv_bytes += (uint64_t)(sign * (int64_t)debt->kv_bytes);
 }
 
-static void subtract(struct sched_work *sum, struct sched_work work)
+static void add(struct sched_work *sum, struct sched_work work, int64_t sign)
 {
-	sum->ns -= work.ns;
-	sum->rows -= work.rows;
-	sum->streams -= work.streams;
+	sum->ns += sign * work.ns;
+	sum->rows += sign * work.rows;
+	sum->streams += sign * work.streams;
+}
+
+static void count_waiting(struct sched *sched, struct sched_tenant_use *use, struct sched_work work, int64_t sign)
+{
+	const bool waited = use->waiting.rows > 0;
+
+	add(&use->waiting, work, sign);
+	sched->waiting_ns += sign * work.ns;
+	if (waited != (use->waiting.rows > 0))
+		sched->waiting_weight += waited ? -(uint64_t)use->weight : use->weight;
+}
+
+/* Of one request with rows, in its session's sums and, unless it is parked, in its tenant's. */
+static void count_work(struct sched *sched, const struct sched_request *request, int64_t sign)
+{
+	const struct sched_debt *debt = &request->debt;
+	struct sched_tenant_use *use = &sched->uses[request->client->tenant];
+	struct sched_asked *asked = &request->session->asked;
+	const bool promised = debt->kind == DEBT_PROMISED, parked = request->session->place == PLACE_PARKED;
+
+	add(promised ? &asked->promised[debt->class] : &asked->free[debt->class], debt->own, sign);
+	if (!promised && !parked)
+		add(&use->free[debt->class], debt->own, sign);
+	if (!parked)
+		count_waiting(sched, use, debt->own, sign);
+	if (promised)
+		use->promised_of[sched_session_cost_model(request->session)] += (uint32_t)sign;
+}
+
+void sched_debt_park(struct sched *sched, const struct sched_session *session, bool parks)
+{
+	struct sched_tenant_use *use = &sched->uses[session->client->tenant];
+	const int64_t sign = parks ? -1 : 1;
+
+	for (uint32_t c = 0; c < ATTND_CLASS_END; c++) {
+		add(&use->free[c], session->asked.free[c], sign);
+		count_waiting(sched, use, sched_work_sum(session->asked.free[c], session->asked.promised[c]), sign);
+	}
 }
 
 void sched_debt_drop(struct sched *sched, struct sched_request *request)
@@ -217,20 +259,42 @@ void sched_debt_drop(struct sched *sched, struct sched_request *request)
 	struct sched_debt *debt = &request->debt;
 	struct sched_tenant_use *use = &sched->uses[request->client->tenant];
 
+	request->session->asked.tokens -= debt->tokens;
+	debt->tokens = 0;
 	switch ((enum sched_debt_kind)debt->kind) {
 	case DEBT_NONE: return;
-	case DEBT_PROMISED: use->promised = without(use->promised, debt); break;
-	case DEBT_FREE: subtract(&use->free[debt->class], debt->own); break;
+	case DEBT_PROMISED:
+		use->promised = without(use->promised, debt);
+		count_work(sched, request, -1);
+		break;
+	case DEBT_FREE: count_work(sched, request, -1); break;
 	case DEBT_STREAM:
 		count_stream(&sched->streams[request->session->model], debt, -1);
 		count_stream(&use->streams, debt, -1);
-		debt->kind = DEBT_NONE;
-		return;
+		break;
 	}
 	debt->kind = DEBT_NONE;
-	subtract(&use->waiting, debt->own);
-	if (use->waiting.rows == 0)
-		sched->waiting_weight -= use->weight;
+}
+
+static void add_work(struct sched *sched, struct sched_request *request, struct sched_work work)
+{
+	struct sched_debt *debt = &request->debt;
+	struct sched_tenant_use *use = &sched->uses[request->client->tenant];
+	struct sched_asked *asked = &request->session->asked;
+
+	debt->own = work;
+	debt->own.streams = request->record.op == ATTND_OP_GENERATE;
+	debt->class = request->record.priority_class;
+	debt->deadline_ns = request->deadline_ns;
+	debt->kind = request->deadline_ns == INT64_MAX ? DEBT_FREE : DEBT_PROMISED;
+	if (debt->kind == DEBT_PROMISED) {
+		if (asked->promised[debt->class].rows == 0 || asked->latest_ns[debt->class] < debt->deadline_ns)
+			asked->latest_ns[debt->class] = debt->deadline_ns;
+		debt->left = debt->right = NULL;
+		debt->height = (uint32_t)base_mix64(++sched->debts + sched->options.secret[0]);
+		use->promised = with(use->promised, debt);
+	}
+	count_work(sched, request, 1);
 }
 
 static void add_stream(struct sched *sched, struct sched_request *request, uint32_t flying)
@@ -245,48 +309,42 @@ static void add_stream(struct sched *sched, struct sched_request *request, uint3
 	count_stream(&sched->uses[request->client->tenant].streams, debt, 1);
 }
 
-static void add_work(struct sched *sched, struct sched_request *request, struct sched_work work)
+/* What a GENERATE may still draw. One that is queued was not checked yet: what it says is bounded by its session, and misleads those
+ * alone that wait behind it there. */
+static uint32_t tokens_left(const struct sched_request *request)
 {
-	struct sched_debt *debt = &request->debt;
-	struct sched_tenant_use *use = &sched->uses[request->client->tenant];
+	const struct sched_session *session = request->session;
+	struct attnd_generate_params params;
+	uint32_t tokens, most = session->max_tokens;
 
-	if (use->waiting.rows == 0)
-		sched->waiting_weight += use->weight;
-	debt->own = work;
-	debt->own.streams = request->record.op == ATTND_OP_GENERATE;
-	debt->class = request->record.priority_class;
-	debt->deadline_ns = request->deadline_ns;
-	debt->kind = request->deadline_ns == INT64_MAX ? DEBT_FREE : DEBT_PROMISED;
-	use->waiting = sched_work_sum(use->waiting, debt->own);
-	if (debt->kind == DEBT_FREE) {
-		use->free[debt->class] = sched_work_sum(use->free[debt->class], debt->own);
-		return;
+	if (request->record.op != ATTND_OP_GENERATE)
+		return 0;
+	if (request->state >= REQUEST_ACTIVE) {
+		tokens = request->generate.params.max_tokens - request->generate.generated;
+		most -= session->position;
+	} else {
+		if (request->record.in_bytes < sizeof(params))
+			return 0;
+		sched_copy_in(&params, request->in, sizeof(params));
+		tokens = params.max_tokens;
 	}
-	debt->left = debt->right = NULL;
-	debt->height = (uint32_t)base_mix64(++sched->debts + sched->options.secret[0]);
-	use->promised = with(use->promised, debt);
+	return tokens < most ? tokens : most;
 }
 
 void sched_debt_set(struct sched *sched, struct sched_request *request, uint32_t flying)
 {
+	struct sched_session *session = request->session;
 	struct sched_work work;
 
 	sched_debt_drop(sched, request);
 	request->debt.own = (struct sched_work){ 0 };
-	/* Without credit a stream asks for nothing, nor does what waits behind it. */
-	if (request->session->place == PLACE_PARKED)
-		return;
+	request->debt.tokens = tokens_left(request);
+	session->asked.tokens += request->debt.tokens;
 	work = request->record.op == ATTND_OP_GENERATE && request->state >= REQUEST_ACTIVE && request->generate.generated > 0
 		? (struct sched_work){ 0 }
 		: work_left(sched, request, flying);
 	if (work.rows > 0)
 		add_work(sched, request, work);
-	else if (request->record.op == ATTND_OP_GENERATE && request->state >= REQUEST_ACTIVE)
+	else if (request->record.op == ATTND_OP_GENERATE && request->state >= REQUEST_ACTIVE && session->place != PLACE_PARKED)
 		add_stream(sched, request, flying);
-}
-
-void sched_debt_set_queue(struct sched *sched, struct sched_session *session)
-{
-	for (struct sched_list *link = session->queue.next; link != &session->queue; link = link->next)
-		sched_debt_set(sched, sched_request_of_session(link), 0);
 }

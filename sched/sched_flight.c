@@ -46,6 +46,15 @@ bool sched_flight_computes_free(const struct sched *sched)
 	return count < sched->computes_max;
 }
 
+bool sched_flight_has(const struct sched *sched, enum kern_work_kind kind)
+{
+	bool has = false;
+
+	for (uint32_t i = 0; i < SCHED_FLIGHTS; i++)
+		has = has || (sched->flights[i].state != FLIGHT_FREE && sched->flights[i].work.kind == kind);
+	return has;
+}
+
 static void submit(struct sched *sched, struct sched_flight *flight)
 {
 	int rc = sched->backend->ops->submit(sched->backend, &flight->work, &flight->ticket);
@@ -246,7 +255,7 @@ int sched_zero_form(struct sched *sched)
 	if (sched->flight_count > 0 && !sched->want_zero &&
 		usage.free_bytes >= usage.total_bytes / SCHED_CLEAN_PART)
 		return 0;
-	flight = sched_flight_free(sched);
+	flight = sched_flight_has(sched, KERN_WORK_ZERO) ? NULL : sched_flight_free(sched);
 	if (!flight)
 		return 0;
 	flight->work.kind = KERN_WORK_ZERO;

@@ -14,10 +14,14 @@
  * other, as far as they are noise. And the time for which the tenant's quota of device time holds it up.
  *
  * Classes and deadlines order the work of one tenant, so what a request may break are its own tenant's promises: those
- * behind it move back by its work, and where one that is within reach, taking the device at its word (no band, nobody new),
- * would then be late with the band, the request is refused. Work without a deadline breaks none: sched_step.c lets it pass
- * only promises that can wait. Beyond its share a tenant's promises are as good as the guess of what others will do; within
- * its share it depends on nobody.
+ * behind it move back by its work, and where one that is within reach, taking the device at its word (no band, nobody new, no
+ * other tenant), would then be late with the band and beside the others, the request is refused. Work without a deadline breaks
+ * none: sched_step.c lets it pass only promises that can wait. Beyond its share a tenant's promises are as good as the guess of
+ * what others will do; within its share it depends on nobody.
+ *
+ * The question is asked of subtrees, which are passed where all of it can wait, or none of it is to be saved. Both are judged by
+ * its work's own time, which is the greater part of what it takes, so that a subtree is looked into where its promises are
+ * nearly late. Of so many looks that would be needed there may be more than one request is worth: then the answer is no.
  */
 #include <math.h>
 
@@ -25,7 +29,7 @@
 
 static const double FINISH_NS_MOST = 1e17;
 
-enum { LOOKS_MOST = 64 }; /* of one question; who needs more is answered no */
+enum { LOOKS_MOST = 256, LOOKS_TIGHT = 64 }; /* of one question, and of the one for each step; who needs more is answered no */
 
 /* How the device serves one tenant's work from now on. */
 struct pace {
@@ -38,18 +42,19 @@ struct pace {
 	double per_step, chunk;     /* rows of a step that are filled; of one request */
 	const struct sched_cost *cost; /* for the band; of this model: */
 	uint32_t model;
-	double others;              /* ns of other tenants for one of this tenant's */
-	double others_ns;           /* and in any case */
+	double others;              /* ns of other tenants for one of this tenant's, */
+	double others_most_ns;      /* but no more than that, */
+	double others_ns;           /* and so much in any case */
 	double quota, quota_from_ns; /* ns for one of device time; 0: no quota */
 };
 
 /* What a request finds. */
 struct question {
-	const struct pace *pace;
+	struct pace word, sure;  /* of what was promised: where it is of several models, at best and at worst */
 	struct sched_work extra; /* would be put before those behind */
 	uint8_t class;
 	int64_t deadline_ns;
-	uint32_t looks;
+	uint32_t looks_left;
 };
 
 /* ---- the pace ------------------------------------------------------------------------- */
@@ -109,7 +114,8 @@ static struct pace pace_of(const struct sched *sched, const struct sched_tenant_
 	struct pace pace = { .start_ns = (double)now_ns,
 		.cost = &sched->cost,
 		.model = model,
-		.others = (double)others / weight };
+		.others = (double)others / weight,
+		.others_most_ns = INFINITY };
 	int64_t flying_most_ns;
 
 	pace.flying_ns = (double)sched_flights_remaining_ns(
@@ -124,35 +130,97 @@ static struct pace pace_of(const struct sched *sched, const struct sched_tenant_
 	if (tenant->device_ns_per_s > 0 && !sched->draining) {
 		const int64_t paid_ns = use->paid_until_ns > now_ns ? use->paid_until_ns : now_ns;
 
-		pace.quota = 1e9 / (double)tenant->device_ns_per_s;
+		pace.quota = fmax(1e9 / (double)tenant->device_ns_per_s, 1.0);
 		pace.quota_from_ns = (double)(paid_ns - use->paid_until_ns) + (double)sched_share_free_ns(sched, use);
 	}
 	return pace;
 }
 
-/* When so much of the tenant's work will be done, the last of which is one request's rows. */
-static double finish_ns(const struct pace *pace, struct sched_work work, double rows, bool band)
+/* Steps that so much work takes, the last of which is one request's rows. */
+static double steps_of(const struct pace *pace, struct sched_work work, double rows, double others_ns)
 {
-	const double others_ns = pace->others_ns + pace->others * (double)work.ns;
 	const double before = fmax((double)work.rows - rows, 0.0) +
 		(pace->row_ns > 0.0 ? others_ns / pace->row_ns : others_ns / SCHED_ATTEND_NS * pace->per_step);
+
 	/* A request's own rows come by chunks, and so do steps, whatever else fills them. */
-	const double steps = fmax(ceil(before / pace->per_step + rows / pace->chunk - 1e-6), 1.0);
-	const double last = (double)work.rows - (steps - 1.0) * pace->per_step;
-	const double partial_ns = fmax(pace->partial_ns - fmax(last, 0.0) * pace->row_ns, 0.0);
+	return fmax(ceil(before / pace->per_step + rows / pace->chunk - 1e-6), 1.0);
+}
+
+/* partial_ns: what its last step takes longer than its rows say. */
+static double end_ns(const struct pace *pace, struct sched_work work, double others_ns, double steps, double partial_ns, bool sure)
+{
 	const double own_ns = (double)work.ns + partial_ns + pace->small_ns +
 		steps * (pace->step_ns + (double)work.streams * pace->stream_ns);
 	const double ns = own_ns + others_ns;
 	double end_ns = pace->start_ns + pace->flying_ns + ns;
 
-	if (band)
+	if (sure)
 		end_ns += hypot(pace->flying_band_ns, ns * (sched_cost_band(pace->cost, pace->model, steps) - 1.0));
 	if (pace->quota > 0.0)
 		end_ns = fmax(end_ns, pace->quota_from_ns + own_ns * pace->quota);
 	return fmin(end_ns, pace->start_ns + FINISH_NS_MOST);
 }
 
+static double others_of(const struct pace *pace, struct sched_work work, bool sure)
+{
+	return sure ? pace->others_ns + fmin(pace->others * (double)work.ns, pace->others_most_ns) : 0.0;
+}
+
+/* When so much of the tenant's work will be done, the last of which is one request's rows. sure: with the band, and beside others;
+ * else the device is taken at its word. */
+static double finish_ns(const struct pace *pace, struct sched_work work, double rows, bool sure)
+{
+	const double others_ns = others_of(pace, work, sure), steps = steps_of(pace, work, rows, others_ns);
+	const double last = fmax((double)work.rows - (steps - 1.0) * pace->per_step, 0.0);
+
+	return end_ns(pace, work, others_ns, steps, fmax(pace->partial_ns - last * pace->row_ns, 0.0), sure);
+}
+
 /* ---- promises ------------------------------------------------------------------------- */
+
+/* Another model's steps come between, and there is one that they do not fill. */
+static void mix(struct question *question, const struct pace *other)
+{
+	struct pace *word = &question->word, *sure = &question->sure;
+
+	word->step_ns = fmin(word->step_ns, other->step_ns);
+	word->partial_ns = fmin(word->partial_ns, other->partial_ns);
+	word->row_ns = fmax(word->row_ns, other->row_ns);
+	word->stream_ns = fmin(word->stream_ns, other->stream_ns);
+	word->per_step = fmax(word->per_step, other->per_step);
+	word->chunk = fmax(word->chunk, other->chunk);
+	sure->small_ns += other->step_ns + other->partial_ns;
+	sure->step_ns = fmax(sure->step_ns, other->step_ns);
+	sure->partial_ns = fmax(sure->partial_ns, other->partial_ns);
+	sure->row_ns = other->row_ns > 0.0 && (sure->row_ns <= 0.0 || other->row_ns < sure->row_ns) ? other->row_ns : sure->row_ns;
+	sure->stream_ns = fmax(sure->stream_ns, other->stream_ns);
+	sure->per_step = fmin(sure->per_step, other->per_step);
+	sure->chunk = fmin(sure->chunk, other->chunk);
+	sure->flying_band_ns = fmax(sure->flying_band_ns, other->flying_band_ns);
+	if (sched_cost_band(sure->cost, other->model, 1.0) > sched_cost_band(sure->cost, sure->model, 1.0))
+		sure->model = other->model;
+}
+
+/* Of a tenant that promised something; with: of this model, which counts in any case. */
+static void find_paces(const struct sched *sched, const struct sched_tenant_use *use, const struct pace *with, struct question *question)
+{
+	bool first = !with;
+
+	if (with)
+		question->word = question->sure = *with;
+	for (uint32_t m = 0; m < SCHED_COST_MODELS; m++) {
+		struct pace pace;
+
+		if (use->promised_of[m] == 0 || (with && m == with->model))
+			continue;
+		pace = pace_of(sched, use, m);
+		if (first)
+			question->word = question->sure = pace;
+		else
+			mix(question, &pace);
+		first = false;
+	}
+}
 
 static bool asked(const struct question *question, const struct sched_debt *node)
 {
@@ -163,24 +231,40 @@ static bool late(const struct question *question, const struct sched_debt *node,
 {
 	const double rows = (double)node->own.rows, deadline_ns = (double)node->deadline_ns;
 
-	return finish_ns(question->pace, work, rows, false) <= deadline_ns &&
-		finish_ns(question->pace, sched_work_sum(work, question->extra), rows, true) > deadline_ns;
+	return finish_ns(&question->word, work, rows, false) <= deadline_ns &&
+		finish_ns(&question->sure, sched_work_sum(work, question->extra), rows, true) > deadline_ns;
 }
 
-/* Whether one of these would be late. Behind each other they finish ever later: where the last one makes the earliest
- * deadline they all can wait, and where the first one cannot make the latest nothing is to be saved. */
+/* All that is below finishes no later than this, but for the time of the work behind it. */
+static bool all_can_wait(const struct question *question, const struct sched_debt *tree, struct sched_work ahead)
+{
+	const struct pace *pace = &question->sure;
+	const struct sched_work work = sched_work_sum(sched_work_sum(ahead, tree->below), question->extra);
+	const double others_ns = others_of(pace, work, true), steps = steps_of(pace, work, (double)tree->below.rows, others_ns);
+
+	return end_ns(pace, work, others_ns, steps, pace->partial_ns, true) - (double)tree->below.ns <= (double)tree->all_by_ns;
+}
+
+/* And no earlier than what is before it is done. */
+static bool all_are_late(const struct question *question, const struct sched_debt *tree, struct sched_work ahead)
+{
+	const struct pace *pace = &question->word;
+
+	return pace->start_ns + pace->flying_ns + (double)ahead.ns + (double)ahead.rows / pace->per_step * pace->step_ns >
+		(double)tree->any_by_ns;
+}
+
+/* Whether one of these would be late. */
 static bool breaks(struct question *question, const struct sched_debt *tree, struct sched_work ahead)
 {
 	struct sched_work here;
 
 	if (!tree)
 		return false;
-	if (question->looks++ >= LOOKS_MOST)
+	if (question->looks_left == 0)
 		return true;
-	here = sched_work_sum(ahead, tree->below);
-	if (finish_ns(question->pace, sched_work_sum(here, question->extra), (double)tree->below.rows, true) <=
-			(double)tree->earliest_ns ||
-		finish_ns(question->pace, ahead, 0.0, false) > (double)tree->latest_ns)
+	question->looks_left--;
+	if (all_can_wait(question, tree, ahead) || all_are_late(question, tree, ahead))
 		return false;
 	here = tree->left ? sched_work_sum(ahead, tree->left->below) : ahead;
 	if (asked(question, tree) && breaks(question, tree->left, ahead))
@@ -191,42 +275,44 @@ static bool breaks(struct question *question, const struct sched_debt *tree, str
 
 bool sched_promise_tight(const struct sched *sched, const struct sched_tenant_use *use)
 {
-	struct question question = { .extra = { .ns = sched->slack_ns }, .deadline_ns = INT64_MIN };
-	struct pace pace;
+	struct question question = { .extra = { .ns = sched->slack_ns }, .deadline_ns = INT64_MIN, .looks_left = LOOKS_TIGHT };
 
 	if (!use->promised)
 		return false;
-	pace = pace_of(sched, use, sched_session_cost_model(sched_request_of_debt(use->promised)->session));
-	question.pace = &pace;
+	find_paces(sched, use, NULL, &question);
+	/* It is asked again for the next step: what others send until then need not be guessed. */
+	question.sure.others_most_ns = (double)(sched->waiting_ns - use->waiting.ns);
 	return breaks(&question, use->promised, (struct sched_work){ 0 });
 }
 
 /* ---- a request that arrives now ------------------------------------------------------- */
 
-/* Of its own session's, which works in order, what is not more urgent and so is not counted yet. */
+/* Tokens that are drawn one after the other take a step each, and see what is there by then. */
+static int64_t tokens_ns(const struct sched *sched, const struct sched_session *session)
+{
+	const struct sched_cost_units *units = &sched->units[session->model];
+	const double tokens = (double)session->asked.tokens;
+	const double position = fmin((double)session->position + tokens / 2, session->max_tokens);
+
+	return sched_work_ns(tokens * (units->step_ns + fmax(units->weights_ns, units->row_ns) + units->out_ns +
+		units->visit_ns * position));
+}
+
+/* Of its own session's, which works in order, what is not more urgent and so is not counted yet. Where some deadlines of its class are
+ * later all of them count, though the earlier ones are counted already: that misleads nobody else. */
 static struct sched_work queue_work(const struct sched *sched, const struct sched_session *session,
 	const struct attnd_request *record, struct sched_work ahead)
 {
-	for (const struct sched_list *link = session->queue.next; link != &session->queue; link = link->next) {
-		const struct sched_request *request = sched_request_of_session(link);
-		const struct sched_debt *debt = &request->debt;
-		const bool counted = debt->class != record->priority_class
-			? debt->class < record->priority_class
-			: debt->kind == DEBT_PROMISED && debt->deadline_ns <= record->deadline_ns;
+	const struct sched_asked *asked = &session->asked;
+	const uint32_t class = record->priority_class;
 
-		if ((debt->kind == DEBT_PROMISED || debt->kind == DEBT_FREE) && !counted)
-			ahead = sched_work_sum(ahead, debt->own);
-		if (request->state >= REQUEST_ACTIVE && request->record.op == ATTND_OP_GENERATE) {
-			const struct sched_cost_units *units = &sched->units[session->model];
-			uint32_t left = request->generate.params.max_tokens - request->generate.generated;
-
-			/* The context ends it, if nothing else does; each takes a step. */
-			if (left > session->max_tokens - session->position)
-				left = session->max_tokens - session->position;
-			ahead.ns += (int64_t)(left * (units->step_ns + fmax(units->weights_ns, units->row_ns) +
-				units->out_ns + units->visit_ns * session->position));
-		}
-	}
+	for (uint32_t c = session->place == PLACE_PARKED ? 0 : class; c < ATTND_CLASS_END; c++)
+		ahead = sched_work_sum(ahead, asked->free[c]);
+	for (uint32_t c = class; c < ATTND_CLASS_END; c++)
+		if (c > class || asked->latest_ns[c] > record->deadline_ns)
+			ahead = sched_work_sum(ahead, asked->promised[c]);
+	if (asked->tokens > 0)
+		ahead.ns += tokens_ns(sched, session);
 	return ahead;
 }
 
@@ -252,7 +338,7 @@ struct rivalry {
 	int64_t now_ns;
 };
 
-static double rival_ns(const struct sched_tenant_use *other, const struct rivalry *rivalry)
+static double rival_ns(const struct sched *sched, const struct sched_tenant_use *other, const struct rivalry *rivalry)
 {
 	const bool away = sched_list_empty(&other->of_active) || other->held;
 	const double from_ns = away ? fmax((double)other->virtual_ns, rivalry->least_ns) : (double)other->virtual_ns;
@@ -261,8 +347,9 @@ static double rival_ns(const struct sched_tenant_use *other, const struct rivalr
 	/* What is charged as predicted may be put right by a part of a step. */
 	if (behind_ns < -0.25 * rivalry->step_ns)
 		return 0.0;
-	return fmin(fmax(behind_ns, 0.0) + rivalry->step_ns,
-		sched_share_expected(other, rivalry->now_ns, rivalry->horizon_ns));
+	return fmin(fmin(fmax(behind_ns, 0.0) + rivalry->step_ns,
+			    sched_share_expected(other, rivalry->now_ns, rivalry->horizon_ns)),
+		sched_share_allowed(sched, other, rivalry->now_ns, (double)rivalry->now_ns + rivalry->horizon_ns));
 }
 
 /* own_ns: device time that this one needs, of which last_ns is its last chunk; others: weight of those with work, by its own. */
@@ -282,8 +369,8 @@ static double others_ns(const struct sched *sched, const struct sched_tenant_use
 	for (uint32_t t = 0; t < sched->options.tenant_count; t++) {
 		const struct sched_tenant_use *other = &sched->uses[t];
 
-		if (other != use && (other->waiting.rows > 0 || other->crowds_at_ns > 0))
-			ns += rival_ns(other, &rivalry);
+		if (other != use && (other->waiting.rows > 0 || other->came))
+			ns += rival_ns(sched, other, &rivalry);
 	}
 	return ns;
 }
@@ -325,6 +412,28 @@ static double last_ns(const struct pace *pace, struct sched_work own)
 	return rows > pace->chunk ? (double)own.ns * pace->chunk / rows : (double)own.ns;
 }
 
+/* Asked with the others' whole shares first, which is cheap; then with what they can really have until all that was promised is
+ * done. */
+static bool breaks_promise(const struct sched *sched, const struct sched_tenant_use *use, const struct attnd_request *record,
+	struct sched_work own, const struct pace *beside)
+{
+	const struct sched_work all = sched_work_sum(use->promised->below, own);
+	struct question question = {
+		.extra = own, .class = record->priority_class, .deadline_ns = record->deadline_ns, .looks_left = LOOKS_MOST
+	};
+	double own_ns;
+
+	find_paces(sched, use, beside, &question);
+	if (!breaks(&question, use->promised, (struct sched_work){ 0 }))
+		return false;
+	if (beside->others <= 0.0)
+		return true;
+	own_ns = finish_ns(&question.sure, all, (double)own.rows, false) - beside->start_ns - beside->flying_ns;
+	question.sure.others_most_ns = others_ns(sched, use, &question.sure, own_ns, 0.0, beside->others);
+	question.looks_left = LOOKS_MOST;
+	return breaks(&question, use->promised, (struct sched_work){ 0 });
+}
+
 static struct sched_forecast forecast(const struct sched *sched, const struct sched_message *message,
 	const struct sched_session *session)
 {
@@ -333,9 +442,6 @@ static struct sched_forecast forecast(const struct sched *sched, const struct sc
 	const struct sched_work own = own_work(sched, message, session);
 	const struct pace beside = pace_of(sched, use, sched_session_cost_model(session));
 	struct pace pace = beside;
-	struct question question = {
-		.pace = &beside, .extra = own, .class = record->priority_class, .deadline_ns = record->deadline_ns
-	};
 	struct sched_work ahead = sched_debts_before(use, record->priority_class, record->deadline_ns);
 	struct sched_forecast forecast = { 0 };
 	double own_ns;
@@ -353,7 +459,7 @@ static struct sched_forecast forecast(const struct sched *sched, const struct sc
 	if (sched->options.tenant_count > 1)
 		pace.others_ns = others_ns(sched, use, &pace, own_ns, last_ns(&pace, own), beside.others);
 	forecast.finish_ns = (int64_t)finish_ns(&pace, ahead, (double)own.rows, true);
-	forecast.breaks = use->promised && breaks(&question, use->promised, (struct sched_work){ 0 });
+	forecast.breaks = use->promised && breaks_promise(sched, use, record, own, &beside);
 	/* Behind everybody it would break nothing; that is when it could be done. */
 	if (forecast.breaks) {
 		const int64_t last_ns =

@@ -123,6 +123,12 @@ struct sched_work {
 	int64_t streams; /* so many of them are streams afterwards */
 };
 
+/* Bounded, so that sums of all requests there can be stay in range. */
+static inline int64_t sched_work_ns(double ns)
+{
+	return ns < 1e14 ? (int64_t)ns : (int64_t)1e14;
+}
+
 static inline struct sched_work sched_work_sum(struct sched_work a, struct sched_work b)
 {
 	return (struct sched_work){ a.ns + b.ns, a.rows + b.rows, a.streams + b.streams };
@@ -134,10 +140,21 @@ enum sched_debt_kind { DEBT_NONE, DEBT_PROMISED, DEBT_FREE, DEBT_STREAM };
 struct sched_debt {
 	struct sched_debt *left, *right;
 	struct sched_work own, below;
-	int64_t deadline_ns, earliest_ns, latest_ns;
+	int64_t deadline_ns;
+	/* If the device did nothing but what is below, in order, it would have to begin by all_by_ns for all of it to be in time, and
+	 * by any_by_ns for any of it. */
+	int64_t all_by_ns, any_by_ns;
 	uint64_t visits, kv_bytes; /* of a stream */
+	uint32_t tokens;           /* that it may still draw, whatever its kind */
 	uint32_t height;           /* random: the heap's order in the tree */
 	uint8_t class, kind;
+};
+
+/* What the requests of a session still ask for. */
+struct sched_asked {
+	struct sched_work promised[ATTND_CLASS_END], free[ATTND_CLASS_END];
+	int64_t latest_ns[ATTND_CLASS_END]; /* no deadline of a promised one is later, if there is one */
+	uint64_t tokens;
 };
 
 /* Streams are rows of every step. */
@@ -159,10 +176,10 @@ struct sched_request {
 	uint8_t end_status; /* RUNNING and already ended: what it completes with when its flight
 			       lands */
 	bool missed;
-	bool tries;   /* admitted to see how fast the device is */
 	bool streams; /* its flight carries a promised stream completion */
 	int64_t received_ns, admitted_ns, started_ns;
 	int64_t deadline_ns;              /* of what it does next; INT64_MAX: none */
+	int64_t crowd_at_ns, crowd_ns;    /* what it counts for in its tenant's crowd, and in which; 0: nothing */
 	uint32_t rows, rows_done;         /* of the input; query rows of ATTEND */
 	uint32_t block_first, block_rows; /* positions that its blocks must cover */
 	uint32_t rows_reused;             /* of rows_done: found in the prefix cache */
@@ -222,6 +239,7 @@ struct sched_session {
 	uint32_t window;       /* ATTENTION */
 	float scale, soft_cap; /* ATTENTION */
 	uint32_t index, generation;
+	struct sched_asked asked;
 };
 
 /* ---- clients -------------------------------------------------------------------------- */
@@ -249,16 +267,18 @@ struct sched_tenant_use {
 	int64_t virtual_ns;
 	uint32_t weight;             /* of the configuration, at least 1 */
 	bool held;                   /* over its quota of device time when a step was last formed */
-	int64_t crowds_at_ns, crowds_ns[2]; /* the most of crowd_ns, in this window of SCHED_RECENT_NS and in the last one */
-	struct sched_work waiting;   /* of all its requests, what has rows */
+	bool came;                   /* some work of it, ever */
+	int64_t crowds_at_ns, crowds_ns[2]; /* the largest crowds, in this window of SCHED_RECENT_NS and in the last one */
+	int64_t crowd_at_ns, crowd_ns; /* the last one: work that came within SCHED_CROWD_NS */
+	struct sched_work waiting;   /* of all its requests, what has rows, but for sessions that are parked */
 	/* so far */
 	struct sched_list active;    /* its clients with ready sessions */
 	int64_t rest;                /* of the division by the weight, so that nothing is lost */
 	int64_t paid_until_ns;       /* quota of device time: when what it used will be paid for */
-	struct sched_work free[ATTND_CLASS_END]; /* of what waits, what has no deadline */
-	struct sched_debt *promised; /* and what has one, in order */
+	struct sched_work free[ATTND_CLASS_END]; /* of that, what has no deadline */
+	struct sched_debt *promised; /* what has one, of parked sessions too, in order; so many of each model: */
+	uint32_t promised_of[SCHED_COST_MODELS];
 	struct sched_streams streams;
-	int64_t crowd_at_ns, crowd_ns; /* work that came since then, SCHED_CROWD_NS ago at most */
 	uint64_t turn;               /* virtual time of its clients */
 	uint64_t used_ns;            /* device time of all its works that landed */
 	uint64_t backlogs;           /* times that its work ran out or was held up by its quota */
@@ -362,10 +382,11 @@ struct sched {
 	struct sched_cost cost;
 	struct sched_cost_units units[SCHED_COST_MODELS]; /* of full steps */
 	struct sched_streams streams[SCHED_MODELS_MAX];
-	uint64_t waiting_weight; /* of tenants with work that waits */
+	uint64_t waiting_weight; /* of tenants with work that waits, and all of that: */
+	int64_t waiting_ns;
 	uint64_t debts;          /* so many times was a tree added to */
 	int64_t learnt_ns[SCHED_COST_MODELS]; /* when a work of the model was last measured */
-	bool tries[SCHED_COST_MODELS]; /* a request was let through for that, and has not ended */
+	struct sched_request *tries[SCHED_COST_MODELS]; /* was let through for that, and has not ended */
 	void *sample_scratch;
 	uint32_t recent[ATTND_REPEAT_WINDOW_MAX];
 	struct model_top top[ATTND_TOP_MAX];
@@ -601,6 +622,8 @@ void sched_share_leave(struct sched_tenant_use *use);
 bool sched_share_may(struct sched *sched, struct sched_tenant_use *use);
 /* When its quota lets it run again; in the past: now. */
 int64_t sched_share_free_ns(const struct sched *sched, const struct sched_tenant_use *use);
+/* What its quota lets it have from now until then, and one work more unless that is nothing; INFINITY without a quota. */
+double sched_share_allowed(const struct sched *sched, const struct sched_tenant_use *use, int64_t now_ns, double until_ns);
 /* The least virtual time of those that are backlogged; INT64_MAX: none is. */
 int64_t sched_share_least(const struct sched *sched);
 /* Where in virtual time a tenant would stand whose work arrived now. */
@@ -610,9 +633,10 @@ void sched_share_join(struct sched_flight *flight, uint32_t tenant, const struct
 /* The flight's predicted time is charged to its tenants; when it lands, what it took instead. */
 void sched_share_charge(struct sched *sched, struct sched_flight *flight);
 void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_t actual_ns);
-/* A tenant's work arrived. What is to be expected of it until so long from now: what waits, and as much as came of late when
- * the most came. */
-void sched_share_arrived(struct sched_tenant_use *use, int64_t ns, int64_t now_ns);
+/* A tenant's request can run; it ended before anything of it did. What is to be expected of the tenant until so long from now: what
+ * waits, and as much as came of late when the most came. */
+void sched_share_arrived(struct sched_tenant_use *use, struct sched_request *request, int64_t now_ns);
+void sched_share_withdrawn(struct sched_tenant_use *use, const struct sched_request *request);
 double sched_share_expected(const struct sched_tenant_use *use, int64_t now_ns, double horizon_ns);
 /* How far apart backlogged tenants are now, and may ever be, in nanoseconds divided by weight. */
 int64_t sched_share_drift(const struct sched *sched);
@@ -636,6 +660,8 @@ struct kern_attend sched_attend_slice(
 struct sched_flight *sched_flight_free(struct sched *sched);
 /* Whether another STEP or ATTEND may go into the air. */
 bool sched_flight_computes_free(const struct sched *sched);
+/* Whether a work of this kind is in the air. Of copies, and of clearing, there is one at most: a step finds its place between them. */
+bool sched_flight_has(const struct sched *sched, enum kern_work_kind kind);
 /* Who the cost model takes it for. */
 static inline uint32_t sched_flight_cost_model(const struct sched_flight *flight)
 {
@@ -658,8 +684,9 @@ bool sched_row_selected(const struct sched_request *request, uint32_t row);
 /* Counts what the request asks for from now on; flying: rows of it that are in the air. */
 void sched_debt_set(struct sched *sched, struct sched_request *request, uint32_t flying);
 void sched_debt_drop(struct sched *sched, struct sched_request *request);
-/* Of all that is queued in a session, none of it in the air: its head parks, or goes on. */
-void sched_debt_set_queue(struct sched *sched, struct sched_session *session);
+/* The session goes into PLACE_PARKED or out of it: what it asks for keeps its place among its tenant's promises, and counts as work that
+ * waits only while it can run. */
+void sched_debt_park(struct sched *sched, const struct sched_session *session, bool parks);
 /* Rows that a STEP or GENERATE may turn out to have: no more than its input has room for ids, whatever the record says. */
 uint64_t sched_rows_asked(const struct sched_session *session, const struct attnd_request *record);
 struct sched_work sched_work_of_rows(

@@ -82,9 +82,9 @@ static void enqueue(struct sched *sched, const struct sched_message *message,
 	request->state = REQUEST_QUEUED;
 	request->end_status = 0;
 	request->missed = request->streams = false;
-	request->tries = try;
 	if (try)
-		sched->tries[sched_session_cost_model(session)] = true;
+		sched->tries[sched_session_cost_model(session)] = request;
+	request->crowd_at_ns = request->crowd_ns = 0;
 	request->received_ns = message->received_ns;
 	request->admitted_ns = base_clock_now(sched->clock);
 	request->started_ns = 0;
@@ -109,19 +109,21 @@ static void enqueue(struct sched *sched, const struct sched_message *message,
 			? message->record.deadline_ns
 			: INT64_MAX);
 	sched_debt_set(sched, request, 0);
-	sched_share_arrived(&sched->uses[client->tenant], request->debt.own.ns, request->admitted_ns);
 	sched_session_kick(sched, session);
 }
 
 /* A device that was slow once, or was never measured, would be thought slow for ever if its refusals kept it from being
  * measured again. So after a while without a measurement a request that only the cost model is against goes through, and shows; one
- * at a time, and when it ends without a measurement the next one may. */
+ * at a time, and when it ends without a measurement, or has waited for as long (for credit, its quota, its session), the next one
+ * may. */
 static bool worth_a_try(const struct sched *sched, const struct sched_message *message, const struct sched_session *session)
 {
 	const uint32_t model = sched_session_cost_model(session);
+	const struct sched_request *tries = sched->tries[model];
 	const int64_t now_ns = base_clock_now(sched->clock);
 
-	return message->record.deadline_ns > now_ns && !sched->tries[model] && now_ns - sched->learnt_ns[model] >= SCHED_DOUBT_NS;
+	return message->record.deadline_ns > now_ns && (!tries || now_ns - tries->admitted_ns >= SCHED_DOUBT_NS) &&
+		now_ns - sched->learnt_ns[model] >= SCHED_DOUBT_NS;
 }
 
 void sched_request_take(struct sched *sched, const struct sched_message *message)
@@ -235,6 +237,7 @@ static void start(struct sched *sched, struct sched_session *session, struct sch
 	else
 		status = RULES[request->record.op].start(sched, request);
 	if (status == SCHED_STARTED) {
+		sched_share_arrived(&sched->uses[request->client->tenant], request, sched->now_ns);
 		sched_request_proceed(sched, request);
 		return;
 	}
@@ -297,7 +300,7 @@ int sched_requests_unblock(struct sched *sched)
 		return 0;
 	sched->retry_blocked = false;
 	sched->want_zero = false;
-	copy = sched_flight_free(sched);
+	copy = sched_flight_has(sched, KERN_WORK_COPY) ? NULL : sched_flight_free(sched);
 	if (copy)
 		copy->work.kind = KERN_WORK_COPY;
 	for (link = sched->blocked.next; link != &sched->blocked; link = next) {
@@ -400,15 +403,17 @@ void sched_request_complete(
 {
 	struct sched_session *session = request->session;
 	struct sched_client *client = request->client;
-	bool active = request->state >= REQUEST_ACTIVE, parked = session->place == PLACE_PARKED;
+	bool active = request->state >= REQUEST_ACTIVE;
 	int64_t done_ns = sched->now_ns;
 
 	BASE_ASSERT(request->state != REQUEST_FREE &&
 		!(request->state == REQUEST_RUNNING && session->busy));
 	sched_request_unpromise(sched, request);
 	sched_debt_drop(sched, request);
-	if (request->tries)
-		sched->tries[sched_session_cost_model(session)] = false;
+	if (sched->tries[sched_session_cost_model(session)] == request)
+		sched->tries[sched_session_cost_model(session)] = NULL;
+	if (status != ATTND_OK && request->started_ns == 0)
+		sched_share_withdrawn(&sched->uses[client->tenant], request);
 	sched->promised--;
 	if (status != ATTND_OK)
 		sched_reuse_undo(sched, request);
@@ -426,8 +431,6 @@ void sched_request_complete(
 	sched_list_leave(&request->of_session);
 	sched_list_leave(&request->of_client);
 	sched_list_leave(&request->of_timed);
-	if (parked && active)
-		sched_debt_set_queue(sched, session);
 	session->queued--;
 	client->request_count--;
 	sched->uses[client->tenant].requests--;
@@ -447,8 +450,12 @@ void sched_request_complete(
 
 void sched_request_end(struct sched *sched, struct sched_request *request, enum attnd_status status)
 {
-	if (request->state != REQUEST_RUNNING)
+	if (request->state != REQUEST_RUNNING) {
 		sched_request_complete(sched, request, status);
-	else if (request->end_status == 0)
+		return;
+	}
+	/* What is in the air lands; the rest is not to come. */
+	sched_debt_drop(sched, request);
+	if (request->end_status == 0)
 		request->end_status = (uint8_t)status;
 }

@@ -61,6 +61,8 @@ void sched_session_leave_place(struct sched *sched, struct sched_session *sessio
 		if (sched_list_empty(&use->active))
 			sched_share_leave(use);
 	}
+	if (session->place == PLACE_PARKED)
+		sched_debt_park(sched, session, false);
 	session->place = PLACE_NONE;
 }
 
@@ -70,7 +72,6 @@ void sched_session_enter_place(
 	struct sched_client *client = session->client;
 	struct sched_tenant_use *use = &sched->uses[client->tenant];
 	struct sched_request *request = sched_session_head(session);
-	const bool parks = place == PLACE_PARKED || session->place == PLACE_PARKED;
 
 	sched_session_leave_place(sched, session);
 	session->place = (uint8_t)place;
@@ -93,6 +94,7 @@ void sched_session_enter_place(
 		break;
 	case PLACE_PARKED:
 		sched_list_append(&client->parked, &session->of_place);
+		sched_debt_park(sched, session, true);
 		sched->counters.parked++;
 		break;
 	case PLACE_BLOCKED:
@@ -101,10 +103,7 @@ void sched_session_enter_place(
 		break;
 	case PLACE_NONE: return;
 	}
-	if (parks)
-		sched_debt_set_queue(sched, session);
-	else
-		sched_debt_set(sched, request, 0);
+	sched_debt_set(sched, request, 0);
 }
 
 /* ---- life ----------------------------------------------------------------------------- */

@@ -130,6 +130,20 @@ int64_t sched_share_free_ns(const struct sched *sched, const struct sched_tenant
 	return use->paid_until_ns - pay_ns(tenant, (int64_t)(burst_ns < most ? burst_ns : most));
 }
 
+double sched_share_allowed(const struct sched *sched, const struct sched_tenant_use *use, int64_t now_ns, double until_ns)
+{
+	const uint64_t rate = tenant_of(sched, use)->device_ns_per_s;
+	double free_ns;
+
+	if (rate == 0 || sched->draining)
+		return INFINITY;
+	/* What was saved up longer ago than the burst is long is not kept. */
+	free_ns = (double)sched_share_free_ns(sched, use);
+	if (use->paid_until_ns < now_ns)
+		free_ns += (double)(now_ns - use->paid_until_ns);
+	return until_ns <= free_ns ? 0.0 : (until_ns - free_ns) * (double)rate * 1e-9 + (double)sched->slack_ns;
+}
+
 static void pay(const struct sched *sched, struct sched_tenant_use *use, int64_t ns)
 {
 	const struct sched_tenant *tenant = tenant_of(sched, use);
@@ -238,32 +252,50 @@ void sched_share_charge(struct sched *sched, struct sched_flight *flight)
 	note_drift(sched);
 }
 
-/* Windows, so that no exponential is asked for each tenant and request. */
-void sched_share_arrived(struct sched_tenant_use *use, int64_t ns, int64_t now_ns)
+/* The last crowd is over: of the largest ones. Windows, so that no exponential is asked for each tenant and request. */
+static void keep_crowd(struct sched_tenant_use *use)
 {
-	const int64_t windows = (now_ns - use->crowds_at_ns) / SCHED_RECENT_NS;
+	const int64_t windows = (use->crowd_at_ns - use->crowds_at_ns) / SCHED_RECENT_NS;
 
 	if (windows > 0) {
 		use->crowds_ns[1] = windows == 1 ? use->crowds_ns[0] : 0;
 		use->crowds_ns[0] = 0;
 		use->crowds_at_ns += windows * SCHED_RECENT_NS;
 	}
-	if (now_ns - use->crowd_at_ns >= SCHED_CROWD_NS) {
+	if (use->crowd_ns > use->crowds_ns[0])
+		use->crowds_ns[0] = use->crowd_ns;
+}
+
+void sched_share_arrived(struct sched_tenant_use *use, struct sched_request *request, int64_t now_ns)
+{
+	if (use->came && now_ns - use->crowd_at_ns >= SCHED_CROWD_NS)
+		keep_crowd(use);
+	if (!use->came || now_ns - use->crowd_at_ns >= SCHED_CROWD_NS) {
 		use->crowd_at_ns = now_ns;
 		use->crowd_ns = 0;
 	}
-	use->crowd_ns += ns;
-	if (use->crowd_ns > use->crowds_ns[0])
-		use->crowds_ns[0] = use->crowd_ns;
+	use->came = true;
+	use->crowd_ns += request->debt.own.ns;
+	request->crowd_at_ns = use->crowd_at_ns;
+	request->crowd_ns = request->debt.own.ns;
+}
+
+void sched_share_withdrawn(struct sched_tenant_use *use, const struct sched_request *request)
+{
+	if (request->crowd_at_ns == use->crowd_at_ns)
+		use->crowd_ns -= request->crowd_ns;
 }
 
 double sched_share_expected(const struct sched_tenant_use *use, int64_t now_ns, double horizon_ns)
 {
 	const int64_t age_ns = now_ns - use->crowds_at_ns;
-	const int64_t least_ns = age_ns < SCHED_RECENT_NS ? use->crowds_ns[1] : 0,
-		      most_ns = age_ns < 2 * SCHED_RECENT_NS ? use->crowds_ns[0] : 0;
+	int64_t crowd_ns = now_ns - use->crowd_at_ns < 2 * SCHED_RECENT_NS ? use->crowd_ns : 0;
 
-	return (double)use->waiting.ns + (double)(most_ns > least_ns ? most_ns : least_ns) * fmax(1.0, horizon_ns / SCHED_CROWD_NS);
+	if (age_ns < SCHED_RECENT_NS && use->crowds_ns[1] > crowd_ns)
+		crowd_ns = use->crowds_ns[1];
+	if (age_ns < 2 * SCHED_RECENT_NS && use->crowds_ns[0] > crowd_ns)
+		crowd_ns = use->crowds_ns[0];
+	return (double)use->waiting.ns + (double)crowd_ns * fmax(1.0, horizon_ns / SCHED_CROWD_NS);
 }
 
 void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_t actual_ns)

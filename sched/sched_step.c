@@ -403,7 +403,7 @@ static void note_deadline(struct sched *sched, struct forming *f, const struct s
 
 	if (sched->options.policy != SCHED_POLICY_PROMISE || candidate->session->head_deadline_ns == INT64_MAX)
 		return;
-	part_ns = (candidate->session->head_deadline_ns - sched->now_ns) / steps;
+	part_ns = sched_work_ns((double)((candidate->session->head_deadline_ns - sched->now_ns) / steps));
 	until_ns = sched->now_ns +
 		(int64_t)((double)part_ns / sched_cost_band(&sched->cost, f->flight->model, (double)steps));
 	if (until_ns >= f->until_ns || sched_cost_predict(&sched->cost, f->flight->model, &f->flight->load) > part_ns)

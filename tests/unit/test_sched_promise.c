@@ -102,6 +102,89 @@ static void beside_any_newcomer(void **state)
 		promises_hold_beside(n);
 }
 
+/* Nor does it matter that another tenant has a row waiting, or how much that one weighs; and a newcomer that breaks nothing is not refused
+ * for that. */
+static void beside_a_neighbours_row(void **state)
+{
+	(void)state;
+	for (uint32_t i = 0; i < 6; i++) {
+		const bool timed = i < 3, row = i % 3 > 0;
+		uint64_t sessions[4], first, second, small;
+		int64_t alone_ns;
+
+		init();
+		rig.tenants[1].weight = i % 3 == 2 ? 10 : 1;
+		rig_start(&rig);
+		for (uint32_t c = 0; c < 2; c++)
+			rig_add(&rig, c, c, 1000);
+		for (uint32_t s = 0; s < 4; s++)
+			sessions[s] = rig_open_now(&rig, s == 2, 0);
+		alone_ns = learn(0, sessions[0], 500, 20);
+		first = step(0, sessions[0], 500, ATTND_CLASS_INTERACTIVE, rig.clock.fake_ns + alone_ns * 15 / 10);
+		rig_settle(&rig);
+		if (row)
+			step(1, sessions[2], 1, ATTND_CLASS_BULK, 0);
+		rig_settle(&rig);
+		second = step(0, sessions[1], 500, ATTND_CLASS_LATENCY, timed ? rig.clock.fake_ns + alone_ns * 12 : 0);
+		small = step(0, sessions[3], 10, ATTND_CLASS_LATENCY, rig.clock.fake_ns + alone_ns * 2);
+		rig_run(&rig);
+		kept(first);
+		kept(small);
+		assert_int_equal(rig_take(&rig, second).status, timed ? ATTND_REFUSED_DEADLINE : ATTND_OK);
+		rig.reply_count = 0;
+		rig_stop(&rig);
+	}
+}
+
+/* A promise that takes many small steps is looked after, whichever model's promise is the root of the tree. */
+static void among_two_models(void **state)
+{
+	const struct attnd_generate_params params = { .max_tokens = 900 };
+
+	(void)state;
+	for (uint32_t secret = 0; secret < 8; secret++) {
+		uint64_t sessions[3], first;
+		struct attnd_completion told;
+
+		init();
+		rig.options.secret[0] = secret;
+		rig.device_options.no_results = true;
+		rig_start(&rig);
+		rig_add(&rig, 0, 0, 1000000);
+		rig_add(&rig, 1, 0, 1000000);
+		for (uint32_t s = 0; s < 3; s++)
+			sessions[s] = rig_open_now(&rig, 0, s == 1);
+		learn(0, sessions[1], 500, 10);
+		learn(0, sessions[0], 500, 10);
+		for (uint32_t i = 0; i < 44; i++)
+			rig_generate(&rig, 1, rig_open_now(&rig, 1, 0), zeros, 1, params, NULL, (struct attnd_request){ 0 });
+		for (uint32_t i = 0; i < 50; i++) {
+			rig_land(&rig);
+			rig_settle(&rig);
+			rig.reply_count = 0;
+		}
+		step(0, sessions[1], 1, ATTND_CLASS_BULK, rig.clock.fake_ns + INT64_C(100000000));
+		first = step(0, sessions[0], 400, ATTND_CLASS_INTERACTIVE, rig.clock.fake_ns + 1);
+		rig_settle(&rig);
+		told = rig_take(&rig, first);
+		first = step(0, sessions[0], 400, ATTND_CLASS_INTERACTIVE, (int64_t)told.value);
+		rig_settle(&rig);
+		step(0, sessions[2], 900, ATTND_CLASS_LATENCY, 0);
+		for (uint32_t left = 3; left > 0;) {
+			rig_land(&rig);
+			rig_settle(&rig);
+			if (rig_has(&rig, first)) {
+				kept(first);
+				left--;
+			}
+			for (uint32_t r = 0; r < rig.reply_count; r++)
+				left -= rig.replies[r].client == 0;
+			rig.reply_count = 0;
+		}
+		rig_stop(&rig);
+	}
+}
+
 /* However much waits behind a promise that has no deadline, the promise is looked after. */
 static void behind_a_backlog(void **state)
 {
@@ -132,6 +215,116 @@ static void behind_a_backlog(void **state)
 		rig.reply_count = 0;
 		rig_stop(&rig);
 	}
+}
+
+/* Many promises, each of which can wait a little: what breaks none is admitted, and breaks none. */
+static void room_among_many(void **state)
+{
+	enum { MANY = 300 };
+
+	(void)state;
+	for (int64_t percent = 106; percent <= 118; percent += 6) {
+		uint64_t sessions[MANY + 1], ids[MANY + 1];
+		uint32_t admitted = 0;
+
+		init();
+		rig.options.kv_bytes = 256 << 20;
+		rig.options.sessions_max = rig.options.client_requests_max = 2 * MANY;
+		rig.options.requests_max = 4 * MANY;
+		rig_start(&rig);
+		rig_add(&rig, 0, 0, 1000);
+		for (uint32_t i = 0; i <= MANY; i++)
+			sessions[i] = rig_open_now(&rig, 0, 0);
+		learn(0, sessions[MANY], 500, 20);
+		for (uint32_t i = 0; i < MANY; i++) {
+			int64_t told_ns;
+
+			ids[i] = step(0, sessions[i], 200, ATTND_CLASS_INTERACTIVE, rig.clock.fake_ns + 1);
+			rig_poll(&rig);
+			told_ns = (int64_t)rig_take(&rig, ids[i]).value - rig.clock.fake_ns;
+			ids[i] = step(0, sessions[i], 200, ATTND_CLASS_INTERACTIVE, rig.clock.fake_ns + told_ns * percent / 100);
+			rig_poll(&rig);
+			admitted += !rig_has(&rig, ids[i]);
+		}
+		assert_int_equal(admitted, MANY);
+		ids[MANY] = step(0, sessions[MANY], 1, ATTND_CLASS_INTERACTIVE, rig.clock.fake_ns + 200000);
+		rig_run(&rig);
+		for (uint32_t i = 0; i <= MANY; i++)
+			kept(ids[i]);
+		rig_stop(&rig);
+	}
+}
+
+/* ---- before it in its session, and without credit --------------------------------------- */
+
+/* What has to wait until a stream has ended is not promised to be done before, whether the stream has begun or not. */
+static void behind_a_stream(void **state)
+{
+	const struct attnd_generate_params params = { .max_tokens = 500 };
+
+	(void)state;
+	for (uint32_t i = 0; i < 4; i++) {
+		const bool begun = i % 2, long_enough = i / 2;
+		uint64_t session, id;
+		int64_t alone_ns;
+
+		rig_start_plain(&rig);
+		session = rig_open_now(&rig, 0, 0);
+		learn(0, session, 1, 20);
+		alone_ns = learn(0, session, 30, 20);
+		rig_generate(&rig, 0, session, zeros, 1, params, NULL, (struct attnd_request){ 0 });
+		if (begun)
+			rig_settle(&rig);
+		id = step(0, session, 30, ATTND_CLASS_LATENCY, rig.clock.fake_ns + (long_enough ? 500 * alone_ns : 4 * alone_ns));
+		rig_run(&rig);
+		if (long_enough)
+			kept(id);
+		else
+			assert_int_equal(rig_take(&rig, id).status, ATTND_REFUSED_DEADLINE);
+		rig.reply_count = 0;
+		rig_stop(&rig);
+	}
+}
+
+/* Streams that wait for credit keep the places that they were promised, however late it comes; then they make their deadlines. */
+static void without_credit(void **state)
+{
+	enum { STREAMS = 20 };
+	const struct attnd_generate_params params = { .max_tokens = 1 };
+	struct attnd_request record = { .priority_class = ATTND_CLASS_INTERACTIVE };
+	uint64_t sessions[STREAMS], session, ids[STREAMS], behind, id;
+	int64_t alone_ns;
+
+	(void)state;
+	init();
+	rig_start(&rig);
+	rig_add(&rig, 0, 0, 0);
+	rig_add(&rig, 1, 0, 1000);
+	for (uint32_t i = 0; i < STREAMS; i++)
+		sessions[i] = rig_open_now(&rig, 0, 0);
+	session = rig_open_now(&rig, 1, 0);
+	alone_ns = learn(1, session, 500, 20);
+	record.deadline_ns = rig.clock.fake_ns + alone_ns * 2;
+	for (uint32_t i = 0; i < STREAMS; i++)
+		ids[i] = rig_generate(&rig, 0, sessions[i], zeros, 32, params, NULL, record);
+	behind = step(0, sessions[0], 10, ATTND_CLASS_INTERACTIVE, rig.clock.fake_ns + alone_ns * 10);
+	rig_settle(&rig);
+	while (sim_device_next_ns(rig.device) != INT64_MAX) {
+		rig_land(&rig);
+		rig_settle(&rig);
+	}
+	id = step(1, session, 500, ATTND_CLASS_LATENCY, rig.clock.fake_ns + alone_ns * 20);
+	rig_settle(&rig);
+	assert_int_equal(rig_take(&rig, id).status, ATTND_REFUSED_DEADLINE);
+	assert_int_equal(rig.sched->uses[0].waiting.rows, 0);
+	rig_message(&rig, SCHED_CREDIT, 0, 0, 100);
+	rig_run(&rig);
+	for (uint32_t i = 0; i < STREAMS; i++) {
+		assert_false(rig_take(&rig, ids[i]).flags & ATTND_CPL_MISSED);
+		kept(ids[i]);
+	}
+	kept(behind);
+	rig_stop(&rig);
 }
 
 /* ---- other tenants -------------------------------------------------------------------- */
@@ -307,6 +500,51 @@ static void a_try_is_handed_on(void **state)
 		rig.reply_count = 0;
 	}
 	assert_int_equal(refused, 0);
+	rig_stop(&rig);
+}
+
+/* A stream that waits for credit does not keep the device from being measured by others. */
+static void a_parked_try_is_handed_on(void **state)
+{
+	const struct attnd_generate_params params = { .max_tokens = 100 };
+	uint32_t refused = 0;
+	uint64_t sessions[2], id;
+	int64_t alone_ns;
+
+	(void)state;
+	init();
+	rig_start(&rig);
+	for (uint32_t c = 0; c < 2; c++) {
+		rig_add(&rig, c, c, c == 0 ? 1000 : 1);
+		sessions[c] = rig_open_now(&rig, c, 0);
+	}
+	alone_ns = learn(0, sessions[0], 10, 20);
+	rig.clock.fake_ns += 2000000000;
+	rig_generate(&rig, 1, sessions[1], zeros, 1, params, NULL, (struct attnd_request){ .deadline_ns = rig.clock.fake_ns + 100 });
+	rig_settle(&rig);
+	assert_non_null(rig.sched->tries[0]);
+	/* The machine is slow for a while, and then as it was. */
+	for (uint32_t i = 0; i < 30; i++) {
+		step(0, sessions[0], 10, ATTND_CLASS_LATENCY, 0);
+		rig_settle(&rig);
+		rig.clock.fake_ns += 30 * alone_ns;
+		rig_run(&rig);
+		rig_rewind(&rig, 0);
+		rig_send(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, sessions[0], 0), NULL, NULL);
+		rig_run(&rig);
+		rig.reply_count = 0;
+	}
+	for (uint32_t i = 0; i < 100; i++) {
+		rig.clock.fake_ns += 1100000000;
+		id = step(0, sessions[0], 10, ATTND_CLASS_LATENCY, rig.clock.fake_ns + 5 * alone_ns);
+		rig_run(&rig);
+		refused += rig_take(&rig, id).status == ATTND_REFUSED_DEADLINE;
+		rig_rewind(&rig, 0);
+		rig_send(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, sessions[0], 0), NULL, NULL);
+		rig_run(&rig);
+		rig.reply_count = 0;
+	}
+	assert_true(refused < 20);
 	rig_stop(&rig);
 }
 
@@ -511,12 +749,18 @@ int main(void)
 		cmocka_unit_test(decoys_count_for_nobody),
 		cmocka_unit_test(deadlines_do_not_shape_the_tree),
 		cmocka_unit_test(beside_any_newcomer),
+		cmocka_unit_test(beside_a_neighbours_row),
+		cmocka_unit_test(among_two_models),
 		cmocka_unit_test(behind_a_backlog),
+		cmocka_unit_test(room_among_many),
+		cmocka_unit_test(behind_a_stream),
+		cmocka_unit_test(without_credit),
 		cmocka_unit_test(a_row_is_a_row),
 		cmocka_unit_test(chunks_smaller_than_steps),
 		cmocka_unit_test(a_stall_is_nobodys),
 		cmocka_unit_test(one_accident),
 		cmocka_unit_test(a_try_is_handed_on),
+		cmocka_unit_test(a_parked_try_is_handed_on),
 		cmocka_unit_test(lost_deadlines_hold_up_nobody),
 		cmocka_unit_test(earliest_first_fills_its_steps),
 		cmocka_unit_test(closing_is_not_refused),
