@@ -361,13 +361,13 @@ static void count_stream(struct sched_streams *sum, const struct sched_debt *deb
 }
 
 /* One request, in the sums of its session, its tenant and its model. */
-static void count_debt(const struct sched_request *request, struct sched_asked *asked, struct census *census)
+static void count_debt(const struct sched_request *request, struct sched_asked *asked, uint64_t *tokens, struct census *census)
 {
 	const struct sched_debt *debt = &request->debt;
 	struct sched_tenant_use *use = &census->uses[request->client->tenant];
 	const bool parked = request->session->place == PLACE_PARKED, promised = debt->kind == DEBT_PROMISED;
 
-	asked->tokens += debt->tokens;
+	*tokens += debt->tokens;
 	if (debt->kind == DEBT_STREAM) {
 		count_stream(&use->streams, debt);
 		count_stream(&census->streams_of[request->session->model], debt);
@@ -385,16 +385,17 @@ static void count_debt(const struct sched_request *request, struct sched_asked *
 static int check_asked(const struct sched_session *session, struct census *census)
 {
 	struct sched_asked asked = { 0 };
+	uint64_t tokens = 0;
 
 	for (const struct sched_list *link = session->queue.next; link != &session->queue; link = link->next) {
 		const struct sched_request *request = sched_request_of_session(link);
 
-		count_debt(request, &asked, census);
+		count_debt(request, &asked, &tokens, census);
 		if (request->debt.kind == DEBT_PROMISED && session->asked.latest_ns[request->debt.class] < request->debt.deadline_ns)
 			return base_fail(EINVAL, "session %u: the deadline of a promise is later than any that it knows", session->index);
 	}
 	if (memcmp(asked.promised, session->asked.promised, sizeof(asked.promised)) != 0 ||
-		memcmp(asked.free, session->asked.free, sizeof(asked.free)) != 0 || asked.tokens != session->asked.tokens)
+		memcmp(asked.free, session->asked.free, sizeof(asked.free)) != 0 || tokens != session->tokens_asked)
 		return base_fail(EINVAL, "session %u: its requests ask for something else than its sums say", session->index);
 	return 0;
 }
@@ -436,8 +437,12 @@ static int check_promised(const struct sched *sched, const struct census *census
 	struct sched_debt sum;
 	uint32_t nodes = 0, promised = 0;
 
-	for (uint32_t m = 0; m < SCHED_COST_MODELS; m++)
+	for (uint32_t m = 0; m < SCHED_COST_MODELS; m++) {
 		promised += found->promised_of[m];
+		if ((use->promised_models >> m & 1) != (found->promised_of[m] > 0))
+			return base_fail(EINVAL, "tenant %u: of model %u %u are promised, its bit says otherwise", tenant, m,
+				found->promised_of[m]);
+	}
 	if (!check_tree(use->promised, &last, &nodes, &sum) || nodes != promised ||
 		memcmp(use->promised_of, found->promised_of, sizeof(use->promised_of)) != 0)
 		return base_fail(EINVAL, "tenant %u: its tree of promises has %u for %u requests, or wrong sums or order", tenant, nodes,

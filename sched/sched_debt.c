@@ -226,6 +226,13 @@ static void count_waiting(struct sched *sched, struct sched_tenant_use *use, str
 		sched->waiting_weight += waited ? -(uint64_t)use->weight : use->weight;
 }
 
+static void count_promised(struct sched_tenant_use *use, uint32_t model, int64_t sign)
+{
+	use->promised_of[model] += (uint32_t)sign;
+	use->promised_models &= ~(1u << model);
+	use->promised_models |= (uint32_t)(use->promised_of[model] > 0) << model;
+}
+
 /* Of one request with rows, in its session's sums and, unless it is parked, in its tenant's. */
 static void count_work(struct sched *sched, const struct sched_request *request, int64_t sign)
 {
@@ -240,7 +247,7 @@ static void count_work(struct sched *sched, const struct sched_request *request,
 	if (!parked)
 		count_waiting(sched, use, debt->own, sign);
 	if (promised)
-		use->promised_of[sched_session_cost_model(request->session)] += (uint32_t)sign;
+		count_promised(use, sched_session_cost_model(request->session), sign);
 }
 
 void sched_debt_park(struct sched *sched, const struct sched_session *session, bool parks)
@@ -259,7 +266,7 @@ void sched_debt_drop(struct sched *sched, struct sched_request *request)
 	struct sched_debt *debt = &request->debt;
 	struct sched_tenant_use *use = &sched->uses[request->client->tenant];
 
-	request->session->asked.tokens -= debt->tokens;
+	request->session->tokens_asked -= debt->tokens;
 	debt->tokens = 0;
 	switch ((enum sched_debt_kind)debt->kind) {
 	case DEBT_NONE: return;
@@ -339,7 +346,7 @@ void sched_debt_set(struct sched *sched, struct sched_request *request, uint32_t
 	sched_debt_drop(sched, request);
 	request->debt.own = (struct sched_work){ 0 };
 	request->debt.tokens = tokens_left(request);
-	session->asked.tokens += request->debt.tokens;
+	session->tokens_asked += request->debt.tokens;
 	work = request->record.op == ATTND_OP_GENERATE && request->state >= REQUEST_ACTIVE && request->generate.generated > 0
 		? (struct sched_work){ 0 }
 		: work_left(sched, request, flying);

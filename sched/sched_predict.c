@@ -1,6 +1,6 @@
 /*
  * When a request that arrives now would finish, and whether it would break an earlier promise. Scheduler's thread; asked for
- * requests with a deadline, and once for a tenant and step (sched_promise_tight).
+ * requests with a deadline, and once for each step (sched_promises_tight).
  *
  * The device is taken for a fluid that is served in full steps. A step carries every stream, which is what it costs at least, and
  * fills what is left of its rows with what waits. Of that goes before the request, all of it sums that sched_debt.c keeps:
@@ -57,6 +57,17 @@ struct question {
 	uint32_t looks_left;
 };
 
+/* Where a library's function would have to be called for what a NaN does. */
+static inline double lesser(double a, double b)
+{
+	return a < b ? a : b;
+}
+
+static inline double greater(double a, double b)
+{
+	return a > b ? a : b;
+}
+
 /* ---- the pace ------------------------------------------------------------------------- */
 
 static double streams_ns(const struct sched_cost_units *units, const struct sched_streams *streams)
@@ -73,11 +84,11 @@ static double other_models_ns(const struct sched *sched, uint32_t model)
 	for (uint32_t m = 0; m < sched->options.model_count; m++)
 		if (m != model && sched->streams[m].count > 0)
 			ns += sched->units[m].step_ns +
-				fmax(streams_ns(&sched->units[m], &sched->streams[m]), sched->units[m].weights_ns);
+				greater(streams_ns(&sched->units[m], &sched->streams[m]), sched->units[m].weights_ns);
 	return ns;
 }
 
-static void find_rows(const struct sched *sched, const struct sched_tenant_use *use, uint32_t model, struct pace *pace)
+static void find_rows(const struct sched *sched, uint32_t model, struct pace *pace)
 {
 	const double most = sched->options.step_rows_max, spare = sched->options.step_rows_max < 4 ? 1.0 : floor(most / 4);
 	const struct sched_streams *streams = &sched->streams[model];
@@ -89,61 +100,62 @@ static void find_rows(const struct sched *sched, const struct sched_tenant_use *
 		part = (most - spare) / count;
 		count = most - spare;
 	}
-	pace->per_step = fmax(most - count, 1.0);
-	/* Who has waited too long goes first with his part of each step. */
-	for (uint32_t c = 0; c < ATTND_CLASS_END; c++) {
-		if (use->free[c].rows > 0 && pace->per_step > 2 * sched_aged_rows(sched)) {
-			pace->per_step -= sched_aged_rows(sched);
-			break;
-		}
-	}
-	pace->chunk = fmin(sched->options.prefill_chunk, pace->per_step);
+	pace->per_step = greater(most - count, 1.0);
 	pace->row_ns = units->row_ns;
 	pace->stream_ns = units->row_ns + units->out_ns;
 	pace->step_ns = units->step_ns + part * streams_ns(units, streams) + other_models_ns(sched, model);
-	pace->partial_ns = fmax(units->weights_ns - count * units->row_ns, 0.0);
+	pace->partial_ns = greater(units->weights_ns - count * units->row_ns, 0.0);
 }
 
-/* Of a tenant beside others that take their whole shares, as far as they have something waiting. */
-static struct pace pace_of(const struct sched *sched, const struct sched_tenant_use *use, uint32_t model)
+/* What is the same for all tenants. */
+static struct pace device_pace(const struct sched *sched, uint32_t model, int64_t now_ns)
 {
-	const struct sched_tenant *tenant = &sched->tenants[use - sched->uses];
-	const double weight = use->weight;
-	const uint64_t others = sched->waiting_weight - (use->waiting.rows > 0 ? use->weight : 0);
-	const int64_t now_ns = base_clock_now(sched->clock);
-	struct pace pace = { .start_ns = (double)now_ns,
-		.cost = &sched->cost,
-		.model = model,
-		.others = (double)others / weight,
-		.others_most_ns = INFINITY };
+	struct pace pace = { .start_ns = (double)now_ns, .cost = &sched->cost, .model = model, .others_most_ns = INFINITY };
 	int64_t flying_most_ns;
 
 	pace.flying_ns = (double)sched_flights_remaining_ns(
 		sched, now_ns, sched_cost_band(&sched->cost, model, 1.0), &flying_most_ns);
 	pace.flying_band_ns = (double)flying_most_ns - pace.flying_ns;
 	if (model < SCHED_COST_MODELS - 1) {
-		find_rows(sched, use, model, &pace);
+		find_rows(sched, model, &pace);
 	} else {
-		pace.per_step = pace.chunk = sched->options.step_rows_max;
+		pace.per_step = sched->options.step_rows_max;
 		pace.step_ns = other_models_ns(sched, model);
 	}
-	if (tenant->device_ns_per_s > 0 && !sched->draining) {
+	return pace;
+}
+
+/* Of a tenant beside others that take their whole shares, as far as they have something waiting. */
+static void serve_tenant(const struct sched *sched, const struct sched_tenant_use *use, int64_t now_ns, struct pace *pace)
+{
+	const uint64_t others = sched->waiting_weight - (use->waiting.rows > 0 ? use->weight : 0);
+	const double aged = sched_aged_rows(sched);
+
+	/* Who has waited too long goes first with his part of each step. */
+	for (uint32_t c = 0; c < ATTND_CLASS_END && pace->model < SCHED_COST_MODELS - 1; c++) {
+		if (use->free[c].rows > 0 && pace->per_step > 2 * aged) {
+			pace->per_step -= aged;
+			break;
+		}
+	}
+	pace->chunk = pace->model < SCHED_COST_MODELS - 1 ? lesser(sched->options.prefill_chunk, pace->per_step) : pace->per_step;
+	pace->others = (double)others / use->weight;
+	if (use->capped && !sched->draining) {
 		const int64_t paid_ns = use->paid_until_ns > now_ns ? use->paid_until_ns : now_ns;
 
-		pace.quota = fmax(1e9 / (double)tenant->device_ns_per_s, 1.0);
-		pace.quota_from_ns = (double)(paid_ns - use->paid_until_ns) + (double)sched_share_free_ns(sched, use);
+		pace->quota = greater(1e9 / (double)sched->tenants[use - sched->uses].device_ns_per_s, 1.0);
+		pace->quota_from_ns = (double)(paid_ns - use->paid_until_ns) + (double)sched_share_free_ns(sched, use);
 	}
-	return pace;
 }
 
 /* Steps that so much work takes, the last of which is one request's rows. */
 static double steps_of(const struct pace *pace, struct sched_work work, double rows, double others_ns)
 {
-	const double before = fmax((double)work.rows - rows, 0.0) +
+	const double before = greater((double)work.rows - rows, 0.0) +
 		(pace->row_ns > 0.0 ? others_ns / pace->row_ns : others_ns / SCHED_ATTEND_NS * pace->per_step);
 
 	/* A request's own rows come by chunks, and so do steps, whatever else fills them. */
-	return fmax(ceil(before / pace->per_step + rows / pace->chunk - 1e-6), 1.0);
+	return greater(ceil(before / pace->per_step + rows / pace->chunk - 1e-6), 1.0);
 }
 
 /* partial_ns: what its last step takes longer than its rows say. */
@@ -157,13 +169,13 @@ static double end_ns(const struct pace *pace, struct sched_work work, double oth
 	if (sure)
 		end_ns += hypot(pace->flying_band_ns, ns * (sched_cost_band(pace->cost, pace->model, steps) - 1.0));
 	if (pace->quota > 0.0)
-		end_ns = fmax(end_ns, pace->quota_from_ns + own_ns * pace->quota);
-	return fmin(end_ns, pace->start_ns + FINISH_NS_MOST);
+		end_ns = greater(end_ns, pace->quota_from_ns + own_ns * pace->quota);
+	return lesser(end_ns, pace->start_ns + FINISH_NS_MOST);
 }
 
 static double others_of(const struct pace *pace, struct sched_work work, bool sure)
 {
-	return sure ? pace->others_ns + fmin(pace->others * (double)work.ns, pace->others_most_ns) : 0.0;
+	return sure ? pace->others_ns + lesser(pace->others * (double)work.ns, pace->others_most_ns) : 0.0;
 }
 
 /* When so much of the tenant's work will be done, the last of which is one request's rows. sure: with the band, and beside others;
@@ -171,9 +183,9 @@ static double others_of(const struct pace *pace, struct sched_work work, bool su
 static double finish_ns(const struct pace *pace, struct sched_work work, double rows, bool sure)
 {
 	const double others_ns = others_of(pace, work, sure), steps = steps_of(pace, work, rows, others_ns);
-	const double last = fmax((double)work.rows - (steps - 1.0) * pace->per_step, 0.0);
+	const double last = greater((double)work.rows - (steps - 1.0) * pace->per_step, 0.0);
 
-	return end_ns(pace, work, others_ns, steps, fmax(pace->partial_ns - last * pace->row_ns, 0.0), sure);
+	return end_ns(pace, work, others_ns, steps, greater(pace->partial_ns - last * pace->row_ns, 0.0), sure);
 }
 
 /* ---- promises ------------------------------------------------------------------------- */
@@ -183,37 +195,43 @@ static void mix(struct question *question, const struct pace *other)
 {
 	struct pace *word = &question->word, *sure = &question->sure;
 
-	word->step_ns = fmin(word->step_ns, other->step_ns);
-	word->partial_ns = fmin(word->partial_ns, other->partial_ns);
-	word->row_ns = fmax(word->row_ns, other->row_ns);
-	word->stream_ns = fmin(word->stream_ns, other->stream_ns);
-	word->per_step = fmax(word->per_step, other->per_step);
-	word->chunk = fmax(word->chunk, other->chunk);
+	word->step_ns = lesser(word->step_ns, other->step_ns);
+	word->partial_ns = lesser(word->partial_ns, other->partial_ns);
+	word->row_ns = greater(word->row_ns, other->row_ns);
+	word->stream_ns = lesser(word->stream_ns, other->stream_ns);
+	word->per_step = greater(word->per_step, other->per_step);
+	word->chunk = greater(word->chunk, other->chunk);
 	sure->small_ns += other->step_ns + other->partial_ns;
-	sure->step_ns = fmax(sure->step_ns, other->step_ns);
-	sure->partial_ns = fmax(sure->partial_ns, other->partial_ns);
+	sure->step_ns = greater(sure->step_ns, other->step_ns);
+	sure->partial_ns = greater(sure->partial_ns, other->partial_ns);
 	sure->row_ns = other->row_ns > 0.0 && (sure->row_ns <= 0.0 || other->row_ns < sure->row_ns) ? other->row_ns : sure->row_ns;
-	sure->stream_ns = fmax(sure->stream_ns, other->stream_ns);
-	sure->per_step = fmin(sure->per_step, other->per_step);
-	sure->chunk = fmin(sure->chunk, other->chunk);
-	sure->flying_band_ns = fmax(sure->flying_band_ns, other->flying_band_ns);
+	sure->stream_ns = greater(sure->stream_ns, other->stream_ns);
+	sure->per_step = lesser(sure->per_step, other->per_step);
+	sure->chunk = lesser(sure->chunk, other->chunk);
+	sure->flying_band_ns = greater(sure->flying_band_ns, other->flying_band_ns);
 	if (sched_cost_band(sure->cost, other->model, 1.0) > sched_cost_band(sure->cost, sure->model, 1.0))
 		sure->model = other->model;
 }
 
-/* Of a tenant that promised something; with: of this model, which counts in any case. */
-static void find_paces(const struct sched *sched, const struct sched_tenant_use *use, const struct pace *with, struct question *question)
+/* Of a tenant that promised something. known: of a device, the last one that was asked for, or of model UINT32_MAX; with: of this
+ * model and tenant, which counts in any case, or NULL. */
+static void find_paces(const struct sched *sched, const struct sched_tenant_use *use, int64_t now_ns, struct pace *known,
+	const struct pace *with, struct question *question)
 {
 	bool first = !with;
 
 	if (with)
 		question->word = question->sure = *with;
-	for (uint32_t m = 0; m < SCHED_COST_MODELS; m++) {
+	for (uint32_t models = use->promised_models; models > 0; models &= models - 1) {
+		const uint32_t m = (uint32_t)__builtin_ctz(models);
 		struct pace pace;
 
-		if (use->promised_of[m] == 0 || (with && m == with->model))
+		if (with && m == with->model)
 			continue;
-		pace = pace_of(sched, use, m);
+		if (known->model != m)
+			*known = device_pace(sched, m, now_ns);
+		pace = *known;
+		serve_tenant(sched, use, now_ns, &pace);
 		if (first)
 			question->word = question->sure = pace;
 		else
@@ -273,16 +291,30 @@ static bool breaks(struct question *question, const struct sched_debt *tree, str
 	return (asked(question, tree) && late(question, tree, here)) || breaks(question, tree->right, here);
 }
 
-bool sched_promise_tight(const struct sched *sched, const struct sched_tenant_use *use)
+/* It is asked again for the next step: what others send until then need not be guessed. */
+static bool tight(const struct sched *sched, const struct sched_tenant_use *use, int64_t now_ns, struct pace *known)
 {
 	struct question question = { .extra = { .ns = sched->slack_ns }, .deadline_ns = INT64_MIN, .looks_left = LOOKS_TIGHT };
 
-	if (!use->promised)
-		return false;
-	find_paces(sched, use, NULL, &question);
-	/* It is asked again for the next step: what others send until then need not be guessed. */
+	find_paces(sched, use, now_ns, known, NULL, &question);
 	question.sure.others_most_ns = (double)(sched->waiting_ns - use->waiting.ns);
 	return breaks(&question, use->promised, (struct sched_work){ 0 });
+}
+
+uint64_t sched_promises_tight(const struct sched *sched)
+{
+	const int64_t now_ns = base_clock_now(sched->clock);
+	struct pace known = { .model = UINT32_MAX };
+	uint64_t tenants = 0;
+
+	_Static_assert(SCHED_TENANTS_MAX <= 64, "a bit for each");
+	for (const struct sched_list *link = sched->active.next; link != &sched->active; link = link->next) {
+		const struct sched_tenant_use *use = sched_use_of_active(link);
+
+		if (use->promised && tight(sched, use, now_ns, &known))
+			tenants |= UINT64_C(1) << (use - sched->uses);
+	}
+	return tenants;
 }
 
 /* ---- a request that arrives now ------------------------------------------------------- */
@@ -291,10 +323,10 @@ bool sched_promise_tight(const struct sched *sched, const struct sched_tenant_us
 static int64_t tokens_ns(const struct sched *sched, const struct sched_session *session)
 {
 	const struct sched_cost_units *units = &sched->units[session->model];
-	const double tokens = (double)session->asked.tokens;
-	const double position = fmin((double)session->position + tokens / 2, session->max_tokens);
+	const double tokens = (double)session->tokens_asked;
+	const double position = lesser((double)session->position + tokens / 2, session->max_tokens);
 
-	return sched_work_ns(tokens * (units->step_ns + fmax(units->weights_ns, units->row_ns) + units->out_ns +
+	return sched_work_ns(tokens * (units->step_ns + greater(units->weights_ns, units->row_ns) + units->out_ns +
 		units->visit_ns * position));
 }
 
@@ -311,7 +343,7 @@ static struct sched_work queue_work(const struct sched *sched, const struct sche
 	for (uint32_t c = class; c < ATTND_CLASS_END; c++)
 		if (c > class || asked->latest_ns[c] > record->deadline_ns)
 			ahead = sched_work_sum(ahead, asked->promised[c]);
-	if (asked->tokens > 0)
+	if (session->tokens_asked > 0)
 		ahead.ns += tokens_ns(sched, session);
 	return ahead;
 }
@@ -329,50 +361,27 @@ static struct sched_work own_work(
 	return work;
 }
 
-/* What other tenants have of the device until this one's last chunk is next. */
-struct rivalry {
-	double virtual_ns; /* where this one stands then */
-	double least_ns;   /* where one would begin that comes back */
-	double step_ns;    /* a full step: one that is let go first may end up so far ahead */
-	double horizon_ns; /* from now until then, about */
-	int64_t now_ns;
-};
-
-static double rival_ns(const struct sched *sched, const struct sched_tenant_use *other, const struct rivalry *rivalry)
-{
-	const bool away = sched_list_empty(&other->of_active) || other->held;
-	const double from_ns = away ? fmax((double)other->virtual_ns, rivalry->least_ns) : (double)other->virtual_ns;
-	const double behind_ns = (rivalry->virtual_ns - from_ns) * other->weight;
-
-	/* What is charged as predicted may be put right by a part of a step. */
-	if (behind_ns < -0.25 * rivalry->step_ns)
-		return 0.0;
-	return fmin(fmin(fmax(behind_ns, 0.0) + rivalry->step_ns,
-			    sched_share_expected(other, rivalry->now_ns, rivalry->horizon_ns)),
-		sched_share_allowed(sched, other, rivalry->now_ns, (double)rivalry->now_ns + rivalry->horizon_ns));
-}
-
-/* own_ns: device time that this one needs, of which last_ns is its last chunk; others: weight of those with work, by its own. */
-static double others_ns(const struct sched *sched, const struct sched_tenant_use *use, const struct pace *pace, double own_ns,
-	double last_ns, double others)
+/* Until this one's last chunk is next. own_ns: device time that this one needs, of which last_ns is its last chunk; others: weight
+ * of those with work, by its own. */
+static struct sched_rivalry rivalry_of(const struct sched *sched, const struct sched_tenant_use *use, const struct pace *pace,
+	double own_ns, double last_ns, double others)
 {
 	const int64_t least_ns = sched_share_least(sched);
 	const int64_t start_ns = least_ns == INT64_MAX ? sched_share_start(sched, use)
 		: (!sched_list_empty(&use->of_active) && !use->held) || use->virtual_ns > least_ns ? use->virtual_ns : least_ns;
-	const struct rivalry rivalry = { .virtual_ns = (double)start_ns + (own_ns - last_ns) / use->weight,
+
+	return (struct sched_rivalry){ .virtual_ns = (double)start_ns + (own_ns - last_ns) / use->weight,
 		.least_ns = (double)(least_ns == INT64_MAX ? start_ns : least_ns),
-		.step_ns = fmax((double)sched->slack_ns, pace->step_ns + pace->per_step * pace->row_ns),
+		.step_ns = greater((double)sched->slack_ns, pace->step_ns + pace->per_step * pace->row_ns),
 		.horizon_ns = own_ns * (1.0 + others),
 		.now_ns = (int64_t)pace->start_ns };
-	double ns = 0.0;
+}
 
-	for (uint32_t t = 0; t < sched->options.tenant_count; t++) {
-		const struct sched_tenant_use *other = &sched->uses[t];
-
-		if (other != use && (other->waiting.rows > 0 || other->came))
-			ns += rival_ns(sched, other, &rivalry);
-	}
-	return ns;
+/* No less than they can have: nobody stands further back than the least of those that are backlogged. */
+static double rivals_most_ns(const struct sched *sched, const struct sched_tenant_use *use, const struct sched_rivalry *rivalry)
+{
+	return (rivalry->virtual_ns - rivalry->least_ns) * (double)(sched->weights - use->weight) +
+		(sched->options.tenant_count - 1) * rivalry->step_ns;
 }
 
 /* The last step may be a small one: by how much longer, or shorter, it takes than the pace of full ones says. */
@@ -381,7 +390,7 @@ static double small_ns(const struct sched *sched, const struct sched_session *se
 {
 	const struct sched_cost_units *units = &sched->units[session->model];
 	const struct sched_streams *streams = &sched->streams[session->model];
-	const uint64_t rows = (uint64_t)fmin((double)work.rows, pace->chunk);
+	const uint64_t rows = (uint64_t)lesser((double)work.rows, pace->chunk);
 	const uint64_t most = sched->options.step_rows_max - rows;
 	const struct sched_load load = { .rows = (uint32_t)(rows + (streams->count < most ? streams->count : most)),
 		.outs = (uint32_t)(streams->count < most ? streams->count : most) + 1,
@@ -391,7 +400,7 @@ static double small_ns(const struct sched *sched, const struct sched_session *se
 	if (load.rows > sched->options.step_rows_max / 2)
 		return 0.0;
 	return (double)sched_cost_predict(&sched->cost, session->model, &load) - units->step_ns -
-		fmax(units->weights_ns, load.rows * units->row_ns) - load.outs * units->out_ns -
+		greater(units->weights_ns, load.rows * units->row_ns) - load.outs * units->out_ns -
 		(double)load.visits * units->visit_ns - (double)load.kv_bytes * units->byte_ns;
 }
 
@@ -412,24 +421,45 @@ static double last_ns(const struct pace *pace, struct sched_work own)
 	return rows > pace->chunk ? (double)own.ns * pace->chunk / rows : (double)own.ns;
 }
 
+/* When the request would be done beside the others; what these can have need not be known to the nanosecond where it is in time. */
+static double finish_beside(const struct sched *sched, const struct sched_tenant_use *use, struct pace *pace, struct sched_work ahead,
+	struct sched_work own, double others, double deadline_ns)
+{
+	const double rows = (double)own.rows, own_ns = finish_ns(pace, ahead, rows, false) - pace->start_ns - pace->flying_ns;
+	struct sched_rivalry rivalry;
+	double ns;
+
+	if (sched->options.tenant_count == 1)
+		return finish_ns(pace, ahead, rows, true);
+	rivalry = rivalry_of(sched, use, pace, own_ns, last_ns(pace, own), others);
+	pace->others_ns = rivals_most_ns(sched, use, &rivalry);
+	ns = finish_ns(pace, ahead, rows, true);
+	if (ns <= deadline_ns)
+		return ns;
+	pace->others_ns = sched_share_rivals(sched, use, &rivalry);
+	return finish_ns(pace, ahead, rows, true);
+}
+
 /* Asked with the others' whole shares first, which is cheap; then with what they can really have until all that was promised is
  * done. */
 static bool breaks_promise(const struct sched *sched, const struct sched_tenant_use *use, const struct attnd_request *record,
-	struct sched_work own, const struct pace *beside)
+	struct sched_work own, const struct pace *beside, struct pace *known)
 {
 	const struct sched_work all = sched_work_sum(use->promised->below, own);
 	struct question question = {
 		.extra = own, .class = record->priority_class, .deadline_ns = record->deadline_ns, .looks_left = LOOKS_MOST
 	};
+	struct sched_rivalry rivalry;
 	double own_ns;
 
-	find_paces(sched, use, beside, &question);
+	find_paces(sched, use, (int64_t)beside->start_ns, known, beside, &question);
 	if (!breaks(&question, use->promised, (struct sched_work){ 0 }))
 		return false;
 	if (beside->others <= 0.0)
 		return true;
 	own_ns = finish_ns(&question.sure, all, (double)own.rows, false) - beside->start_ns - beside->flying_ns;
-	question.sure.others_most_ns = others_ns(sched, use, &question.sure, own_ns, 0.0, beside->others);
+	rivalry = rivalry_of(sched, use, &question.sure, own_ns, 0.0, beside->others);
+	question.sure.others_most_ns = sched_share_rivals(sched, use, &rivalry);
 	question.looks_left = LOOKS_MOST;
 	return breaks(&question, use->promised, (struct sched_work){ 0 });
 }
@@ -440,12 +470,13 @@ static struct sched_forecast forecast(const struct sched *sched, const struct sc
 	const struct attnd_request *record = &message->record;
 	const struct sched_tenant_use *use = &sched->uses[session->client->tenant];
 	const struct sched_work own = own_work(sched, message, session);
-	const struct pace beside = pace_of(sched, use, sched_session_cost_model(session));
-	struct pace pace = beside;
+	const int64_t now_ns = base_clock_now(sched->clock);
+	struct pace known = device_pace(sched, sched_session_cost_model(session), now_ns), beside = known, pace;
 	struct sched_work ahead = sched_debts_before(use, record->priority_class, record->deadline_ns);
 	struct sched_forecast forecast = { 0 };
-	double own_ns;
 
+	serve_tenant(sched, use, now_ns, &beside);
+	pace = beside;
 	for (uint32_t c = 0; c < record->priority_class; c++)
 		ahead = sched_work_sum(ahead, use->free[c]);
 	ahead = sched_work_sum(queue_work(sched, session, record, ahead), own);
@@ -455,11 +486,8 @@ static struct sched_forecast forecast(const struct sched *sched, const struct sc
 		pace.small_ns = small_steps_ns(sched, session, &pace, own, ahead);
 	forecast.doubtful = finish_ns(&pace, (struct sched_work){ own.ns, own.rows, 0 }, (double)own.rows, true) >
 		(double)record->deadline_ns;
-	own_ns = finish_ns(&pace, ahead, (double)own.rows, false) - pace.start_ns - pace.flying_ns;
-	if (sched->options.tenant_count > 1)
-		pace.others_ns = others_ns(sched, use, &pace, own_ns, last_ns(&pace, own), beside.others);
-	forecast.finish_ns = (int64_t)finish_ns(&pace, ahead, (double)own.rows, true);
-	forecast.breaks = use->promised && breaks_promise(sched, use, record, own, &beside);
+	forecast.finish_ns = (int64_t)finish_beside(sched, use, &pace, ahead, own, beside.others, (double)record->deadline_ns);
+	forecast.breaks = use->promised && breaks_promise(sched, use, record, own, &beside, &known);
 	/* Behind everybody it would break nothing; that is when it could be done. */
 	if (forecast.breaks) {
 		const int64_t last_ns =

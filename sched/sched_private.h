@@ -154,7 +154,6 @@ struct sched_debt {
 struct sched_asked {
 	struct sched_work promised[ATTND_CLASS_END], free[ATTND_CLASS_END];
 	int64_t latest_ns[ATTND_CLASS_END]; /* no deadline of a promised one is later, if there is one */
-	uint64_t tokens;
 };
 
 /* Streams are rows of every step. */
@@ -224,6 +223,7 @@ struct sched_session {
 	uint8_t kind;      /* enum attnd_session_kind */
 	uint32_t position; /* tokens in the cache; ATTENTION: the most of any layer */
 	uint32_t max_tokens;
+	uint64_t tokens_asked; /* that its GENERATEs may still draw */
 	uint32_t block_count;
 	uint32_t prefix_node;   /* the last page that it holds in the prefix cache: its blocks up to there are the cache's */
 	uint32_t reused_tokens; /* that were found when its first prompt came */
@@ -262,11 +262,12 @@ struct sched_client {
 /* What a tenant has and had. Virtual time is nanoseconds of device time divided by the weight; sched_share.c says how it
  * advances. */
 struct sched_tenant_use {
-	/* All that another tenant's prediction depends on: with many of them, a cache line each. */
+	/* All that another tenant's prediction depends on: with many of them, two cache lines each. */
 	struct sched_list of_active; /* in sched.active while there are clients with ready sessions */
 	int64_t virtual_ns;
 	uint32_t weight;             /* of the configuration, at least 1 */
 	bool held;                   /* over its quota of device time when a step was last formed */
+	bool capped;                 /* has such a quota */
 	bool came;                   /* some work of it, ever */
 	int64_t crowds_at_ns, crowds_ns[2]; /* the largest crowds, in this window of SCHED_RECENT_NS and in the last one */
 	int64_t crowd_at_ns, crowd_ns; /* the last one: work that came within SCHED_CROWD_NS */
@@ -276,7 +277,8 @@ struct sched_tenant_use {
 	int64_t rest;                /* of the division by the weight, so that nothing is lost */
 	int64_t paid_until_ns;       /* quota of device time: when what it used will be paid for */
 	struct sched_work free[ATTND_CLASS_END]; /* of that, what has no deadline */
-	struct sched_debt *promised; /* what has one, of parked sessions too, in order; so many of each model: */
+	struct sched_debt *promised; /* what has one, of parked sessions too, in order */
+	uint32_t promised_models;    /* a bit for each model with such, and so many of each: */
 	uint32_t promised_of[SCHED_COST_MODELS];
 	struct sched_streams streams;
 	uint64_t turn;               /* virtual time of its clients */
@@ -382,6 +384,7 @@ struct sched {
 	struct sched_cost cost;
 	struct sched_cost_units units[SCHED_COST_MODELS]; /* of full steps */
 	struct sched_streams streams[SCHED_MODELS_MAX];
+	uint64_t weights;        /* of all tenants */
 	uint64_t waiting_weight; /* of tenants with work that waits, and all of that: */
 	int64_t waiting_ns;
 	uint64_t debts;          /* so many times was a tree added to */
@@ -622,8 +625,6 @@ void sched_share_leave(struct sched_tenant_use *use);
 bool sched_share_may(struct sched *sched, struct sched_tenant_use *use);
 /* When its quota lets it run again; in the past: now. */
 int64_t sched_share_free_ns(const struct sched *sched, const struct sched_tenant_use *use);
-/* What its quota lets it have from now until then, and one work more unless that is nothing; INFINITY without a quota. */
-double sched_share_allowed(const struct sched *sched, const struct sched_tenant_use *use, int64_t now_ns, double until_ns);
 /* The least virtual time of those that are backlogged; INT64_MAX: none is. */
 int64_t sched_share_least(const struct sched *sched);
 /* Where in virtual time a tenant would stand whose work arrived now. */
@@ -633,11 +634,19 @@ void sched_share_join(struct sched_flight *flight, uint32_t tenant, const struct
 /* The flight's predicted time is charged to its tenants; when it lands, what it took instead. */
 void sched_share_charge(struct sched *sched, struct sched_flight *flight);
 void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_t actual_ns);
-/* A tenant's request can run; it ended before anything of it did. What is to be expected of the tenant until so long from now: what
- * waits, and as much as came of late when the most came. */
+/* A tenant's request can run; it ended before anything of it did. */
 void sched_share_arrived(struct sched_tenant_use *use, struct sched_request *request, int64_t now_ns);
 void sched_share_withdrawn(struct sched_tenant_use *use, const struct sched_request *request);
-double sched_share_expected(const struct sched_tenant_use *use, int64_t now_ns, double horizon_ns);
+/* What other tenants than this one may have of the device until its last chunk is next: what waits, and as much as came of late when
+ * the most came, but no more than their shares and quotas. */
+struct sched_rivalry {
+	double virtual_ns; /* where this one stands then */
+	double least_ns;   /* where one would begin that comes back */
+	double step_ns;    /* a full step: one that is let go first may end up so far ahead */
+	double horizon_ns; /* from now until then, about */
+	int64_t now_ns;
+};
+double sched_share_rivals(const struct sched *sched, const struct sched_tenant_use *use, const struct sched_rivalry *rivalry);
 /* How far apart backlogged tenants are now, and may ever be, in nanoseconds divided by weight. */
 int64_t sched_share_drift(const struct sched *sched);
 int64_t sched_share_bound(const struct sched *sched);
@@ -707,8 +716,8 @@ struct sched_forecast {
 /* Of a request that arrives now. */
 struct sched_forecast sched_predict(const struct sched *sched, const struct sched_message *message,
 	const struct sched_session *session);
-/* Whether another step of work without a deadline would break a promise of this tenant. */
-bool sched_promise_tight(const struct sched *sched, const struct sched_tenant_use *use);
+/* Tenants with work that is ready, a bit for each: would another step of its work without a deadline break a promise of it? */
+uint64_t sched_promises_tight(const struct sched *sched);
 /* Rows that one who waited too long gets of a step before all others. */
 static inline uint32_t sched_aged_rows(const struct sched *sched)
 {

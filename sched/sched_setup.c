@@ -297,6 +297,8 @@ static void lists_init(struct sched *sched)
 		sched_list_init(&sched->uses[i].active);
 		sched_list_init(&sched->uses[i].of_active);
 		sched->uses[i].weight = sched->tenants[i].weight ? sched->tenants[i].weight : 1;
+		sched->uses[i].capped = sched->tenants[i].device_ns_per_s > 0;
+		sched->weights += sched->uses[i].weight;
 	}
 	clients_init(sched);
 	sessions_init(sched);

@@ -130,20 +130,6 @@ int64_t sched_share_free_ns(const struct sched *sched, const struct sched_tenant
 	return use->paid_until_ns - pay_ns(tenant, (int64_t)(burst_ns < most ? burst_ns : most));
 }
 
-double sched_share_allowed(const struct sched *sched, const struct sched_tenant_use *use, int64_t now_ns, double until_ns)
-{
-	const uint64_t rate = tenant_of(sched, use)->device_ns_per_s;
-	double free_ns;
-
-	if (rate == 0 || sched->draining)
-		return INFINITY;
-	/* What was saved up longer ago than the burst is long is not kept. */
-	free_ns = (double)sched_share_free_ns(sched, use);
-	if (use->paid_until_ns < now_ns)
-		free_ns += (double)(now_ns - use->paid_until_ns);
-	return until_ns <= free_ns ? 0.0 : (until_ns - free_ns) * (double)rate * 1e-9 + (double)sched->slack_ns;
-}
-
 static void pay(const struct sched *sched, struct sched_tenant_use *use, int64_t ns)
 {
 	const struct sched_tenant *tenant = tenant_of(sched, use);
@@ -286,7 +272,10 @@ void sched_share_withdrawn(struct sched_tenant_use *use, const struct sched_requ
 		use->crowd_ns -= request->crowd_ns;
 }
 
-double sched_share_expected(const struct sched_tenant_use *use, int64_t now_ns, double horizon_ns)
+/* ---- what others may have ------------------------------------------------------------- */
+
+/* What waits, and the largest crowd of late, so many times. */
+static double expected_ns(const struct sched_tenant_use *use, int64_t now_ns, double times)
 {
 	const int64_t age_ns = now_ns - use->crowds_at_ns;
 	int64_t crowd_ns = now_ns - use->crowd_at_ns < 2 * SCHED_RECENT_NS ? use->crowd_ns : 0;
@@ -295,7 +284,50 @@ double sched_share_expected(const struct sched_tenant_use *use, int64_t now_ns, 
 		crowd_ns = use->crowds_ns[1];
 	if (age_ns < 2 * SCHED_RECENT_NS && use->crowds_ns[0] > crowd_ns)
 		crowd_ns = use->crowds_ns[0];
-	return (double)use->waiting.ns + (double)crowd_ns * fmax(1.0, horizon_ns / SCHED_CROWD_NS);
+	return (double)use->waiting.ns + (double)crowd_ns * times;
+}
+
+/* What its quota lets it have, and one work more unless that is nothing. */
+static double allowed_ns(const struct sched *sched, const struct sched_tenant_use *use, const struct sched_rivalry *rivalry)
+{
+	const double until_ns = (double)rivalry->now_ns + rivalry->horizon_ns;
+	double free_ns = (double)sched_share_free_ns(sched, use);
+
+	/* What was saved up longer ago than the burst is long is not kept. */
+	if (use->paid_until_ns < rivalry->now_ns)
+		free_ns += (double)(rivalry->now_ns - use->paid_until_ns);
+	return until_ns <= free_ns ? 0.0
+				   : (until_ns - free_ns) * (double)tenant_of(sched, use)->device_ns_per_s * 1e-9 + rivalry->step_ns;
+}
+
+double sched_share_rivals(const struct sched *sched, const struct sched_tenant_use *use, const struct sched_rivalry *rivalry)
+{
+	const double times = rivalry->horizon_ns > SCHED_CROWD_NS ? rivalry->horizon_ns / SCHED_CROWD_NS : 1.0;
+	double sum_ns = 0.0;
+
+	for (uint32_t t = 0; t < sched->options.tenant_count; t++) {
+		const struct sched_tenant_use *other = &sched->uses[t];
+		const bool away = sched_list_empty(&other->of_active) || other->held;
+		double ns, most_ns, from_ns = (double)other->virtual_ns;
+
+		if (other == use || (other->waiting.rows == 0 && !other->came))
+			continue;
+		if (away && from_ns < rivalry->least_ns)
+			from_ns = rivalry->least_ns;
+		ns = (rivalry->virtual_ns - from_ns) * other->weight;
+		/* What is charged as predicted may be put right by a part of a step. */
+		if (ns < -0.25 * rivalry->step_ns)
+			continue;
+		ns = (ns > 0.0 ? ns : 0.0) + rivalry->step_ns;
+		most_ns = expected_ns(other, rivalry->now_ns, times);
+		if (other->capped && !sched->draining) {
+			const double quota_ns = allowed_ns(sched, other, rivalry);
+
+			most_ns = quota_ns < most_ns ? quota_ns : most_ns;
+		}
+		sum_ns += ns < most_ns ? ns : most_ns;
+	}
+	return sum_ns;
 }
 
 void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_t actual_ns)

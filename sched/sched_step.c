@@ -6,7 +6,7 @@
  * tenant by class, then deadline (earliest first, none last), then turns: its clients by the rows
  * they were given, a client's sessions one after the other. So classes and deadlines order what a
  * tenant's share allows, and no flood of urgent requests takes another's share. What has no deadline
- * goes behind all that has one where that could not wait (sched_promise_tight). Who has waited
+ * goes behind all that has one where that could not wait (sched_promises_tight). Who has waited
  * longer than SCHED_AGED_NS goes before all others of its tenant, one per step, of the tenant whose turn
  * it is, so that no class and no deadline can starve anybody.
  *
@@ -114,6 +114,7 @@ static void favour_aged(const struct sched *sched, struct sched_turn *turn)
 /* All candidates, tenant by tenant, among the decodes for now; those of a tenant over its quota are none. */
 static void gather(struct sched *sched)
 {
+	const uint64_t tight = sched_promises_tight(sched);
 	struct sched_list *t, *next_tenant, *c, *next_client;
 	uint32_t count = 0;
 
@@ -131,7 +132,7 @@ static void gather(struct sched *sched)
 			.prefills = sched->prefills + count,
 			.virtual_ns = use->virtual_ns,
 			.oldest_ns = INT64_MAX,
-			.free_class = sched_promise_tight(sched, use) ? ATTND_CLASS_END : 0 };
+			.free_class = tight >> (use - sched->uses) & 1 ? ATTND_CLASS_END : 0 };
 		for (c = use->active.next; c != &use->active; c = next_client) {
 			next_client = c->next;
 			gather_client(sched, sched_client_of_active(c), turn);
@@ -212,37 +213,32 @@ static void divide(struct sched_turn *turn, uint32_t model, bool attends, struct
 
 /* ---- a heap of candidates, the most urgent at the top --------------------------------- */
 
-static void sift(struct sched_candidate *heap, uint32_t count, uint32_t at)
+/* A hole at `at` moves down until what is to be put there fits. */
+static void sift(struct sched_candidate *heap, uint32_t count, uint32_t at, struct sched_candidate put)
 {
-	for (;;) {
-		uint32_t least = at, child = 2 * at + 1;
-		struct sched_candidate swapped;
-
-		if (child < count && before(&heap[child], &heap[least]))
-			least = child;
-		if (child + 1 < count && before(&heap[child + 1], &heap[least]))
-			least = child + 1;
-		if (least == at)
-			return;
-		swapped = heap[at];
-		heap[at] = heap[least];
-		heap[least] = swapped;
-		at = least;
+	for (uint32_t child = 2 * at + 1; child < count; child = 2 * at + 1) {
+		if (child + 1 < count && before(&heap[child + 1], &heap[child]))
+			child++;
+		if (!before(&heap[child], &put))
+			break;
+		heap[at] = heap[child];
+		at = child;
 	}
+	heap[at] = put;
 }
 
 static void heap_make(struct sched_candidate *heap, uint32_t count)
 {
 	for (uint32_t i = count / 2; i-- > 0;)
-		sift(heap, count, i);
+		sift(heap, count, i, heap[i]);
 }
 
 static struct sched_candidate heap_pop(struct sched_candidate *heap, uint32_t *count)
 {
 	struct sched_candidate top = heap[0];
 
-	heap[0] = heap[--*count];
-	sift(heap, *count, 0);
+	--*count;
+	sift(heap, *count, 0, heap[*count]);
 	return top;
 }
 
