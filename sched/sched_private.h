@@ -342,7 +342,8 @@ struct sched_candidate {
 /* A tenant's candidates while a work is formed, and its virtual time if those taken so far were charged already. */
 struct sched_turn {
 	struct sched_tenant_use *use;
-	struct sched_candidate *decodes, *prefills;
+	struct sched_candidate *decodes, *prefills; /* in order, or heaps: */
+	bool decodes_ordered, prefills_ordered;
 	uint32_t tenant, decode_count, prefill_count, oldest;
 	int64_t oldest_ns; /* since then candidate `oldest` waits */
 	int64_t virtual_ns;

@@ -227,18 +227,34 @@ static void sift(struct sched_candidate *heap, uint32_t count, uint32_t at, stru
 	heap[at] = put;
 }
 
-static void heap_make(struct sched_candidate *heap, uint32_t count)
+/* One client's streams come in order already: these are taken from the front. */
+static bool in_order(const struct sched_candidate *heap, uint32_t count)
 {
-	for (uint32_t i = count / 2; i-- > 0;)
-		sift(heap, count, i, heap[i]);
+	uint32_t i = 1;
+
+	while (i < count && !before(&heap[i], &heap[i - 1]))
+		i++;
+	return i >= count;
 }
 
-static struct sched_candidate heap_pop(struct sched_candidate *heap, uint32_t *count)
+static bool heap_make(struct sched_candidate *heap, uint32_t count)
 {
-	struct sched_candidate top = heap[0];
+	if (in_order(heap, count))
+		return true;
+	for (uint32_t i = count / 2; i-- > 0;)
+		sift(heap, count, i, heap[i]);
+	return false;
+}
+
+static struct sched_candidate heap_pop(struct sched_candidate **heap, uint32_t *count, bool ordered)
+{
+	struct sched_candidate top = **heap;
 
 	--*count;
-	sift(heap, *count, 0, heap[*count]);
+	if (ordered)
+		++*heap;
+	else
+		sift(*heap, *count, 0, (*heap)[*count]);
 	return top;
 }
 
@@ -511,8 +527,8 @@ static void take_next(struct sched *sched, struct forming *f, struct sched_turn 
 {
 	const bool decode = decodes_next(sched, f, turn);
 	const uint32_t rows = f->rows;
-	struct sched_candidate candidate = decode ? heap_pop(turn->decodes, &turn->decode_count)
-						  : heap_pop(turn->prefills, &turn->prefill_count);
+	struct sched_candidate candidate = decode ? heap_pop(&turn->decodes, &turn->decode_count, turn->decodes_ordered)
+						  : heap_pop(&turn->prefills, &turn->prefill_count, turn->prefills_ordered);
 
 	try_member(sched, f, turn, &candidate);
 	f->decode_rows += decode ? f->rows - rows : 0;
@@ -650,7 +666,7 @@ static void form_attend(struct sched *sched, struct forming *f)
 	struct sched_turn *turn;
 
 	while (flight->member_count < SCHED_ATTENDS && (turn = turns_first(f)) && !too_far(sched, f, turn)) {
-		struct sched_candidate candidate = heap_pop(turn->decodes, &turn->decode_count);
+		struct sched_candidate candidate = heap_pop(&turn->decodes, &turn->decode_count, turn->decodes_ordered);
 		struct sched_request *request = sched_session_head(candidate.session);
 		uint32_t rows = attend_rows(sched, flight, request);
 
@@ -679,8 +695,8 @@ static void choose_model(struct sched *sched, struct forming *f)
 		struct sched_turn *turn = &sched->turns[i];
 
 		divide(turn, model, attends, &f->behind);
-		heap_make(turn->decodes, turn->decode_count);
-		heap_make(turn->prefills, turn->prefill_count);
+		turn->decodes_ordered = heap_make(turn->decodes, turn->decode_count);
+		turn->prefills_ordered = heap_make(turn->prefills, turn->prefill_count);
 	}
 	turns_make(sched, f);
 }
