@@ -20,8 +20,8 @@
  * what others will do; within its share it depends on nobody.
  *
  * The question is asked of subtrees, which are passed where all of it can wait, or none of it is to be saved. Both are judged by
- * its work's own time, which is the greater part of what it takes, so that a subtree is looked into where its promises are
- * nearly late. Of so many looks that would be needed there may be more than one request is worth: then the answer is no.
+ * its work's own time, which is the greater part of what it takes, so that a subtree is looked into only where its promises are
+ * nearly late.
  */
 #include <math.h>
 
