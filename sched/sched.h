@@ -136,6 +136,7 @@ struct sched_options {
 	uint32_t prefill_chunk; /* rows of one sequence in one step at most */
 	uint32_t
 		out_rows_max; /* output rows of one step; a request with more is cut into several */
+	uint32_t speculate;   /* tokens that a stream may guess ahead in one step, at most SCHED_DRAFT_MOST; 0: none */
 	const char *build;    /* for DESCRIBE */
 	enum sched_policy policy;
 	bool prefix_cache;        /* pages of prompts and answers are kept for later prompts that begin so (sched_prefix.h) */
@@ -172,6 +173,7 @@ struct sched_counters {
 	uint64_t stream_completions;
 	uint64_t gone; /* completions that had no client left */
 	uint64_t steps, step_rows, decode_rows, prefill_rows, step_seqs, attends;
+	uint64_t draft_rows, drafts_accepted; /* rows of guessed tokens; of these, those that were right */
 	uint64_t busy_ns;                     /* time with work on the device */
 	uint64_t predicted_ns, actual_ns;     /* sums over steps */
 	double error_median, error_p99;       /* of predictions, |actual / predicted - 1|, lately */

@@ -154,6 +154,11 @@ double sched_cost_terms(const struct sched_cost *cost, uint32_t model, const str
 	return sum;
 }
 
+bool sched_cost_learnt(const struct sched_cost *cost, uint32_t model, const struct sched_load *load)
+{
+	return cost->fits[model][bucket_of(load)].samples >= SAMPLES_LEARNT;
+}
+
 void sched_cost_units(const struct sched_cost *cost, uint32_t model, uint32_t rows, struct sched_cost_units *units)
 {
 	const struct sched_cost_rates *rates = &cost->rates[model];
@@ -273,7 +278,7 @@ int64_t sched_cost_believed(const struct sched_cost *cost, uint32_t model, const
 {
 	const double most_ns = (double)predicted_ns * SAMPLE_MOST;
 
-	if (cost->fits[model][bucket_of(load)].samples < SAMPLES_LEARNT || (double)actual_ns <= most_ns)
+	if (!sched_cost_learnt(cost, model, load) || (double)actual_ns <= most_ns)
 		return actual_ns;
 	return (int64_t)most_ns;
 }

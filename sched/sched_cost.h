@@ -11,6 +11,7 @@
 #ifndef SCHED_COST_H
 #define SCHED_COST_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/kern_backend.h"
@@ -72,6 +73,8 @@ int64_t sched_cost_predict(
 /* The same, term by term, in the order of the sum above; returns their sum. */
 double sched_cost_terms(const struct sched_cost *cost, uint32_t model, const struct sched_load *load,
 	double terms[SCHED_COST_TERMS]);
+/* Whether works of about this size were measured often enough to be relied on. */
+bool sched_cost_learnt(const struct sched_cost *cost, uint32_t model, const struct sched_load *load);
 void sched_cost_units(const struct sched_cost *cost, uint32_t model, uint32_t rows, struct sched_cost_units *units);
 /* Of what a work took, what is thought to be its own doing: at most so many times what was predicted, once works of its size
  * were measured. */

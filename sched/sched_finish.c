@@ -5,6 +5,9 @@
  */
 #include "sched/sched_private.h"
 
+/* Of a history, one token takes about as long to be looked at as so many logits. */
+enum { FOLLOW_LOGITS = 32 };
+
 /* ---- what follows for a request ------------------------------------------------------- */
 
 static void end_on_time(struct sched *sched, struct sched_request *request)
@@ -141,7 +144,8 @@ static enum attnd_stop why_stop(
 	return 0;
 }
 
-static void deliver_token(struct sched *sched, struct sched_request *request, uint32_t token)
+/* False: it was the last one, and the request is no more. */
+static bool deliver_token(struct sched *sched, struct sched_request *request, uint32_t token)
 {
 	struct sched_session *session = request->session;
 	struct sched_generate *generate = &request->generate;
@@ -154,36 +158,81 @@ static void deliver_token(struct sched *sched, struct sched_request *request, ui
 	stop = why_stop(sched, request, token);
 	if (stop) {
 		request->value = stop;
+		session->busy = false;
 		sched_request_complete(sched, request, ATTND_OK);
-		return;
+		return false;
 	}
 	/* It becomes the next row, and stands in the history where it will stand in the cache. */
 	session->tokens[session->position] = token;
 	request->rows++;
-	request->block_first = session->position;
-	request->block_rows = 1;
 	sched_request_deadline(sched, request,
 		generate->params.between_ns ? sched->now_ns + generate->params.between_ns
 					    : INT64_MAX);
-	sched_request_proceed(sched, request);
+	sched_speculate_follow(sched, session, session->position + 1, true);
+	return true;
 }
 
-static void finish_generate(
-	struct sched *sched, struct sched_flight *flight, struct sched_member *member)
+/* The next row was a guess, and a right one: it is what this token's row would have been. */
+static void accept_draft(struct sched *sched, struct sched_request *request)
+{
+	struct sched_session *session = request->session;
+
+	session->position++;
+	request->rows_done++;
+	sched->counters.drafts_accepted++;
+	/* Only with its last token is a page full. */
+	if (session->position % KERN_PAGE_TOKENS == 0)
+		sched_reuse_landed(sched, session, request);
+}
+
+/* Draws what follows the last row of those that had to be, and what follows each draft behind it as long as it is the token that was
+ * drawn. False when this poll has looked at enough logits. */
+static bool finish_tokens(struct sched *sched, struct sched_flight *flight, struct sched_member *member, uint32_t *logits)
+{
+	struct sched_request *request = member->request;
+	struct sched_session *session = member->session;
+	const uint32_t *drafts = flight->tokens + member->row + member->rows - member->drafts;
+	bool right;
+
+	do {
+		const uint32_t i = flight->finished_outs;
+		uint32_t token;
+
+		if (*logits >= SCHED_FINISH_LOGITS)
+			return false;
+		token = draw(sched, session, &request->generate.sampling, flight->outs[member->out + i].logits, session->position);
+		*logits += sched->models[flight->model].program->vocab;
+		if (!deliver_token(sched, request, token))
+			return true;
+		flight->finished_outs++;
+		right = i < member->drafts && drafts[i] == token;
+		if (right)
+			accept_draft(sched, request);
+	} while (right);
+	session->busy = false;
+	sched_request_unpromise(sched, request);
+	request->block_first = session->position;
+	request->block_rows = 1;
+	sched_request_proceed(sched, request);
+	return true;
+}
+
+/* True when all tokens are out, false when this poll has done enough. */
+static bool finish_generate(struct sched *sched, struct sched_flight *flight, struct sched_member *member, uint32_t *logits)
 {
 	struct sched_request *request = member->request;
 	struct sched_session *session = member->session;
 
+	/* Its prompt is looked at in step with it. */
+	if (request->generate.generated == 0)
+		*logits += FOLLOW_LOGITS * sched_speculate_follow(sched, session, session->position + request->rows - request->rows_done, false);
+	if (request->rows_done == request->rows)
+		return finish_tokens(sched, flight, member, logits);
 	session->busy = false;
-	if (request->rows_done < request->rows) {
-		request->block_first = session->position;
-		request->block_rows = request->rows - request->rows_done;
-		go_on(sched, request);
-		return;
-	}
-	deliver_token(sched, request,
-		draw(sched, session, &request->generate.sampling, flight->outs[member->out].logits,
-			session->position));
+	request->block_first = session->position;
+	request->block_rows = request->rows - request->rows_done;
+	go_on(sched, request);
+	return true;
 }
 
 /* ---- flights -------------------------------------------------------------------------- */
@@ -193,8 +242,8 @@ static void begin_member(struct sched *sched, struct sched_flight *flight, struc
 	if (flight->begun)
 		return;
 	flight->begun = true;
-	member->session->position += member->rows;
-	member->request->rows_done += member->rows;
+	member->session->position += member->rows - member->drafts;
+	member->request->rows_done += member->rows - member->drafts;
 	sched_reuse_landed(sched, member->session, member->request);
 }
 
@@ -214,8 +263,8 @@ bool sched_finish_step(struct sched *sched, struct sched_flight *flight)
 			sched_request_complete(
 				sched, request, (enum attnd_status)request->end_status);
 		} else if (request->record.op == ATTND_OP_GENERATE) {
-			logits += member->outs * sched->models[flight->model].program->vocab;
-			finish_generate(sched, flight, member);
+			if (!finish_generate(sched, flight, member, &logits))
+				return false;
 		} else {
 			if (!finish_rows(sched, flight, member, &logits))
 				return false;

@@ -16,6 +16,7 @@
  *   sched_step.c      who runs next: candidates, order, forming a step
  *   sched_flight.c    works on the device: submit, poll, and what follows from copies and zeroing
  *   sched_finish.c    results of steps
+ *   sched_speculate.c which streams guess ahead in a step, and how far;   sched_draft.c: what they guess
  *   sched_cost.c      how long a step will take
  *   sched_view.c      what others see without asking
  *   sched_setup.c     create and destroy;   sched_check.c: invariants, views (cold)
@@ -36,6 +37,7 @@
 #include "model/model_sample.h"
 #include "sched/sched.h"
 #include "sched/sched_cost.h"
+#include "sched/sched_draft.h"
 #include "sched/sched_handle.h"
 #include "sched/sched_kv.h"
 #include "sched/sched_prefix.h"
@@ -175,7 +177,7 @@ struct sched_request {
 	uint8_t end_status; /* RUNNING and already ended: what it completes with when its flight
 			       lands */
 	bool missed;
-	bool streams; /* its flight carries a promised stream completion */
+	uint8_t streams; /* stream completions that its flight was promised */
 	int64_t received_ns, admitted_ns, started_ns;
 	int64_t deadline_ns;              /* of what it does next; INT64_MAX: none */
 	int64_t crowd_at_ns, crowd_ns;    /* what it counts for in its tenant's crowd, and in which; 0: nothing */
@@ -236,6 +238,7 @@ struct sched_session {
 	struct kern_kv_geometry kv;
 	size_t take_bytes[2]; /* of block 0, of later ones, as asked from the pool */
 	struct model_sampling sampling;
+	struct sched_draft draft; /* where the scheduler speculates */
 	uint32_t window;       /* ATTENTION */
 	float scale, soft_cap; /* ATTENTION */
 	uint32_t index, generation;
@@ -295,6 +298,7 @@ struct sched_member { /* one request's part of a flight */
 	struct sched_request *request;
 	uint32_t row, rows;
 	uint32_t out, outs;
+	uint32_t drafts; /* of its rows the last ones: tokens that were guessed */
 };
 
 struct sched_part { /* of a work, a tenant's; empty without members */
@@ -391,6 +395,7 @@ struct sched {
 	uint64_t debts;          /* so many times was a tree added to */
 	int64_t learnt_ns[SCHED_COST_MODELS]; /* when a work of the model was last measured */
 	struct sched_request *tries[SCHED_COST_MODELS]; /* was let through for that, and has not ended */
+	uint32_t unspeculated[SCHED_MODELS_MAX]; /* steps in a row whose guesses only the cost model was against */
 	void *sample_scratch;
 	uint32_t recent[ATTND_REPEAT_WINDOW_MAX];
 	struct model_top top[ATTND_TOP_MAX];
@@ -411,6 +416,7 @@ struct sched {
 	uint32_t *histories;
 	uint64_t *choices;
 	uint32_t *layer_tables;
+	uint32_t *draft_slots; /* NULL: nothing is guessed */
 };
 
 /* What a start function says besides a status. */
@@ -525,7 +531,7 @@ void sched_request_end(
 	struct sched *sched, struct sched_request *request, enum attnd_status status);
 /* One stream completion, out of what its flight was promised. */
 void sched_request_stream(struct sched *sched, struct sched_request *request, uint32_t token);
-/* The same for a stream completion whose token is not to come. */
+/* The same for stream completions whose tokens are not to come. */
 void sched_request_unpromise(struct sched *sched, struct sched_request *request);
 /* Starts what was kicked; tries again what waited for blocks. Return the work done. */
 int sched_requests_start(struct sched *sched);
@@ -688,6 +694,18 @@ bool sched_finish_attend(struct sched *sched, struct sched_flight *flight);
 void sched_finish_failed(struct sched *sched, struct sched_flight *flight);
 /* Whether row (of the request's input) is to be output. */
 bool sched_row_selected(const struct sched_request *request, uint32_t row);
+
+/* ---- sched_speculate.c: see there ------------------------------------------------------ */
+
+/* Room that a step has left, and when it has to have ended as predicted. */
+struct sched_spare {
+	uint32_t rows, outs;
+	int64_t until_ns;
+};
+/* A step that carries all who wait, a row each, is formed but for the places of its rows: adds drafts where they pay. */
+void sched_speculate(struct sched *sched, struct sched_flight *flight, const struct sched_spare *spare);
+/* The session's history has grown; drawn: by one token that it said. Returns how many tokens were looked at. */
+uint32_t sched_speculate_follow(struct sched *sched, struct sched_session *session, uint32_t count, bool drawn);
 
 /* ---- sched_debt.c --------------------------------------------------------------------- */
 

@@ -81,7 +81,8 @@ static void enqueue(struct sched *sched, const struct sched_message *message,
 	request->client = client;
 	request->state = REQUEST_QUEUED;
 	request->end_status = 0;
-	request->missed = request->streams = false;
+	request->missed = false;
+	request->streams = 0;
 	if (try)
 		sched->tries[sched_session_cost_model(session)] = request;
 	request->crowd_at_ns = request->crowd_ns = 0;
@@ -373,13 +374,14 @@ static int64_t reply(struct sched *sched, const struct sched_request *request,
 void sched_request_unpromise(struct sched *sched, struct sched_request *request)
 {
 	struct sched_client *client = request->client;
+	const uint32_t streams = request->streams;
 
-	if (!request->streams)
+	if (streams == 0)
 		return;
-	request->streams = false;
-	sched->promised--;
-	client->promised--;
-	client->credits++;
+	request->streams = 0;
+	sched->promised -= streams;
+	client->promised -= streams;
+	client->credits += streams;
 	sched_client_unpark(sched, client);
 }
 
@@ -388,8 +390,8 @@ void sched_request_stream(struct sched *sched, struct sched_request *request, ui
 	struct sched_client *client = request->client;
 	bool late = request->deadline_ns < sched->now_ns;
 
-	BASE_ASSERT(request->streams);
-	request->streams = false;
+	BASE_ASSERT(request->streams > 0);
+	request->streams--;
 	sched->promised--;
 	client->promised--;
 	client->credits_spent++;

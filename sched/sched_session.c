@@ -129,6 +129,8 @@ static enum attnd_status session_new(
 	session->prefix_node = SCHED_PREFIX_NONE;
 	session->reused_tokens = 0;
 	session->continued = session->apart = false;
+	if (sched->draft_slots)
+		sched_draft_begin(&session->draft);
 	client->session_count++;
 	use->sessions++;
 	sched->counters.sessions++;
@@ -387,6 +389,7 @@ unsigned sched_start_fork(struct sched *sched, struct sched_request *request)
 	child->position = keep;
 	if (parent->kind == ATTND_SESSION_MODEL)
 		memcpy(child->tokens, parent->tokens, sizeof(*child->tokens) * keep);
+	memcpy(child->draft.chance, parent->draft.chance, sizeof(child->draft.chance));
 	for (uint32_t layer = 0;
 		layer < parent->kv.layers && parent->kind == ATTND_SESSION_ATTENTION; layer++)
 		child->layers[layer] = parent->layers[layer] < keep ? parent->layers[layer] : keep;

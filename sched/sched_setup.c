@@ -24,6 +24,8 @@ static int check_sizes(const struct sched_options *o)
 			"none may be 0",
 			o->tokens_max, 1u << 24, o->step_rows_max, o->prefill_chunk,
 			o->out_rows_max);
+	if (o->speculate > SCHED_DRAFT_MOST)
+		return base_fail(EINVAL, "streams that guess %u tokens ahead: at most %d", o->speculate, SCHED_DRAFT_MOST);
 	if (o->device >= 1u << SCHED_DEVICE_BITS)
 		return base_fail(
 			EINVAL, "device %u: at most %u", o->device, (1u << SCHED_DEVICE_BITS) - 1);
@@ -207,6 +209,14 @@ static void flight_destroy(struct sched_flight *flight)
 	free(flight->members);
 }
 
+static bool drafts_create(struct sched *sched)
+{
+	const size_t slots = (size_t)SCHED_DRAFT_GRAMS * sched_draft_slots(sched->options.tokens_max);
+
+	return sched->options.speculate == 0 || sched->options.model_count == 0 ||
+		(sched->draft_slots = table(sched->options.sessions_max * slots, sizeof(*sched->draft_slots))) != NULL;
+}
+
 static bool tables_create(struct sched *sched)
 {
 	const struct sched_options *o = &sched->options;
@@ -236,7 +246,7 @@ static bool tables_create(struct sched *sched)
 		(sched->choices = table(sessions * words, sizeof(*sched->choices))) != NULL &&
 		(sched->layer_tables = table(
 			 sessions * ATTND_LAYERS_MAX, sizeof(*sched->layer_tables))) != NULL &&
-		(sched->sample_scratch = table(scratch, 1)) != NULL;
+		(sched->sample_scratch = table(scratch, 1)) != NULL && drafts_create(sched);
 }
 
 static void clients_init(struct sched *sched)
@@ -255,6 +265,7 @@ static void clients_init(struct sched *sched)
 
 static void sessions_init(struct sched *sched)
 {
+	const uint32_t slots = sched_draft_slots(sched->options.tokens_max);
 	size_t words = (sched->options.tokens_max + 63) / 64;
 
 	for (uint32_t i = 0; i < sched->options.sessions_max; i++) {
@@ -267,6 +278,8 @@ static void sessions_init(struct sched *sched)
 		session->tokens = sched->histories + (size_t)i * sched->options.tokens_max;
 		session->chosen = sched->choices + i * words;
 		session->layers = sched->layer_tables + (size_t)i * ATTND_LAYERS_MAX;
+		if (sched->draft_slots)
+			sched_draft_init(&session->draft, sched->draft_slots + (size_t)i * SCHED_DRAFT_GRAMS * slots, slots);
 		sched_list_init(&session->queue);
 		sched_list_init(&session->of_place);
 		sched_list_init(&session->of_kicked);
@@ -390,6 +403,7 @@ void sched_destroy(struct sched *sched)
 	if (!sched)
 		return;
 	sched_view_destroy(sched);
+	free(sched->draft_slots);
 	free(sched->sample_scratch);
 	free(sched->layer_tables);
 	free(sched->choices);

@@ -24,6 +24,7 @@ static unsigned copy_tokens(struct sched *sched, struct sched_request *request,
 	uint32_t *tokens = session->tokens + session->position;
 	uint32_t vocab = vocab_of(sched, session);
 
+	sched_draft_keep(&session->draft, session->position);
 	sched_copy_in(tokens, from, sizeof(*tokens) * count);
 	for (uint32_t i = 0; i < count; i++) {
 		if (tokens[i] >= vocab) {
@@ -114,6 +115,7 @@ static unsigned copy_input(struct sched *sched, struct sched_request *request, u
 	struct sched_session *session = request->session;
 
 	if (request->record.flags & ATTND_REQ_ROWS) {
+		sched_draft_keep(&session->draft, session->position);
 		for (uint32_t i = 0; i < request->rows; i++)
 			session->tokens[session->position + i] = SCHED_TOKEN_NONE;
 	} else {

@@ -31,7 +31,7 @@ struct forming {
 	struct sched_flight *flight;
 	const struct kern_program *program;
 	uint32_t rows_left, outs_left;
-	uint32_t rows, outs, decode_rows, misfits;
+	uint32_t rows, decode_rows, misfits;
 	int64_t until_ns; /* when the step is to have ended, as predicted, for a deadline in it */
 	int64_t until_deadline_ns; /* of that one; so are these: */
 	uint32_t until_class, until_tenant;
@@ -301,24 +301,26 @@ static bool stream_promise(struct sched *sched, struct sched_request *request)
 	client->credits--;
 	client->promised++;
 	sched->promised++;
-	request->streams = true;
+	request->streams = 1;
 	return true;
 }
 
-static void add_outs(struct forming *f, struct sched_member *member, float *private_logits)
+static void place_outs(struct forming *f, struct sched_member *member)
 {
+	struct kern_step *step = &f->flight->work.step;
 	const struct sched_request *request = member->request;
 	enum attnd_output output = request->record.op == ATTND_OP_GENERATE
 		? ATTND_OUT_SAMPLED
 		: (enum attnd_output)request->step.output;
 	uint64_t done = request->result_bytes;
 
+	member->out = step->out_count;
 	for (uint32_t i = 0; i < member->rows; i++) {
 		struct kern_out *out;
 
-		if (!sched_row_selected(request, request->rows_done + i))
+		if (i < member->rows - member->drafts && !sched_row_selected(request, request->rows_done + i))
 			continue;
-		out = &f->flight->outs[f->outs];
+		out = &f->flight->outs[step->out_count];
 		*out = (struct kern_out){ .row = member->row + i };
 		/* Whole rows go straight to where the client wants them; the rest is computed here
 		 * from private logits. */
@@ -329,22 +331,23 @@ static void add_outs(struct forming *f, struct sched_member *member, float *priv
 			out->hidden = (float *)(void *)(request->out + done);
 			done += sizeof(float) * (uint64_t)f->program->width;
 		} else {
-			out->logits = private_logits + (uint64_t)f->outs * f->program->vocab;
+			out->logits = f->flight->logits + (uint64_t)step->out_count * f->program->vocab;
 		}
-		f->outs++;
-		member->outs++;
+		step->out_count++;
 	}
+	member->outs = step->out_count - member->out;
 }
 
-static void add_tokens(struct forming *f, const struct sched_member *member)
+static void place_tokens(struct forming *f, const struct sched_member *member)
 {
 	const struct sched_request *request = member->request;
 	const struct sched_session *session = member->session;
 	uint32_t *tokens = f->flight->tokens + member->row;
 	const float **embeddings = f->flight->embeddings + member->row;
+	const uint32_t known = member->rows - member->drafts;
 	bool rows = request->record.flags & ATTND_REQ_ROWS;
 
-	for (uint32_t i = 0; i < member->rows; i++) {
+	for (uint32_t i = 0; i < known; i++) {
 		uint64_t row = (uint64_t)request->rows_done + i;
 
 		tokens[i] = rows ? 0 : session->tokens[session->position + i];
@@ -352,7 +355,40 @@ static void add_tokens(struct forming *f, const struct sched_member *member)
 			? (const float *)(const void *)request->in + row * f->program->width
 			: NULL;
 	}
+	sched_draft_tokens(&session->draft, session->tokens, session->position + known, member->drafts, tokens + known);
+	for (uint32_t i = known; i < member->rows; i++)
+		embeddings[i] = NULL;
 	f->embeddings = f->embeddings || rows;
+}
+
+static void place_member(struct forming *f, struct sched_member *member, struct kern_seq *seq)
+{
+	struct kern_step *step = &f->flight->work.step;
+
+	member->row = step->rows;
+	*seq = (struct kern_seq){ .row = member->row,
+		.rows = member->rows,
+		.position = member->session->position,
+		.blocks = member->session->blocks,
+		.kv = &member->session->kv };
+	place_tokens(f, member);
+	place_outs(f, member);
+	step->rows += member->rows;
+}
+
+/* Every row and output gets its place, in the order of the members. */
+static void place(struct forming *f)
+{
+	struct sched_flight *flight = f->flight;
+
+	flight->work.step = (struct kern_step){ .program = f->program,
+		.seq_count = flight->member_count,
+		.tokens = flight->tokens,
+		.seqs = flight->seqs,
+		.outs = flight->outs };
+	for (uint32_t i = 0; i < flight->member_count; i++)
+		place_member(f, &flight->members[i], &flight->seqs[i]);
+	flight->work.step.embeddings = f->embeddings ? flight->embeddings : NULL;
 }
 
 /* What goes into the air is asked for no longer; a stream asks for the next row. */
@@ -427,7 +463,7 @@ static void note_deadline(struct sched *sched, struct forming *f, const struct s
 }
 
 static void add_member(struct sched *sched, struct forming *f, struct sched_turn *turn,
-	const struct sched_candidate *candidate, uint32_t rows)
+	const struct sched_candidate *candidate, uint32_t rows, uint32_t outs)
 {
 	struct sched_session *session = candidate->session;
 	struct sched_flight *flight = f->flight;
@@ -436,26 +472,18 @@ static void add_member(struct sched *sched, struct forming *f, struct sched_turn
 		rows == 1 ? bytes_in_common(flight, session, 0, session->position + rows) : 0;
 	struct sched_load load = {
 		.rows = rows,
+		.outs = outs,
 		.visits = visits_of(session->position, rows),
 		.kv_bytes = sched_kv_bytes(&session->kv, (uint64_t)session->position + rows) - common_bytes,
 	};
 
-	*member = (struct sched_member){ .session = session,
-		.request = sched_session_head(session),
-		.row = f->rows,
-		.rows = rows,
-		.out = f->outs };
-	flight->seqs[flight->member_count++] = (struct kern_seq){ .row = f->rows,
-		.rows = rows,
-		.position = session->position,
-		.blocks = session->blocks,
-		.kv = &session->kv };
-	add_tokens(f, member);
-	add_outs(f, member, flight->logits);
+	*member = (struct sched_member){
+		.session = session, .request = sched_session_head(session), .rows = rows, .outs = outs
+	};
+	flight->member_count++;
 	f->rows += rows;
 	f->rows_left -= rows;
-	f->outs_left -= member->outs;
-	load.outs = member->outs;
+	f->outs_left -= outs;
 	take_off(sched, f, turn, candidate, rows, rows, &load);
 	note_deadline(sched, f, turn, candidate, remaining(member->request) - rows);
 }
@@ -508,7 +536,7 @@ static void try_member(struct sched *sched, struct forming *f, struct sched_turn
 		f->misfits++;
 		return;
 	}
-	add_member(sched, f, turn, candidate, rows);
+	add_member(sched, f, turn, candidate, rows, outs);
 }
 
 /* ---- the work ------------------------------------------------------------------------- */
@@ -579,6 +607,13 @@ static struct sched_turn *turns_first(struct forming *f)
 	return NULL;
 }
 
+/* Whether nobody waits for anything: all that is ready is in, a row each, and nothing is about to be. */
+static bool nobody_waits(const struct sched *sched, const struct forming *f)
+{
+	return f->rows == f->flight->member_count && f->misfits == 0 && f->turn_count == 0 && f->behind.virtual_ns == INT64_MAX &&
+		sched_list_empty(&sched->kicked) && sched_list_empty(&sched->blocked);
+}
+
 static void form_model(struct sched *sched, struct forming *f)
 {
 	struct sched_flight *flight = f->flight;
@@ -591,18 +626,11 @@ static void form_model(struct sched *sched, struct forming *f)
 		else
 			take_next(sched, f, turn);
 	}
-	flight->work.step = (struct kern_step){
-		.program = f->program,
-		.rows = f->rows,
-		.seq_count = flight->member_count,
-		.out_count = f->outs,
-		.tokens = flight->tokens,
-		.embeddings = f->embeddings ? flight->embeddings : NULL,
-		.seqs = flight->seqs,
-		.outs = flight->outs,
-	};
+	if (sched->draft_slots && flight->member_count > 0 && nobody_waits(sched, f))
+		sched_speculate(sched, flight, &(struct sched_spare){ f->rows_left, f->outs_left, f->until_ns });
+	place(f);
 	sched->counters.steps += f->rows > 0;
-	sched->counters.step_rows += f->rows;
+	sched->counters.step_rows += flight->work.step.rows;
 	sched->counters.decode_rows += f->decode_rows;
 	sched->counters.prefill_rows += f->rows - f->decode_rows;
 	sched->counters.step_seqs += flight->member_count;

@@ -14,6 +14,7 @@
 
 #include "base/base_error.h"
 #include "base/base_log.h"
+#include "sched/sched_draft.h"
 
 enum setting_type {
 	SETTING_TEXT,
@@ -104,6 +105,8 @@ static const struct setting settings[] = {
 		"Rows of one session in one step." },
 	{ "limits", "out_rows", SETTING_COUNT, AT(out_rows), 0, 1, 8192, NULL, "64",
 		"Output rows of one step." },
+	{ "limits", "speculate", SETTING_COUNT, AT(speculate), 0, 0, SCHED_DRAFT_MOST, NULL, "15",
+		"Tokens that a stream may guess ahead in one step, where that pays; 0: none. What it says does not depend on it." },
 };
 
 enum { SETTING_COUNT_ALL = sizeof(settings) / sizeof(settings[0]) };

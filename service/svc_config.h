@@ -63,7 +63,7 @@ struct svc_config {
 	int64_t kv_default;    /* enum kern_kv */
 	bool prefix_cache;
 
-	int64_t sessions, requests, client_requests, tokens, step_rows, prefill_chunk, out_rows;
+	int64_t sessions, requests, client_requests, tokens, step_rows, prefill_chunk, out_rows, speculate;
 
 	uint32_t model_count, tenant_count;
 	struct svc_model_config models[SCHED_MODELS_MAX];

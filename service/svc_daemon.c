@@ -131,6 +131,7 @@ static int device_sched(
 		.step_rows_max = (uint32_t)config->step_rows,
 		.prefill_chunk = (uint32_t)config->prefill_chunk,
 		.out_rows_max = (uint32_t)config->out_rows,
+		.speculate = (uint32_t)config->speculate,
 		.build = BASE_VERSION,
 		.prefix_cache = config->prefix_cache,
 		.secret = { daemon->secret[0], daemon->secret[1] },

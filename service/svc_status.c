@@ -88,6 +88,8 @@ static void add_counters(cJSON *object, const struct sched_counters *c)
 		{ "step_rows", c->step_rows },
 		{ "decode_rows", c->decode_rows },
 		{ "prefill_rows", c->prefill_rows },
+		{ "draft_rows", c->draft_rows },
+		{ "drafts_accepted", c->drafts_accepted },
 		{ "step_seqs", c->step_seqs },
 		{ "attends", c->attends },
 		{ "busy_ns", c->busy_ns },

@@ -185,6 +185,7 @@ static void configure(struct attnbench_model *test)
 		set(test, "placement.workers", test->threads - 1);
 	tool_daemon_default(&test->daemon, "placement.nodes=first");
 	tool_daemon_default(&test->daemon, "kv.prefix_cache=no");
+	tool_daemon_default(&test->daemon, "limits.speculate=0");
 }
 
 static unsigned most_bytes(unsigned kv)

@@ -43,7 +43,7 @@ struct known {
 struct sim_client {
 	struct base_clock *clock;
 	const struct sched_model *model;
-	bool modelled;
+	const struct sim_device_options *modelled; /* NULL: nothing is known of its results */
 	uint64_t random, next_id;
 	int64_t next_ns, stalled_until_ns;
 	struct svc_rings rings;
@@ -76,7 +76,7 @@ static void fail(struct sim_client *client, const char *format, ...)
 /* ---- life ----------------------------------------------------------------------------- */
 
 struct sim_client *sim_client_create(uint64_t seed, uint32_t place, struct base_clock *clock,
-	const struct sched_model *model, bool modelled)
+	const struct sched_model *model, const struct sim_device_options *modelled)
 {
 	struct sim_client *client = calloc(1, sizeof(*client));
 	const struct shm_segment_options options = { .submission_slots = 32,
@@ -382,7 +382,8 @@ static void expect_token(struct sim_client *client, const struct known *session,
 		return;
 	memcpy(history, session->history, session->length * 4);
 	memcpy(history + session->length, tokens, count * 4);
-	uint32_t wanted = sim_argmax(sim_row_hash(history, total), client->model->info->vocab);
+	uint32_t wanted = sim_argmax(sim_regular_hash(sim_row_hash(history, total), total, client->modelled->regular_permille),
+		client->model->info->vocab);
 
 	if (got != wanted)
 		fail(client, "%s: token %llu, and %u was to come after %u tokens", what,

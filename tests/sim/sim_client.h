@@ -12,14 +12,15 @@
 #include "base/base_clock.h"
 #include "sched/sched.h"
 #include "service/svc_front.h"
+#include "tests/sim/sim_device.h"
 
 enum { SIM_CLIENTS = 10, SIM_IN_FLIGHT = 24, SIM_SESSIONS = 5 };
 
 struct sim_client;
 
-/* modelled: the device is the modelled one, so results can be foretold. */
+/* modelled: the modelled device's options, by which results can be foretold; NULL: it is another device. */
 struct sim_client *sim_client_create(uint64_t seed, uint32_t place, struct base_clock *clock,
-	const struct sched_model *model, bool modelled);
+	const struct sched_model *model, const struct sim_device_options *modelled);
 void sim_client_destroy(struct sim_client *client);
 struct svc_rings *sim_client_rings(struct sim_client *client);
 

@@ -10,7 +10,7 @@
 #include "base/base_assert.h"
 #include "base/base_rand.h"
 
-enum { SIM_DEPTH_MAX = 8, SIM_ALIGN = 4096 };
+enum { SIM_DEPTH_MAX = 8, SIM_ALIGN = 4096, SIM_PERIOD = 11 };
 
 struct flying {
 	struct kern_work work;
@@ -67,6 +67,11 @@ uint64_t sim_row_hash(const uint32_t *tokens, uint32_t count)
 			blocks = base_mix64(blocks ^ chain);
 	}
 	return base_mix64(chain ^ blocks);
+}
+
+uint64_t sim_regular_hash(uint64_t row_hash, uint32_t count, uint32_t permille)
+{
+	return base_mix64(row_hash) % 1000 < permille ? base_mix64(count % SIM_PERIOD) : row_hash;
 }
 
 uint32_t sim_embedding_token(const float *row, uint32_t width)
@@ -180,7 +185,7 @@ static void write_out(const struct kern_program *program, const struct kern_out 
 		out->hidden[i] = sim_hidden(hash, i);
 }
 
-static uint32_t run_seq(const struct kern_step *step, const struct kern_seq *seq, uint32_t next_out)
+static uint32_t run_seq(const struct kern_step *step, const struct kern_seq *seq, uint32_t next_out, uint32_t regular_permille)
 {
 	uint64_t chain = chain_before(seq->blocks, 0, seq->position);
 
@@ -197,13 +202,13 @@ static uint32_t run_seq(const struct kern_step *step, const struct kern_seq *seq
 		store_chain(seq->kv, seq->blocks, 0, position, chain);
 		if (next_out < step->out_count && step->outs[next_out].row == row)
 			write_out(step->program, &step->outs[next_out++],
-				row_hash_of(seq->blocks, position));
+				sim_regular_hash(row_hash_of(seq->blocks, position), position + 1, regular_permille));
 	}
 	check_low(seq->kv, seq->blocks, 0, seq->position + seq->rows);
 	return next_out;
 }
 
-static void run_step(const struct kern_step *step)
+static void run_step(const struct kern_step *step, uint32_t regular_permille)
 {
 	uint32_t next_row = 0, next_out = 0;
 
@@ -212,7 +217,7 @@ static void run_step(const struct kern_step *step)
 
 		BASE_ASSERT(seq->row == next_row && seq->rows > 0);
 		next_row += seq->rows;
-		next_out = run_seq(step, seq, next_out);
+		next_out = run_seq(step, seq, next_out, regular_permille);
 	}
 	BASE_ASSERT(next_row == step->rows && next_out == step->out_count &&
 		step->rows <= step->program->max_rows &&
@@ -262,10 +267,10 @@ static void run_attend(const struct kern_attend *item)
 	}
 }
 
-static void run(const struct kern_work *work)
+static void run(const struct sim_device *device, const struct kern_work *work)
 {
 	switch (work->kind) {
-	case KERN_WORK_STEP: run_step(&work->step); break;
+	case KERN_WORK_STEP: run_step(&work->step, device->options.regular_permille); break;
 	case KERN_WORK_ATTEND:
 		for (uint32_t i = 0; i < work->attend.count; i++)
 			run_attend(&work->attend.items[i]);
@@ -451,7 +456,7 @@ static int sim_poll(struct kern_backend *backend, kern_ticket ticket)
 	}
 	if (!device->options.no_results || flying->work.kind == KERN_WORK_COPY ||
 		flying->work.kind == KERN_WORK_ZERO)
-		run(&flying->work);
+		run(device, &flying->work);
 	return 1;
 }
 

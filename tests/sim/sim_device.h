@@ -26,6 +26,7 @@ struct sim_device_options {
 	uint64_t seed;               /* of injected errors and of jitter */
 	uint32_t jitter_permille;    /* a work takes up to so much longer than it should */
 	uint32_t errors_per_million; /* of works that fail */
+	uint32_t regular_permille;   /* of rows, by their hash, that say what depends on their position alone: texts repeat themselves */
 	bool no_results;             /* time passes, nothing is computed: for tests of order alone */
 };
 
@@ -66,6 +67,8 @@ void sim_program_init(struct kern_program *program, uint32_t vocab, uint32_t wid
 /* Hash of the row that is last in this history; embeddings take part as sim_embedding_token says.
  */
 uint64_t sim_row_hash(const uint32_t *tokens, uint32_t count);
+/* The same on a device of which so many of a thousand rows are regular. */
+uint64_t sim_regular_hash(uint64_t row_hash, uint32_t count, uint32_t permille);
 uint32_t sim_embedding_token(const float *row, uint32_t width);
 float sim_logit(uint64_t row_hash, uint32_t id);
 float sim_hidden(uint64_t row_hash, uint32_t i);

@@ -25,7 +25,8 @@ struct world {
 	struct sim_world_report *report;
 	struct base_clock clock;
 	uint64_t random;
-	struct sim_device *device;
+	struct sim_device_options device_options;
+	struct sim_device *device; /* NULL: it is the CPU */
 	struct kern_backend *backend;
 	struct model *model;
 	struct kern_program program;
@@ -65,16 +66,17 @@ static void fail(struct world *world, const char *format, ...)
 static void make_device(struct world *world)
 {
 	uint64_t seed = world->options->seed;
-	const struct sim_device_options device = { .clock = &world->clock,
+
+	world->device_options = (struct sim_device_options){ .clock = &world->clock,
 		.work_ns = 20000,
 		.row_ns = 3000,
 		.visit_ps = 2000,
 		.kib_ns = 20,
 		.host_memory = seed % 2,
 		.seed = seed,
-		.errors_per_million = seed % 3 == 0 ? 300 : 0 };
-
-	world->device = sim_device_create(&device);
+		.errors_per_million = seed % 3 == 0 ? 300 : 0,
+		.regular_permille = seed % 2 ? 900 : 0 };
+	world->device = sim_device_create(&world->device_options);
 	world->backend = sim_device_backend(world->device);
 	sim_program_init(&world->program, 97, 8, ROWS_MAX, OUT_ROWS_MAX);
 	BASE_ASSERT(!world->backend->ops->program_prepare(world->backend, &world->program));
@@ -127,6 +129,7 @@ static void make_roles(struct world *world)
 		.prefill_chunk = 24,
 		.out_rows_max = OUT_ROWS_MAX,
 		.build = "sim",
+		.speculate = world->options->seed % 5 ? (uint32_t)(world->options->seed % 16) : 0,
 		.prefix_cache = world->options->seed % 3 != 0,
 		.secret = { world->options->seed } };
 	struct svc_front_options front = { .clock = &world->clock,
@@ -315,7 +318,7 @@ static void client_dies(struct world *world, uint32_t place)
 static void client_is_born(struct world *world, uint32_t place)
 {
 	struct sim_client *client = sim_client_create(base_rand_next(&world->random), place,
-		&world->clock, &world->sched_model, world->device != NULL);
+		&world->clock, &world->sched_model, world->device ? &world->device_options : NULL);
 	const struct svc_command command = {
 		.kind = SVC_CLIENT_ADD, .client = place, .rings = sim_client_rings(client)
 	};
@@ -425,6 +428,8 @@ static void wind_down(struct world *world)
 	world->report->completed = counters.completed;
 	world->report->streams = counters.stream_completions;
 	world->report->steps = counters.steps;
+	world->report->drafts = counters.draft_rows;
+	world->report->drafts_accepted = counters.drafts_accepted;
 	for (unsigned i = 0; i < ATTND_STATUS_END && i < 64; i++)
 		world->report->by_status[i] = counters.by_status[i];
 }

@@ -31,7 +31,7 @@ struct sim_world_report {
 	char message[512];    /* what broke */
 	uint64_t rounds;      /* of polls, until the end or the failure */
 	int64_t failed_at_ns; /* simulated */
-	uint64_t accepted, completed, streams, deaths, steps;
+	uint64_t accepted, completed, streams, deaths, steps, drafts, drafts_accepted;
 	uint64_t by_status[64];
 	uint64_t digest; /* of every completion seen, in order: equal for equal seeds */
 };

@@ -40,8 +40,8 @@ static void show(uint64_t seed, const struct sim_world_report *report)
 
 static void test_seeds(void **state)
 {
-	uint64_t seeds = sanitized() ? SEEDS_SANITIZED : SEEDS, accepted = 0, deaths = 0,
-		 by_status[64] = { 0 };
+	uint64_t seeds = sanitized() ? SEEDS_SANITIZED : SEEDS, accepted = 0, deaths = 0, drafts = 0,
+		 drafts_accepted = 0, by_status[64] = { 0 };
 	struct sim_world_report report;
 
 	(void)state;
@@ -59,6 +59,8 @@ static void test_seeds(void **state)
 		}
 		accepted += report.accepted;
 		deaths += report.deaths;
+		drafts += report.drafts;
+		drafts_accepted += report.drafts_accepted;
 		for (int i = 0; i < 64; i++)
 			by_status[i] += report.by_status[i];
 	}
@@ -68,13 +70,14 @@ static void test_seeds(void **state)
 	for (int i = 0; i < 64; i++)
 		if (by_status[i])
 			printf(" %d:%llu", i, (unsigned long long)by_status[i]);
-	printf("\n");
+	printf("\n# %llu tokens guessed, %llu of them right\n", (unsigned long long)drafts, (unsigned long long)drafts_accepted);
 	/* It must have been eventful, or it proves little: OK, refused, expired, cancelled, gone,
 	 * no pages. */
 	for (int i = 0; i <= 4; i++)
 		assert_true(by_status[i] > 0);
 	assert_true(by_status[34] > 0);
 	assert_true(accepted > seeds * 1000);
+	assert_true(drafts_accepted > seeds * 10 && drafts > drafts_accepted + seeds * 10);
 }
 
 static void test_replay(void **state)

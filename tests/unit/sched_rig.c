@@ -18,6 +18,7 @@ static const int64_t START_NS = 1000000000;
 void rig_init(struct rig *rig)
 {
 	memset(rig, 0, sizeof(*rig));
+	rig->vocab = RIG_VOCAB;
 	base_clock_init_fake(&rig->clock, START_NS);
 	rig->device_options = (struct sim_device_options){ .clock = &rig->clock,
 		.work_ns = 10000,
@@ -64,14 +65,14 @@ void rig_start(struct rig *rig)
 	rig->replies = malloc(sizeof(*rig->replies) * RIG_REPLIES);
 	assert_non_null(rig->replies);
 	for (uint32_t m = 0; m < RIG_MODELS; m++) {
-		sim_program_init(&rig->programs[m], RIG_VOCAB, RIG_WIDTH,
+		sim_program_init(&rig->programs[m], rig->vocab, RIG_WIDTH,
 			rig->options.step_rows_max, rig->options.out_rows_max);
 		rig->infos[m] = (struct model_info){ .name = "rig",
 			.architecture = "none",
 			.weights = "F32",
 			.parameters = 20000,
 			.weight_bytes = 80000,
-			.vocab = RIG_VOCAB,
+			.vocab = rig->vocab,
 			.width = RIG_WIDTH,
 			.layers = 1,
 			.heads = 2,
@@ -364,6 +365,12 @@ uint64_t rig_step(
 		rig_loan(rig, client, 64));
 }
 
+uint32_t rig_argmax(const struct rig *rig, const uint32_t *history, uint32_t count)
+{
+	return sim_argmax(
+		sim_regular_hash(sim_row_hash(history, count), count, rig->device_options.regular_permille), rig->vocab);
+}
+
 void rig_step_check(struct rig *rig, uint32_t client, uint64_t session, const uint32_t *history,
 	uint32_t total, uint32_t count)
 {
@@ -375,7 +382,7 @@ void rig_step_check(struct rig *rig, uint32_t client, uint64_t session, const ui
 	assert_int_equal(completion.status, ATTND_OK);
 	assert_int_equal(completion.position, total);
 	assert_int_equal(completion.result_bytes, sizeof(uint32_t));
-	assert_int_equal(completion.value, sim_argmax(sim_row_hash(history, total), RIG_VOCAB));
+	assert_int_equal(completion.value, rig_argmax(rig, history, total));
 }
 
 uint64_t rig_generate(struct rig *rig, uint32_t client, uint64_t session, const uint32_t *prompt,

@@ -39,6 +39,7 @@ struct rig {
 	uint64_t next_id;
 	uint32_t quiesced[RIG_CLIENTS]; /* times */
 	bool stop_draining;             /* leave replies in `out` */
+	uint32_t vocab;                 /* of the models; may be changed as options may */
 };
 
 /* Defaults: two models, generous quotas, work 10 us + 1 us per row. */
@@ -101,6 +102,8 @@ uint64_t rig_generate(struct rig *rig, uint32_t client, uint64_t session, const 
 	uint32_t count, struct attnd_generate_params params, const uint32_t *stops,
 	struct attnd_request record);
 struct attnd_request rig_session_record(enum attnd_op op, uint64_t session, uint32_t argument);
+/* The arg max behind this history. */
+uint32_t rig_argmax(const struct rig *rig, const uint32_t *history, uint32_t count);
 /* Some tokens below RIG_VOCAB that depend on the seed. */
 void rig_tokens(uint32_t *tokens, uint32_t count, uint64_t seed);
 

@@ -55,7 +55,8 @@ static uint64_t random_state;
 static struct shadow sessions[SESSIONS];
 static struct slot slots[CLIENTS][SLOTS];
 static uint8_t *finals; /* by request id */
-static uint64_t statuses[ATTND_STATUS_END], tokens_checked, rows_checked, tokens_reused, evictions;
+static uint64_t statuses[ATTND_STATUS_END], tokens_checked, rows_checked, tokens_reused, evictions, drafts,
+	drafts_accepted;
 
 static uint32_t below(uint32_t n)
 {
@@ -102,12 +103,14 @@ static void check_step(const struct shadow *shadow, const struct slot *slot,
 	const struct attnd_completion *completion)
 {
 	struct attnd_step_args args;
-	uint64_t hash = sim_row_hash(shadow->tokens, shadow->position), first_hash;
+	const uint32_t regular = rig.device_options.regular_permille;
+	uint64_t hash = sim_regular_hash(sim_row_hash(shadow->tokens, shadow->position), shadow->position, regular), first_hash;
 	const unsigned char *out = slot->memory + SLOT_BYTES / 4;
 	uint32_t first = shadow->position - slot->count + 1, id = RIG_VOCAB / 2;
 
 	memcpy(&args, &slot->record.args, sizeof(args));
-	first_hash = args.select == ATTND_SELECT_LAST ? hash : sim_row_hash(shadow->tokens, first);
+	first_hash = args.select == ATTND_SELECT_LAST ? hash
+							    : sim_regular_hash(sim_row_hash(shadow->tokens, first), first, regular);
 	rows_checked++;
 	if (args.output == ATTND_OUT_LOGITS)
 		assert_true(((const float *)(const void *)out)[id] == sim_logit(first_hash, id));
@@ -131,7 +134,7 @@ static void stream(struct slot *slot, const struct attnd_completion *completion)
 	memcpy(history, slot->session->tokens, sizeof(uint32_t) * slot->session->position);
 	memcpy(history + slot->session->position, slot->tokens,
 		sizeof(uint32_t) * (slot->count + slot->drawn));
-	assert_int_equal(completion->value, sim_argmax(sim_row_hash(history, total), RIG_VOCAB));
+	assert_int_equal(completion->value, rig_argmax(&rig, history, total));
 	slot->tokens[slot->count + slot->drawn++] = (uint32_t)completion->value;
 	tokens_checked++;
 }
@@ -401,6 +404,8 @@ static void start(uint64_t seed)
 	rig.device_options.depth = 1 + seed % 3;
 	rig.device_options.errors_per_million = 1000;
 	rig.device_options.seed = seed;
+	rig.device_options.regular_permille = seed % 3 ? 900 : 0;
+	rig.options.speculate = seed % 5 ? (uint32_t)(seed % 16) : 0;
 	rig.options.clients_max = CLIENTS;
 	rig.options.sessions_max = SESSIONS - 1;
 	rig.options.tokens_max = TOKENS;
@@ -451,6 +456,8 @@ static void run_seed(uint64_t seed, uint32_t ops)
 	assert_true(sent > rig.next_id * 9 / 10); /* the others' clients died */
 	sched_counters_read(rig.sched, &counters);
 	tokens_reused += counters.prefix_tokens;
+	drafts += counters.draft_rows;
+	drafts_accepted += counters.drafts_accepted;
 	evictions += counters.prefix_evictions;
 	rig_stop(&rig);
 }
@@ -473,8 +480,10 @@ static void random_operations(void **state)
 	print_message("# %llu rows and %llu tokens checked, %llu tokens found in the prefix cache, %llu of its pages evicted\n",
 		(unsigned long long)rows_checked, (unsigned long long)tokens_checked, (unsigned long long)tokens_reused,
 		(unsigned long long)evictions);
+	print_message("# %llu tokens guessed, %llu of them right\n", (unsigned long long)drafts, (unsigned long long)drafts_accepted);
 	if (seed || ops_text)
 		return;
+	assert_true(drafts_accepted > 400 && drafts > drafts_accepted + 200);
 	assert_true(rows_checked > 8000 && tokens_checked > 10000 && tokens_reused > 5000 && evictions > 1000);
 	for (enum attnd_status s = 0; s < ATTND_STATUS_END; s++)
 		if (statuses[s])
