@@ -165,17 +165,17 @@ static void chances_follow_what_happens(void **state)
 static void nothing_is_left_for_the_next(void **state)
 {
 	struct sched_draft a, b;
-	static uint32_t others[SCHED_DRAFT_GRAMS * 64];
+	static uint32_t others[SCHED_DRAFT_GRAMS * 4096];
 
 	(void)state;
 	random_state = 6;
 	fill(0, 20);
-	sched_draft_init(&a, slots, 64);
+	sched_draft_init(&a, slots, 4096);
 	sched_draft_follow(&a, tokens, 900, 900, true);
 	sched_draft_begin(&a);
-	sched_draft_init(&b, others, 64);
-	sched_draft_follow(&a, tokens + 1000, 700, 700, true);
-	sched_draft_follow(&b, tokens + 1000, 700, 700, true);
+	sched_draft_init(&b, others, 4096);
+	sched_draft_follow(&a, tokens + 1000, 300, 300, true);
+	sched_draft_follow(&b, tokens + 1000, 300, 300, true);
 	assert_memory_equal(slots, others, sizeof(others));
 	assert_memory_equal(a.chance, b.chance, sizeof(a.chance));
 	assert_int_equal(a.match, b.match);
