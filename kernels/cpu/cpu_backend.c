@@ -157,6 +157,7 @@ static int take_memory(struct kern_cpu *cpu)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < participants; i++) {
 		cpu->participants[i].cpu = cpu;
+		cpu->participants[i].share = i % cpu->share_count;
 		cpu->participants[i].scratch = cpu_alloc(backend, scratch_bytes, "scratch of a participant");
 		if (!cpu->participants[i].scratch)
 			return -ENOMEM;
@@ -191,6 +192,7 @@ int kern_cpu_create(struct kern_backend **backend, const struct kern_cpu_options
 	cpu->isa = isa;
 	cpu->amx = isa == BASE_ISA_AVX512 && cpu_products_amx() != NULL;
 	cpu->worker_count = options->workers;
+	cpu->share_count = options->workers < CPU_SHARES ? options->workers + 1 : CPU_SHARES;
 	cpu->spin_ns = (uint64_t)options->spin_us * 1000;
 	cpu->node = options->node;
 	cpu->ns_per_byte = 1e9 / bytes_per_second;

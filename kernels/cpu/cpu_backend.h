@@ -35,19 +35,30 @@ enum {
 	CPU_TILE_MAX_NS = 40 * 1000,    /* and no larger than this where they can be cut */
 	CPU_PARTIAL_BYTES = 8 << 20,    /* partial results of attention */
 	CPU_LINE = 64,
+	CPU_STAGE_PRODUCTS = 4,         /* at once */
+	CPU_SHARES = 64,
+	CPU_AHEAD_BYTES = 128 << 10,    /* of weights that an idle participant asks for before their stage begins */
 };
 
 struct kern_cpu;
 
-/* One operation, or one phase of attention, cut into tiles. */
+/* One of the products of a stage, and how it is cut. */
+struct cpu_stage_product {
+	struct cpu_product product;
+	uint32_t tile_rows, tile_groups; /* of a tile */
+	uint32_t group_tiles;            /* tiles side by side */
+	uint32_t tiles;
+};
+
+/* One operation, one phase of attention, or products of the same rows, cut into tiles. */
 struct cpu_stage {
 	void (*run)(struct kern_cpu *cpu, uint32_t tile, void *scratch);
 	uint32_t tiles, tile_ns;
 	const struct kern_op *op;
-	uint32_t rows, tile_rows;          /* in all; per tile */
-	uint32_t tile_groups, group_tiles; /* products: groups per tile, tiles side by side */
-	uint32_t span_pieces;              /* copies: tiles per span */
-	struct cpu_product product;
+	uint32_t rows, tile_rows; /* in all; per tile */
+	uint32_t span_pieces;     /* copies: tiles per span */
+	uint32_t product_count;
+	struct cpu_stage_product products[CPU_STAGE_PRODUCTS];
 };
 
 /* What is known of the work at hand's shared blocks: nothing, sought in slices, all. */
@@ -70,8 +81,25 @@ struct cpu_slot {
 	int status; /* of the finished ticket: 1 or a negative errno */
 };
 
+/* A run of the published stage's tiles. Its participants take them from the front, so that they read weights on from where
+ * they stand; who has none left takes from the back of others. */
+struct cpu_share {
+	/* Tiles that nobody has claimed yet: the first in the low half, the end in the high one. */
+	alignas(CPU_LINE) _Atomic uint64_t tiles;
+	_Atomic uintptr_t ahead; /* first of the weights that come next, or 0; only ever asked for, never read */
+};
+
+/* Where a share begins among `tiles`. */
+static inline uint32_t cpu_share_first(uint32_t tiles, uint32_t share, uint32_t share_count)
+{
+	return (uint32_t)((uint64_t)tiles * share / share_count);
+}
+
 struct cpu_participant {
 	alignas(CPU_LINE) struct kern_cpu *cpu;
+	uint32_t share;
+	uintptr_t ahead;      /* from here on weights have been asked for */
+	uint32_t ahead_bytes; /* so many */
 	void *scratch;
 	int64_t budget_ns; /* the owner's runs out, a worker's does not */
 	pthread_t thread;
@@ -87,10 +115,12 @@ struct kern_cpu {
 	bool amx;
 	double ns_per_byte, ns_per_product, ns_per_integer_product; /* of one participant */
 	uint32_t worker_count, workers_started;
+	uint32_t share_count; /* one per participant, as far as there are so many */
 	uint64_t spin_ns;
 
-	/* Generation of the published stage in the high half, tiles that nobody has claimed yet in the low one. */
-	alignas(CPU_LINE) _Atomic uint64_t claims;
+	/* Counts published stages: what sleeping and spinning workers look at. */
+	alignas(CPU_LINE) _Atomic uint32_t generation;
+	struct cpu_share shares[CPU_SHARES];
 	/* Tiles of the published stage that are not finished. */
 	alignas(CPU_LINE) _Atomic uint32_t unfinished;
 	alignas(CPU_LINE) _Atomic uint32_t sleepers;
@@ -169,12 +199,15 @@ void cpu_stage_cut_rows(struct kern_cpu *cpu, uint32_t rows, double row_ns);
 void cpu_stage_whole(struct kern_cpu *cpu, double ns);
 
 /* cpu_stage_product.c: a product of step_rows rows; first x is quantized where the weight wants that and nobody did. */
-void cpu_stage_matmul(struct kern_cpu *cpu, const struct kern_op *op);
+/* The first of `count` operations, and those behind it that may run at once; returns how many. */
+uint32_t cpu_stage_matmul(struct kern_cpu *cpu, const struct kern_op *ops, uint32_t count);
 void cpu_stage_logits(struct kern_cpu *cpu, const struct kern_op *op);
 /* Whether the operation must wait for its x to be quantized; then that is the stage. */
 bool cpu_stage_quantize(struct kern_cpu *cpu, const struct kern_op *op);
 /* The operation is about to be planned: what it writes is no longer what was quantized. */
 void cpu_stage_forget_quantized(struct kern_cpu *cpu, const struct kern_op *op);
+/* Tells each share where the weights begin that it will read in the next stage of products. */
+void cpu_stage_ahead(struct kern_cpu *cpu);
 uint32_t cpu_stage_cost_ns(double ns);
 
 /* cpu_stage_attention.c: the next phase of attention that has tiles, or a slice of the search for shared blocks; false: the

@@ -6,13 +6,13 @@
  *
  * Ordering edges:
  *   R1 publish -> A1 claim: a claimed tile sees the planned stage. Claims by others lie between the two in the
- *      modification order of `claims`; being read-modify-writes, they continue R1's release sequence.
+ *      modification order of a share's `tiles`; being read-modify-writes, they continue R1's release sequence.
  *   R2 tile_finished -> A2 tile_finished: whoever finishes the last tile sees the results of all.
  *   R3 ticket_finish -> A3 cpu_poll: the owner sees results and status of a finished ticket.
  *   R4 cpu_submit -> A4 ticket_finish: a holder that goes on with the next ticket sees its slot; the other way
  *      round, an owner that finds nothing pending sees the advancing state as the last holder left it.
- *   S1 publish / S2 worker_sleep: store claims, then read sleepers; count in sleepers, then read claims. All four are
- *      sequentially consistent, so that at least one side sees the other and no wake-up is lost.
+ *   S1 publish / S2 worker_sleep: count the generation, then read sleepers; count in sleepers, then read the generation.
+ *      All four are sequentially consistent, so that at least one side sees the other and no wake-up is lost.
  */
 #include <errno.h>
 #include <linux/futex.h>
@@ -28,7 +28,7 @@
 #include "base/base_log.h"
 #include "kernels/cpu/cpu_backend.h"
 
-/* A worker looks at the clock once in so many fruitless looks at the claims. */
+/* A worker looks at the clock once in so many fruitless looks for a new stage. */
 enum { SPINS_PER_CLOCK = 64 };
 
 static inline void spin_pause(void)
@@ -42,29 +42,20 @@ static inline void spin_pause(void)
 
 /* ---- sleeping and waking -------------------------------------------------------------------------------------- */
 
-/* The generation is the futex word: it changes with every published stage. */
-static uint32_t *generation_word(struct kern_cpu *cpu)
-{
-	const int high = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
-
-	return (uint32_t *)(void *)&cpu->claims + high;
-}
-
 static void wake_all(struct kern_cpu *cpu)
 {
-	(void)syscall(SYS_futex, generation_word(cpu), FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+	(void)syscall(SYS_futex, (uint32_t *)&cpu->generation, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
-static void worker_sleep(struct kern_cpu *cpu)
+/* generation: the last one that the worker has found without tiles to claim. */
+static void worker_sleep(struct kern_cpu *cpu, uint32_t generation)
 {
-	uint64_t seen;
-
 	/* S2, first half; pairs with publish and cpu_workers_stop. */
 	atomic_fetch_add_explicit(&cpu->sleepers, 1, memory_order_seq_cst);
 	/* S2, second half. A stage published from here on changes the generation, and the futex does not wait. */
-	seen = atomic_load_explicit(&cpu->claims, memory_order_seq_cst);
-	if ((uint32_t)seen == 0 && !atomic_load_explicit(&cpu->stopping, memory_order_seq_cst))
-		(void)syscall(SYS_futex, generation_word(cpu), FUTEX_WAIT_PRIVATE, (uint32_t)(seen >> 32), NULL, NULL, 0);
+	if (atomic_load_explicit(&cpu->generation, memory_order_seq_cst) == generation &&
+		!atomic_load_explicit(&cpu->stopping, memory_order_seq_cst))
+		(void)syscall(SYS_futex, (uint32_t *)&cpu->generation, FUTEX_WAIT_PRIVATE, generation, NULL, NULL, 0);
 	atomic_fetch_sub_explicit(&cpu->sleepers, 1, memory_order_relaxed);
 }
 
@@ -73,31 +64,67 @@ static void worker_sleep(struct kern_cpu *cpu)
 static void publish(struct kern_cpu *cpu)
 {
 	const uint32_t tiles = cpu->stage.tiles;
-	/* Nobody else writes claims while no tile is left to claim. */
-	const uint64_t generation = (atomic_load_explicit(&cpu->claims, memory_order_relaxed) >> 32) + 1;
 
 	atomic_store_explicit(&cpu->unfinished, tiles, memory_order_relaxed);
-	/* R1: publishes stage and unfinished; pairs with A1 in claim. S1, first half; pairs with S2 in worker_sleep. */
-	atomic_store_explicit(&cpu->claims, generation << 32 | tiles, memory_order_seq_cst);
+	for (uint32_t s = 0; s < cpu->share_count; s++) {
+		const uint64_t first = cpu_share_first(tiles, s, cpu->share_count);
+		const uint64_t end = cpu_share_first(tiles, s + 1, cpu->share_count);
+
+		/* R1: publishes stage and unfinished; pairs with A1 in claim. Nobody else writes where no tile is left. */
+		if (first < end)
+			atomic_store_explicit(&cpu->shares[s].tiles, end << 32 | first, memory_order_release);
+	}
+	/* S1, first half; pairs with S2 in worker_sleep. Who sees it, sees the shares. */
+	atomic_fetch_add_explicit(&cpu->generation, 1, memory_order_seq_cst);
 	/* S1, second half. */
 	if (atomic_load_explicit(&cpu->sleepers, memory_order_seq_cst) != 0)
 		wake_all(cpu);
 }
 
 /* A stage with an unclaimed tile cannot end, so what a successful claim reads of the stage stays as it is. */
-static bool claim(struct kern_cpu *cpu, uint32_t *tile)
+static bool claim_of(struct cpu_share *share, bool own, uint32_t *tile)
 {
-	uint64_t seen = atomic_load_explicit(&cpu->claims, memory_order_relaxed);
+	uint64_t seen = atomic_load_explicit(&share->tiles, memory_order_relaxed);
 
-	while ((uint32_t)seen != 0) {
+	while ((uint32_t)seen != (uint32_t)(seen >> 32)) {
+		const uint64_t left = own ? seen + 1 : seen - ((uint64_t)1 << 32);
+
 		/* A1: sees the stage; pairs with R1 in publish. */
-		if (atomic_compare_exchange_weak_explicit(&cpu->claims, &seen, seen - 1, memory_order_acquire,
+		if (atomic_compare_exchange_weak_explicit(&share->tiles, &seen, left, memory_order_acquire,
 				memory_order_relaxed)) {
-			*tile = cpu->stage.tiles - (uint32_t)seen;
+			*tile = own ? (uint32_t)seen : (uint32_t)(left >> 32);
 			return true;
 		}
 	}
 	return false;
+}
+
+static bool claim(struct kern_cpu *cpu, const struct cpu_participant *self, uint32_t *tile)
+{
+	for (uint32_t i = 0, share = self->share; i < cpu->share_count; i++) {
+		if (claim_of(&cpu->shares[share], i == 0, tile))
+			return true;
+		share = share + 1 < cpu->share_count ? share + 1 : 0;
+	}
+	return false;
+}
+
+/* Asks for a little more of the weights that come next. False: enough of them are on their way. */
+static bool read_ahead(const struct kern_cpu *cpu, struct cpu_participant *self)
+{
+	enum { BYTES = 512 };
+	const uintptr_t ahead = atomic_load_explicit(&cpu->shares[self->share].ahead, memory_order_relaxed);
+
+	if (self->ahead != ahead) {
+		self->ahead = ahead;
+		self->ahead_bytes = 0;
+	}
+	if (ahead == 0 || self->ahead_bytes >= CPU_AHEAD_BYTES)
+		return false;
+	for (uint32_t i = 0; i < BYTES; i += CPU_LINE)
+		__builtin_prefetch((const void *)(ahead + self->ahead_bytes + i), 0, 2);
+	self->ahead_bytes += BYTES;
+	return true;
 }
 
 /* ---- the right to advance ----------------------------------------------------------------------------------------- */
@@ -150,6 +177,7 @@ static void advance(struct kern_cpu *cpu, struct cpu_participant *self)
 				return;
 			if (worth_sharing(cpu)) {
 				cpu->next_tile = cpu->stage.tiles;
+				cpu_stage_ahead(cpu);
 				publish(cpu);
 				return;
 			}
@@ -209,9 +237,10 @@ int cpu_poll(struct kern_backend *backend, kern_ticket ticket)
 		if (cpu->held) {
 			cpu->held = false;
 			advance(cpu, self);
-		} else if (claim(cpu, &tile)) {
+		} else if (claim(cpu, self, &tile)) {
 			run_claimed(cpu, self, tile);
 		} else {
+			(void)read_ahead(cpu, self);
 			return 0;
 		}
 	}
@@ -222,32 +251,43 @@ int cpu_poll(struct kern_backend *backend, kern_ticket ticket)
 
 /* ---- the workers -------------------------------------------------------------------------------------------------- */
 
+/* Waits for the next stage: reading ahead, spinning, asleep. generation: the last one without tiles to claim. */
+static void worker_wait(struct kern_cpu *cpu, struct cpu_participant *self, struct base_clock *clock, uint32_t generation)
+{
+	int64_t idle_since_ns = 0;
+
+	for (uint32_t looks = 0;; looks++) {
+		if (atomic_load_explicit(&cpu->generation, memory_order_relaxed) != generation ||
+			atomic_load_explicit(&cpu->stopping, memory_order_relaxed))
+			return;
+		if (!read_ahead(cpu, self))
+			spin_pause();
+		if (looks == 0)
+			idle_since_ns = base_clock_now(clock);
+		else if (looks % SPINS_PER_CLOCK == 0 && base_clock_now(clock) - idle_since_ns >= (int64_t)cpu->spin_ns)
+			break;
+	}
+	worker_sleep(cpu, generation);
+}
+
 static void *worker_main(void *argument)
 {
 	struct cpu_participant *self = argument;
 	struct kern_cpu *cpu = self->cpu;
 	struct base_clock clock;
-	int64_t idle_since_ns;
-	uint32_t tile, looks = 0;
+	uint32_t tile;
 
 	base_clock_init(&clock);
-	idle_since_ns = base_clock_now(&clock);
 	self->budget_ns = INT64_MAX;
 	while (!atomic_load_explicit(&cpu->stopping, memory_order_relaxed)) {
-		if (claim(cpu, &tile)) {
+		/* Acquire: the tiles of this generation are seen; pairs with S1 in publish. */
+		const uint32_t generation = atomic_load_explicit(&cpu->generation, memory_order_acquire);
+
+		while (claim(cpu, self, &tile)) {
 			run_claimed(cpu, self, tile);
 			self->budget_ns = INT64_MAX;
-			looks = 0;
-			continue;
 		}
-		spin_pause();
-		if (looks++ == 0)
-			idle_since_ns = base_clock_now(&clock);
-		else if (looks % SPINS_PER_CLOCK == 0 &&
-				base_clock_now(&clock) - idle_since_ns >= (int64_t)cpu->spin_ns) {
-			worker_sleep(cpu);
-			looks = 0;
-		}
+		worker_wait(cpu, self, &clock, generation);
 	}
 	return NULL;
 }
@@ -306,7 +346,7 @@ void cpu_workers_stop(struct kern_cpu *cpu)
 {
 	/* S1 of the stop: the store and the new generation come before the wake; pairs with S2 in worker_sleep. */
 	atomic_store_explicit(&cpu->stopping, true, memory_order_seq_cst);
-	atomic_fetch_add_explicit(&cpu->claims, (uint64_t)1 << 32, memory_order_seq_cst);
+	atomic_fetch_add_explicit(&cpu->generation, 1, memory_order_seq_cst);
 	wake_all(cpu);
 	for (uint32_t i = 0; i < cpu->workers_started; i++)
 		pthread_join(cpu->participants[1 + i].thread, NULL);

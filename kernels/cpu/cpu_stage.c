@@ -243,8 +243,7 @@ static void plan_op(struct kern_cpu *cpu, const struct kern_op *op)
 	case KERN_OP_ADD:
 		plan_rows(cpu, run_elementwise, 0.2);
 		break;
-	case KERN_OP_MATMUL:
-		cpu_stage_matmul(cpu, op);
+	case KERN_OP_MATMUL: /* may take its neighbours along, see step_next */
 		break;
 	case KERN_OP_LOGITS:
 		cpu_stage_logits(cpu, op);
@@ -287,8 +286,13 @@ static bool step_next(struct kern_cpu *cpu)
 		cpu_stage_forget_quantized(cpu, op);
 		if (op->kind == KERN_OP_ATTENTION && cpu_stage_step_attention(cpu, step, op))
 			return true;
-		cpu->cursor++;
-		plan_op(cpu, op);
+		if (op->kind == KERN_OP_MATMUL) {
+			cpu->stage.op = op;
+			cpu->cursor += cpu_stage_matmul(cpu, op, program->op_count - cpu->cursor);
+		} else {
+			cpu->cursor++;
+			plan_op(cpu, op);
+		}
 		if (cpu->stage.tiles > 0)
 			return true;
 	}

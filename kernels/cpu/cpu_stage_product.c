@@ -76,36 +76,7 @@ void cpu_stage_forget_quantized(struct kern_cpu *cpu, const struct kern_op *op)
 		cpu->quantized = NULL;
 }
 
-/* ---- products ----------------------------------------------------------------------------------------------------- */
-
-/* Which rows and groups a tile is. Tiles that follow each other share weights: ROW_TILES tiles of rows take turns on the same
- * groups before the next groups come, so that weights are read from memory once for all of these rows, while their x stays
- * in the second-level cache. */
-enum { ROW_TILES = 4 };
-
-static void tile_place(const struct cpu_stage *stage, uint32_t tile, uint32_t *row_tile, uint32_t *group_tile)
-{
-	const uint32_t row_tiles = divide_up(stage->rows, stage->tile_rows), first = tile / (ROW_TILES * stage->group_tiles) * ROW_TILES;
-	const uint32_t turns = row_tiles - first < ROW_TILES ? row_tiles - first : ROW_TILES;
-
-	tile %= ROW_TILES * stage->group_tiles;
-	*row_tile = first + tile % turns;
-	*group_tile = tile / turns;
-}
-
-static void run_product(struct kern_cpu *cpu, uint32_t tile, void *scratch)
-{
-	const struct cpu_stage *stage = &cpu->stage;
-	const uint32_t groups = stage->product.weight->groups;
-	uint32_t row, group;
-
-	tile_place(stage, tile, &row, &group);
-	row *= stage->tile_rows;
-	group *= stage->tile_groups;
-	cpu_products_of(cpu, stage->product.weight)->run(&stage->product, row,
-		stage->rows - row < stage->tile_rows ? stage->rows - row : stage->tile_rows,
-		group, groups - group < stage->tile_groups ? groups - group : stage->tile_groups, scratch);
-}
+/* ---- cutting ------------------------------------------------------------------------------------------------------ */
 
 /* The time of `rows` by `groups`: computing, or reading the weights. */
 static double product_ns(const struct kern_cpu *cpu, const struct kern_weight *weight, uint32_t rows, uint32_t groups)
@@ -131,63 +102,137 @@ static uint32_t product_tile_rows(const struct kern_cpu *cpu, const struct kern_
 	return divide_up(divide_up(rows, divide_up(rows, most)), unit) * unit;
 }
 
-static void plan_product(struct kern_cpu *cpu, const struct cpu_product *product, uint32_t rows)
+/* Groups of a tile: no less than CPU_TILE_NS takes, and as many tiles for everyone. */
+static uint32_t product_tile_groups(const struct kern_cpu *cpu, const struct kern_weight *weight, uint32_t tile_rows)
 {
-	const struct kern_weight *weight = product->weight;
-	const uint32_t unit = cpu_products_of(cpu, weight)->tile_groups;
-	struct cpu_stage *stage = &cpu->stage;
-	double unit_ns;
+	const uint32_t unit = cpu_products_of(cpu, weight)->tile_groups, participants = cpu->worker_count + 1;
+	const double unit_ns = product_ns(cpu, weight, tile_rows, unit);
+	const uint32_t least = unit_ns < CPU_TILE_NS ? unit * (uint32_t)(CPU_TILE_NS / unit_ns) : unit;
+	const uint32_t tiles = divide_up(divide_up(weight->groups, least), participants) * participants;
 
-	/* After SELECT there may be no row left: a step that only appends has no outputs. */
-	if (rows == 0)
-		return;
-	stage->run = run_product;
-	stage->product = *product;
-	stage->rows = rows;
-	if (rows <= CPU_PRODUCT_ROWS) {
-		const double whole_ns = product_ns(cpu, weight, rows, weight->groups);
-
-		if (whole_ns < CPU_SHARE_NS) {
-			stage->tile_rows = rows;
-			stage->tile_groups = weight->groups;
-			stage->group_tiles = 1;
-			stage->tiles = 1;
-			stage->tile_ns = cpu_stage_cost_ns(whole_ns);
-			return;
-		}
-	}
-	stage->tile_rows = product_tile_rows(cpu, weight, rows);
-	stage->tile_groups = unit;
-	unit_ns = product_ns(cpu, weight, stage->tile_rows, unit);
-	if (unit_ns < CPU_TILE_NS)
-		stage->tile_groups = unit * (uint32_t)(CPU_TILE_NS / unit_ns);
-	stage->group_tiles = divide_up(weight->groups, stage->tile_groups);
-	stage->tiles = divide_up(rows, stage->tile_rows) * stage->group_tiles;
-	stage->tile_ns = cpu_stage_cost_ns(unit_ns * stage->tile_groups / unit);
+	return divide_up(divide_up(weight->groups, tiles), unit) * unit;
 }
 
-void cpu_stage_matmul(struct kern_cpu *cpu, const struct kern_op *op)
+/* Cuts the products of `rows` rows whose weights are set. */
+static void cut_products(const struct kern_cpu *cpu, struct cpu_stage *stage, uint32_t rows)
+{
+	double ns = 0.0;
+
+	for (uint32_t i = 0; i < stage->product_count; i++)
+		ns += product_ns(cpu, stage->products[i].product.weight, rows, stage->products[i].product.weight->groups);
+	stage->rows = rows;
+	stage->tiles = 0;
+	for (uint32_t i = 0; i < stage->product_count; i++) {
+		struct cpu_stage_product *cut = &stage->products[i];
+		const struct kern_weight *weight = cut->product.weight;
+		const bool whole = rows <= CPU_PRODUCT_ROWS && ns < CPU_SHARE_NS;
+
+		cut->tile_rows = whole ? rows : product_tile_rows(cpu, weight, rows);
+		cut->tile_groups = whole ? weight->groups : product_tile_groups(cpu, weight, cut->tile_rows);
+		cut->group_tiles = divide_up(weight->groups, cut->tile_groups);
+		cut->tiles = divide_up(rows, cut->tile_rows) * cut->group_tiles;
+		stage->tiles += cut->tiles;
+	}
+	stage->tile_ns = cpu_stage_cost_ns(ns / stage->tiles);
+}
+
+/* Which of the stage's products a tile is of; the tile becomes its number there. */
+static const struct cpu_stage_product *product_of_tile(const struct cpu_stage *stage, uint32_t *tile)
+{
+	const struct cpu_stage_product *cut = stage->products;
+
+	while (*tile >= cut->tiles)
+		*tile -= (cut++)->tiles;
+	return cut;
+}
+
+/* Which rows and groups a tile is. Tiles that follow each other share weights: ROW_TILES tiles of rows take turns on the same
+ * groups before the next groups come, so that weights are read from memory once for all of these rows, while their x stays
+ * in the second-level cache. */
+enum { ROW_TILES = 4 };
+
+static void tile_place(const struct cpu_stage_product *cut, uint32_t rows, uint32_t tile, uint32_t *row, uint32_t *group)
+{
+	const uint32_t row_tiles = divide_up(rows, cut->tile_rows), first = tile / (ROW_TILES * cut->group_tiles) * ROW_TILES;
+	const uint32_t turns = row_tiles - first < ROW_TILES ? row_tiles - first : ROW_TILES;
+
+	tile %= ROW_TILES * cut->group_tiles;
+	*row = (first + tile % turns) * cut->tile_rows;
+	*group = tile / turns * cut->tile_groups;
+}
+
+/* ---- products ----------------------------------------------------------------------------------------------------- */
+
+static void run_product(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+{
+	const struct cpu_stage *stage = &cpu->stage;
+	const struct cpu_stage_product *cut = product_of_tile(stage, &tile);
+	const uint32_t groups = cut->product.weight->groups;
+	uint32_t row, group;
+
+	tile_place(cut, stage->rows, tile, &row, &group);
+	cpu_products_of(cpu, cut->product.weight)->run(&cut->product, row,
+		stage->rows - row < cut->tile_rows ? stage->rows - row : cut->tile_rows,
+		group, groups - group < cut->tile_groups ? groups - group : cut->tile_groups, scratch);
+}
+
+/* Whether the second one may run while the first does: both read the same rows in the same form, which no product writes (see
+ * cpu_program.c), and neither writes where the other does. */
+static bool independent(const struct kern_op *a, const struct kern_op *b)
+{
+	return b->kind == KERN_OP_MATMUL && a->src == b->src && a->weight->integers == b->weight->integers &&
+		(a->dst != b->dst || a->u0 + a->weight->n <= b->u0 || b->u0 + b->weight->n <= a->u0);
+}
+
+/* The product at ops[0] and those behind it that may run with it. */
+static uint32_t products_together(const struct kern_op *ops, uint32_t count)
+{
+	uint32_t together = 1;
+
+	while (together < count && together < CPU_STAGE_PRODUCTS) {
+		for (uint32_t i = 0; i < together; i++)
+			if (!independent(&ops[i], &ops[together]))
+				return together;
+		together++;
+	}
+	return together;
+}
+
+uint32_t cpu_stage_matmul(struct kern_cpu *cpu, const struct kern_op *ops, uint32_t count)
 {
 	const struct cpu_workspace *workspace = workspace_at_hand(cpu);
-	const struct cpu_product product = {
-		.weight = op->weight,
-		.x = workspace->slots[op->src],
-		.x_stride = workspace->stride[op->src],
-		.rows8 = workspace->rows8,
-		.y = workspace->slots[op->dst] + op->u0,
-		.y_stride = workspace->stride[op->dst],
-		.bias = op->bias,
-		.add = op->add,
-	};
+	struct cpu_stage *stage = &cpu->stage;
 
-	plan_product(cpu, &product, cpu->step_rows);
+	stage->product_count = products_together(ops, count);
+	/* After SELECT there may be no row left: a step that only appends has no outputs. */
+	if (cpu->step_rows == 0)
+		return stage->product_count;
+	stage->run = run_product;
+	for (uint32_t i = 0; i < stage->product_count; i++)
+		stage->products[i].product = (struct cpu_product){
+			.weight = ops[i].weight,
+			.x = workspace->slots[ops[i].src],
+			.x_stride = workspace->stride[ops[i].src],
+			.rows8 = workspace->rows8,
+			.y = workspace->slots[ops[i].dst] + ops[i].u0,
+			.y_stride = workspace->stride[ops[i].dst],
+			.bias = ops[i].bias,
+			.add = ops[i].add,
+		};
+	cut_products(cpu, stage, cpu->step_rows);
+	return stage->product_count;
 }
 
 void cpu_stage_logits(struct kern_cpu *cpu, const struct kern_op *op)
 {
 	const struct cpu_workspace *workspace = workspace_at_hand(cpu);
 	const struct kern_step *step = step_at_hand(cpu);
-	const struct cpu_product product = {
+
+	if (!logits_wanted(step) || cpu->step_rows == 0)
+		return;
+	cpu->stage.run = run_product;
+	cpu->stage.product_count = 1;
+	cpu->stage.products[0].product = (struct cpu_product){
 		.weight = op->weight,
 		.x = workspace->slots[op->src],
 		.x_stride = workspace->stride[op->src],
@@ -195,7 +240,48 @@ void cpu_stage_logits(struct kern_cpu *cpu, const struct kern_op *op)
 		.outs = step->outs,
 		.bias = op->bias,
 	};
+	cut_products(cpu, &cpu->stage, cpu->step_rows);
+}
 
-	if (logits_wanted(step))
-		plan_product(cpu, &product, cpu->step_rows);
+/* ---- what comes next ---------------------------------------------------------------------------------------------- */
+
+/* The next product from the cursor on, around the end: as a rule the same program runs again. NULL: it has none. left: how many
+ * operations there are from it on. */
+static const struct kern_op *next_product(const struct kern_cpu *cpu, const struct kern_program *program, uint32_t *left)
+{
+	for (uint32_t i = 0; i < program->op_count; i++) {
+		const uint32_t at = (cpu->cursor + i) % program->op_count;
+
+		*left = program->op_count - at;
+		if (program->ops[at].kind == KERN_OP_MATMUL || program->ops[at].kind == KERN_OP_LOGITS)
+			return &program->ops[at];
+	}
+	return NULL;
+}
+
+void cpu_stage_ahead(struct kern_cpu *cpu)
+{
+	const struct kern_work *work = cpu_work_at_hand(cpu);
+	struct cpu_stage next;
+	const struct kern_op *op;
+	uint32_t left, row, group;
+
+	if (work->kind != KERN_WORK_STEP || cpu->step_rows == 0)
+		return;
+	op = next_product(cpu, work->step.program, &left);
+	if (!op)
+		return;
+	next.product_count = op->kind == KERN_OP_MATMUL ? products_together(op, left) : 1;
+	for (uint32_t i = 0; i < next.product_count; i++)
+		next.products[i].product.weight = op[i].weight;
+	cut_products(cpu, &next, cpu->step_rows);
+	for (uint32_t s = 0; s < cpu->share_count; s++) {
+		uint32_t tile = cpu_share_first(next.tiles, s, cpu->share_count);
+		const struct cpu_stage_product *cut = product_of_tile(&next, &tile);
+
+		tile_place(cut, next.rows, tile, &row, &group);
+		/* Relaxed: nothing hangs on it but what a cache holds. */
+		atomic_store_explicit(&cpu->shares[s].ahead, (uintptr_t)cpu_weight_group(cut->product.weight, group),
+			memory_order_relaxed);
+	}
 }
