@@ -2,7 +2,7 @@
  * Whether what was admitted with a deadline makes it, and whether what could be made is admitted: beside newcomers with and without
  * deadlines, backlogs, other models, other tenants, quotas, chunks smaller than steps, stalls; and that nobody else is held up
  * for it. On a modelled device and a fake clock.
- * Time limit: 900 s (with sanitizers).
+ * Time limit: 1500 s (with sanitizers).
  */
 #include <setjmp.h>
 #include <stdarg.h>
