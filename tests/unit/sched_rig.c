@@ -418,3 +418,39 @@ void rig_tokens(uint32_t *tokens, uint32_t count, uint64_t seed)
 	for (uint32_t i = 0; i < count; i++)
 		tokens[i] = (uint32_t)base_rand_below(&seed, RIG_VOCAB);
 }
+
+uint64_t rig_ask(struct rig *rig, uint32_t client, uint64_t session, uint32_t count, uint8_t class, int64_t deadline_ns)
+{
+	static const uint32_t zeros[1024];
+	struct attnd_request record = rig_step_record(session, count, ATTND_OUT_ARGMAX);
+
+	record.priority_class = class;
+	record.deadline_ns = deadline_ns;
+	return rig_send(rig, client, record, zeros, rig_loan(rig, client, 64));
+}
+
+int64_t rig_learn(struct rig *rig, uint32_t client, uint64_t session, uint32_t count, uint32_t times)
+{
+	int64_t ns = 0;
+
+	for (uint32_t i = 0; i < times; i++) {
+		const uint64_t id = rig_ask(rig, client, session, count, ATTND_CLASS_LATENCY, 0);
+
+		ns = rig->clock.fake_ns;
+		rig_run(rig);
+		ns = rig_take(rig, id).done_ns - ns;
+		rig_rewind(rig, client);
+		rig_send(rig, client, rig_session_record(ATTND_OP_TRUNCATE, session, 0), NULL, NULL);
+		rig_run(rig);
+		rig->reply_count = 0;
+	}
+	return ns;
+}
+
+void rig_kept(struct rig *rig, uint64_t id)
+{
+	const struct attnd_completion completion = rig_take(rig, id);
+
+	assert_int_equal(completion.status, ATTND_OK);
+	assert_int_equal(completion.flags, ATTND_CPL_FINAL);
+}

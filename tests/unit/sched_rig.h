@@ -107,4 +107,13 @@ uint32_t rig_argmax(const struct rig *rig, const uint32_t *history, uint32_t cou
 /* Some tokens below RIG_VOCAB that depend on the seed. */
 void rig_tokens(uint32_t *tokens, uint32_t count, uint64_t seed);
 
+/* ---- promises ---- */
+
+/* STEP of so many (at most 1024) tokens. */
+uint64_t rig_ask(struct rig *rig, uint32_t client, uint64_t session, uint32_t count, uint8_t class, int64_t deadline_ns);
+/* The cost model learns; how long so many rows take alone. */
+int64_t rig_learn(struct rig *rig, uint32_t client, uint64_t session, uint32_t count, uint32_t times);
+/* It is done, well and in time. */
+void rig_kept(struct rig *rig, uint64_t id);
+
 #endif
