@@ -37,10 +37,11 @@ enum {
 	CPU_LINE = 64,
 	CPU_STAGE_PRODUCTS = 4,         /* at once */
 	CPU_SHARES = 64,
-	CPU_AHEAD_BYTES = 128 << 10,    /* of weights that an idle participant asks for before their stage begins */
+	CPU_NO_TILE = INT32_MAX,
 };
 
 struct kern_cpu;
+struct cpu_participant;
 
 /* One of the products of a stage, and how it is cut. */
 struct cpu_stage_product {
@@ -52,7 +53,7 @@ struct cpu_stage_product {
 
 /* One operation, one phase of attention, or products of the same rows, cut into tiles. */
 struct cpu_stage {
-	void (*run)(struct kern_cpu *cpu, uint32_t tile, void *scratch);
+	void (*run)(struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self);
 	uint32_t tiles, tile_ns;
 	const struct kern_op *op;
 	uint32_t rows, tile_rows; /* in all; per tile */
@@ -86,7 +87,9 @@ struct cpu_slot {
 struct cpu_share {
 	/* Tiles that nobody has claimed yet: the first in the low half, the end in the high one. */
 	alignas(CPU_LINE) _Atomic uint64_t tiles;
-	_Atomic uintptr_t ahead; /* first of the weights that come next, or 0; only ever asked for, never read */
+	/* Of the weights that come next: the first tile's, or 0. Only ever asked for, never read. */
+	_Atomic uintptr_t ahead;
+	_Atomic size_t ahead_bytes;
 };
 
 /* Where a share begins among `tiles`. */
@@ -98,8 +101,9 @@ static inline uint32_t cpu_share_first(uint32_t tiles, uint32_t share, uint32_t 
 struct cpu_participant {
 	alignas(CPU_LINE) struct kern_cpu *cpu;
 	uint32_t share;
-	uintptr_t ahead;      /* from here on weights have been asked for */
-	uint32_t ahead_bytes; /* so many */
+	uint32_t next_tile;     /* of the stage, that it is likely to run next; CPU_NO_TILE */
+	uintptr_t share_ahead;  /* what of its share's `ahead` it has taken up */
+	struct cpu_ahead ahead;
 	void *scratch;
 	int64_t budget_ns; /* the owner's runs out, a worker's does not */
 	pthread_t thread;
@@ -214,6 +218,19 @@ uint32_t cpu_stage_cost_ns(double ns);
  * operation has no further stage. */
 bool cpu_stage_step_attention(struct kern_cpu *cpu, const struct kern_step *step, const struct kern_op *op);
 bool cpu_stage_raw_attention(struct kern_cpu *cpu, const struct kern_attend *items, uint32_t count);
+
+/* From here on self asks for the first weights that its share will read in the next stage of products. */
+static inline void cpu_share_want(const struct kern_cpu *cpu, struct cpu_participant *self)
+{
+	const struct cpu_share *share = &cpu->shares[self->share];
+	const uintptr_t ahead = atomic_load_explicit(&share->ahead, memory_order_relaxed);
+
+	if (self->share_ahead == ahead)
+		return;
+	self->share_ahead = ahead;
+	cpu_ahead_want_one(&self->ahead, (const void *)ahead,
+		ahead == 0 ? 0 : atomic_load_explicit(&share->ahead_bytes, memory_order_relaxed));
+}
 
 /* cpu_execute.c */
 int cpu_submit(struct kern_backend *backend, const struct kern_work *work, kern_ticket *ticket);

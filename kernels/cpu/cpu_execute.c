@@ -82,7 +82,7 @@ static void publish(struct kern_cpu *cpu)
 }
 
 /* A stage with an unclaimed tile cannot end, so what a successful claim reads of the stage stays as it is. */
-static bool claim_of(struct cpu_share *share, bool own, uint32_t *tile)
+static bool claim_of(struct cpu_share *share, bool own, struct cpu_participant *self, uint32_t *tile)
 {
 	uint64_t seen = atomic_load_explicit(&share->tiles, memory_order_relaxed);
 
@@ -93,16 +93,17 @@ static bool claim_of(struct cpu_share *share, bool own, uint32_t *tile)
 		if (atomic_compare_exchange_weak_explicit(&share->tiles, &seen, left, memory_order_acquire,
 				memory_order_relaxed)) {
 			*tile = own ? (uint32_t)seen : (uint32_t)(left >> 32);
+			self->next_tile = (uint32_t)left == (uint32_t)(left >> 32) ? CPU_NO_TILE : own ? *tile + 1 : *tile - 1;
 			return true;
 		}
 	}
 	return false;
 }
 
-static bool claim(struct kern_cpu *cpu, const struct cpu_participant *self, uint32_t *tile)
+static bool claim(struct kern_cpu *cpu, struct cpu_participant *self, uint32_t *tile)
 {
 	for (uint32_t i = 0, share = self->share; i < cpu->share_count; i++) {
-		if (claim_of(&cpu->shares[share], i == 0, tile))
+		if (claim_of(&cpu->shares[share], i == 0, self, tile))
 			return true;
 		share = share + 1 < cpu->share_count ? share + 1 : 0;
 	}
@@ -112,18 +113,12 @@ static bool claim(struct kern_cpu *cpu, const struct cpu_participant *self, uint
 /* Asks for a little more of the weights that come next. False: enough of them are on their way. */
 static bool read_ahead(const struct kern_cpu *cpu, struct cpu_participant *self)
 {
-	enum { BYTES = 512 };
-	const uintptr_t ahead = atomic_load_explicit(&cpu->shares[self->share].ahead, memory_order_relaxed);
+	enum { LINES = 8 };
 
-	if (self->ahead != ahead) {
-		self->ahead = ahead;
-		self->ahead_bytes = 0;
-	}
-	if (ahead == 0 || self->ahead_bytes >= CPU_AHEAD_BYTES)
+	cpu_share_want(cpu, self);
+	if (!cpu_ahead_left(&self->ahead))
 		return false;
-	for (uint32_t i = 0; i < BYTES; i += CPU_LINE)
-		__builtin_prefetch((const void *)(ahead + self->ahead_bytes + i), 0, 2);
-	self->ahead_bytes += BYTES;
+	cpu_ahead_ask(&self->ahead, LINES);
 	return true;
 }
 
@@ -182,7 +177,8 @@ static void advance(struct kern_cpu *cpu, struct cpu_participant *self)
 				return;
 			}
 		}
-		cpu->stage.run(cpu, cpu->next_tile++, self->scratch);
+		self->next_tile = cpu->next_tile + 1 < cpu->stage.tiles ? cpu->next_tile + 1 : CPU_NO_TILE;
+		cpu->stage.run(cpu, cpu->next_tile++, self);
 		self->budget_ns -= cpu->stage.tile_ns;
 		if (self->budget_ns <= 0) {
 			cpu->held = true;
@@ -193,7 +189,7 @@ static void advance(struct kern_cpu *cpu, struct cpu_participant *self)
 
 static void run_claimed(struct kern_cpu *cpu, struct cpu_participant *self, uint32_t tile)
 {
-	cpu->stage.run(cpu, tile, self->scratch);
+	cpu->stage.run(cpu, tile, self);
 	self->budget_ns -= cpu->stage.tile_ns;
 	/* R2 and A2: pair with each other, from every tile's finisher to the last one. */
 	if (atomic_fetch_sub_explicit(&cpu->unfinished, 1, memory_order_acq_rel) == 1)

@@ -30,6 +30,7 @@
 #include <string.h>
 
 #include "base/base_cpu.h"
+#include "kernels/cpu/cpu_ahead.h"
 #include "kernels/cpu/cpu_weight.h"
 #include "kernels/kern_backend.h"
 
@@ -114,9 +115,10 @@ struct cpu_products {
 	uint32_t tile_groups; /* groups of features that are best computed together */
 	uint32_t tile_rows;   /* the same for rows */
 	size_t scratch_bytes; /* per participant, 64-byte aligned */
-	/* Rows row..row+rows (at most CPU_PRODUCT_ROWS) and groups group..group+groups. */
+	/* Rows row..row+rows (at most CPU_PRODUCT_ROWS) and groups group..group+groups. ahead: asked for on the way, as many bytes as
+	 * the groups have. */
 	void (*run)(const struct cpu_product *product, uint32_t row, uint32_t rows, uint32_t group, uint32_t groups,
-		void *scratch);
+		struct cpu_ahead *ahead, void *scratch);
 	/* Integer weights: rows row..row+rows of x, k elements each; row is a multiple of 16. NULL for floats. */
 	void (*quantize)(const struct cpu_rows8 *to, const float *x, size_t x_stride, uint32_t row, uint32_t rows,
 		uint32_t k);

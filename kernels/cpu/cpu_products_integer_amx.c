@@ -7,7 +7,7 @@
  */
 #include "kernels/cpu/cpu_integer_avx512.inc"
 
-enum { TILE_ROWS = 16, TILE_GROUPS = 2, PREFETCH_BYTES = 4096 };
+enum { TILE_ROWS = 16, TILE_GROUPS = 2 };
 
 struct scratch {
 	float totals[TILE_GROUPS][CPU_PRODUCT_ROWS * LANES];
@@ -141,11 +141,13 @@ static inline uint32_t wide_of(const struct cpu_rows8_block *x, size_t row)
 }
 
 static inline __attribute__((always_inline)) void tiles(const enum kern_type type, const uint32_t groups, uint32_t rows,
-	const struct kern_weight *weight, uint32_t group, const struct cpu_rows8 *x, uint32_t row, struct scratch *scratch)
+	const struct kern_weight *weight, uint32_t group, const struct cpu_rows8 *x, uint32_t row, struct cpu_ahead *ahead,
+	struct scratch *scratch)
 {
 	const struct cpu_format format = cpu_format_of(type);
 	const uint32_t chunk_blocks = format.chunk / CPU_WEIGHT_BLOCK, blocks = weight->k / CPU_WEIGHT_BLOCK;
 	const size_t chunk_bytes = cpu_chunk_layout(format).vectors * (size_t)V, stride = x->row_stride;
+	const uint32_t block_lines = (uint32_t)(chunk_bytes / chunk_blocks + CPU_AHEAD_LINE - 1) / CPU_AHEAD_LINE;
 	const bool offsets = format.scaling == KERN_SCALING_DM || format.scaling == KERN_SCALING_SUPER_DM;
 
 	for (uint32_t g = 0; g < groups; g++)
@@ -158,8 +160,7 @@ static inline __attribute__((always_inline)) void tiles(const enum kern_type typ
 		for (uint32_t g = 0; g < groups; g++) {
 			const unsigned char *chunk = cpu_weight_group(weight, group + g) + b / chunk_blocks * chunk_bytes;
 
-			for (size_t i = 0; i < (size_t)format.bits * V; i += 64)
-				__builtin_prefetch(chunk + b % chunk_blocks * format.bits * V + PREFETCH_BYTES + i);
+			cpu_ahead_ask(ahead, block_lines);
 			scales[g] = unpack_scales(format, chunk, b % chunk_blocks);
 			load_codes(format, chunk + (size_t)(b % chunk_blocks) * format.bits * V, g, scratch);
 		}
@@ -194,13 +195,14 @@ static inline __attribute__((always_inline)) void tiles(const enum kern_type typ
 	}
 }
 
-typedef void tiles_fn(uint32_t, const struct kern_weight *, uint32_t, const struct cpu_rows8 *, uint32_t, struct scratch *);
+typedef void tiles_fn(uint32_t, const struct kern_weight *, uint32_t, const struct cpu_rows8 *, uint32_t,
+	struct cpu_ahead *, struct scratch *);
 
 #define TILES(type, groups)                                                                                              \
 	static void tiles_##type##_##groups(uint32_t rows, const struct kern_weight *weight, uint32_t group,             \
-		const struct cpu_rows8 *x, uint32_t row, struct scratch *scratch)                                        \
+		const struct cpu_rows8 *x, uint32_t row, struct cpu_ahead *ahead, struct scratch *scratch)               \
 	{                                                                                                                \
-		tiles(KERN_##type, groups, rows, weight, group, x, row, scratch);                                        \
+		tiles(KERN_##type, groups, rows, weight, group, x, row, ahead, scratch);                                 \
 	}
 #define TILES_TYPE(type) TILES(type, 1) TILES(type, 2)
 #define TILES_ENTRY(type) [KERN_##type] = {tiles_##type##_1, tiles_##type##_2},
@@ -209,20 +211,22 @@ EACH_INTEGER_TYPE(TILES_TYPE)
 
 static tiles_fn *const tiles_table[KERN_TYPE_END][TILE_GROUPS] = {EACH_INTEGER_TYPE(TILES_ENTRY)};
 
-static void run(const struct cpu_product *product, uint32_t row, uint32_t rows, uint32_t group, uint32_t groups, void *memory)
+static void run(const struct cpu_product *product, uint32_t row, uint32_t rows, uint32_t group, uint32_t groups,
+	struct cpu_ahead *ahead, void *memory)
 {
 	const struct kern_weight *weight = product->weight;
 	const uint32_t whole = rows / TILE_ROWS * TILE_ROWS, end = group + groups;
 	struct scratch *scratch = memory;
 
 	if (whole < rows)
-		cpu_products_integer_avx512.run(product, row + whole, rows - whole, group, groups, memory);
+		cpu_products_integer_avx512.run(product, row + whole, rows - whole, group, groups,
+			whole == 0 ? ahead : &(struct cpu_ahead){.bytes = 0}, memory);
 	if (whole == 0)
 		return;
 	configure(cpu_format_of(weight->type).sub);
 	for (uint32_t g = group, wide; g < end; g += wide) {
 		wide = end - g < TILE_GROUPS ? end - g : TILE_GROUPS;
-		tiles_table[weight->type][wide - 1](whole, weight, g, &product->rows8, row, scratch);
+		tiles_table[weight->type][wide - 1](whole, weight, g, &product->rows8, row, ahead, scratch);
 		for (uint32_t i = 0; i < wide; i++) {
 			const uint32_t first = (g + i) * LANES, left = weight->n - first;
 

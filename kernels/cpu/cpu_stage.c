@@ -71,14 +71,14 @@ static uint32_t dst_width(struct kern_cpu *cpu)
 	return step_at_hand(cpu)->program->slot_width[cpu->stage.op->dst];
 }
 
-static void run_embed(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+static void run_embed(struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self)
 {
 	const struct kern_step *step = step_at_hand(cpu);
 	const struct kern_op *op = cpu->stage.op;
 	const uint32_t width = dst_width(cpu);
 	uint32_t end;
 
-	(void)scratch;
+	(void)self;
 	for (uint32_t r = tile_rows(&cpu->stage, tile, &end); r < end; r++) {
 		float *to = row_of(workspace_at_hand(cpu), op->dst, r);
 
@@ -96,14 +96,14 @@ static void run_embed(struct kern_cpu *cpu, uint32_t tile, void *scratch)
 	}
 }
 
-static void run_norm(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+static void run_norm(struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self)
 {
 	const struct cpu_workspace *workspace = workspace_at_hand(cpu);
 	const struct kern_op *op = cpu->stage.op;
 	const uint32_t width = dst_width(cpu);
 	uint32_t end;
 
-	(void)scratch;
+	(void)self;
 	for (uint32_t r = tile_rows(&cpu->stage, tile, &end); r < end; r++) {
 		float *to = row_of(workspace, op->dst, r);
 		const float *from = row_of(workspace, op->src, r);
@@ -115,13 +115,13 @@ static void run_norm(struct kern_cpu *cpu, uint32_t tile, void *scratch)
 	}
 }
 
-static void run_headnorm(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+static void run_headnorm(struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self)
 {
 	const struct cpu_workspace *workspace = workspace_at_hand(cpu);
 	const struct kern_op *op = cpu->stage.op;
 	uint32_t end;
 
-	(void)scratch;
+	(void)self;
 	for (uint32_t r = tile_rows(&cpu->stage, tile, &end); r < end; r++)
 		for (uint32_t head = op->u1; head < op->u1 + op->u2; head++) {
 			float *at = row_of(workspace, op->src, r) + (size_t)head * op->u0;
@@ -130,14 +130,14 @@ static void run_headnorm(struct kern_cpu *cpu, uint32_t tile, void *scratch)
 		}
 }
 
-static void run_elementwise(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+static void run_elementwise(struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self)
 {
 	const struct cpu_workspace *workspace = workspace_at_hand(cpu);
 	const struct kern_op *op = cpu->stage.op;
 	const uint32_t width = dst_width(cpu);
 	uint32_t end;
 
-	(void)scratch;
+	(void)self;
 	for (uint32_t r = tile_rows(&cpu->stage, tile, &end); r < end; r++) {
 		float *to = row_of(workspace, op->dst, r);
 		const float *from = row_of(workspace, op->src, r);
@@ -152,7 +152,7 @@ static void run_elementwise(struct kern_cpu *cpu, uint32_t tile, void *scratch)
 }
 
 /* One tile: rows move down in place, in ascending order, since outs are ordered by row. */
-static void run_select(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+static void run_select(struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self)
 {
 	const struct cpu_workspace *workspace = workspace_at_hand(cpu);
 	const struct kern_step *step = step_at_hand(cpu);
@@ -160,7 +160,7 @@ static void run_select(struct kern_cpu *cpu, uint32_t tile, void *scratch)
 	const size_t bytes = dst_width(cpu) * sizeof(float);
 
 	(void)tile;
-	(void)scratch;
+	(void)self;
 	for (uint32_t i = 0; i < step->out_count; i++) {
 		float *to = row_of(workspace, op->dst, i);
 		const float *from = row_of(workspace, op->src, step->outs[i].row);
@@ -170,13 +170,13 @@ static void run_select(struct kern_cpu *cpu, uint32_t tile, void *scratch)
 	}
 }
 
-static void run_hidden(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+static void run_hidden(struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self)
 {
 	const struct cpu_workspace *workspace = workspace_at_hand(cpu);
 	const struct kern_step *step = step_at_hand(cpu);
 	uint32_t end;
 
-	(void)scratch;
+	(void)self;
 	for (uint32_t i = tile_rows(&cpu->stage, tile, &end); i < end; i++)
 		if (step->outs[i].hidden)
 			memcpy(step->outs[i].hidden, row_of(workspace, cpu->stage.op->src, i),
@@ -184,7 +184,7 @@ static void run_hidden(struct kern_cpu *cpu, uint32_t tile, void *scratch)
 }
 
 /* Angles as the models were trained with them: position times frequency in float32. */
-static void run_rope(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+static void run_rope(struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self)
 {
 	const struct kern_step *step = step_at_hand(cpu);
 	const struct kern_program *program = step->program;
@@ -192,7 +192,7 @@ static void run_rope(struct kern_cpu *cpu, uint32_t tile, void *scratch)
 	uint32_t end, seq = 0;
 	uint32_t row = tile_rows(&cpu->stage, tile, &end);
 
-	(void)scratch;
+	(void)self;
 	for (; row < end; row++) {
 		float *to = workspace->rope_cos_sin + (size_t)row * workspace->rotated;
 		float position;
@@ -212,7 +212,7 @@ static void run_rope(struct kern_cpu *cpu, uint32_t tile, void *scratch)
 /* ---- the sequence of stages --------------------------------------------------------------------------------------- */
 
 /* Estimated time per element, by experience; only the size of tiles hangs on it. */
-static void plan_rows(struct kern_cpu *cpu, void (*run)(struct kern_cpu *, uint32_t, void *), double element_ns)
+static void plan_rows(struct kern_cpu *cpu, void (*run)(struct kern_cpu *, uint32_t, struct cpu_participant *), double element_ns)
 {
 	cpu->stage.run = run;
 	cpu_stage_cut_rows(cpu, cpu->step_rows, element_ns * dst_width(cpu));
@@ -310,14 +310,14 @@ static bool attend_next(struct kern_cpu *cpu)
 	return false;
 }
 
-static void run_spans(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+static void run_spans(struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self)
 {
 	const struct kern_work *work = cpu_work_at_hand(cpu);
 	const struct kern_span *span = &work->copy.spans[tile / cpu->stage.span_pieces];
 	const size_t first = (size_t)(tile % cpu->stage.span_pieces) * SPAN_PIECE_BYTES;
 	size_t bytes;
 
-	(void)scratch;
+	(void)self;
 	if (first >= span->bytes)
 		return;
 	bytes = span->bytes - first < SPAN_PIECE_BYTES ? span->bytes - first : SPAN_PIECE_BYTES;

@@ -5,9 +5,9 @@
 #include "kernels/cpu/cpu_attention_kernels.h"
 #include "kernels/cpu/cpu_backend.h"
 
-static void run_units(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+static void run_units(struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self)
 {
-	cpu_attention_batch_run(cpu->batch, tile, scratch);
+	cpu_attention_batch_run(cpu->batch, tile, self->scratch);
 }
 
 /* ---- how long units take ------------------------------------------------------------------------------------------ */
@@ -117,10 +117,10 @@ static bool next_phase(struct kern_cpu *cpu)
 	return true;
 }
 
-static void run_seek(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+static void run_seek(struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self)
 {
 	(void)tile;
-	(void)scratch;
+	(void)self;
 	if (cpu_attention_share_advance(&cpu->batch->share))
 		cpu->sharing = CPU_SHARING_KNOWN;
 }

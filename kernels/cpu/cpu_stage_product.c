@@ -21,14 +21,14 @@ static struct cpu_workspace *workspace_at_hand(struct kern_cpu *cpu)
 
 /* ---- quantizing x -------------------------------------------------------------------------------------------------- */
 
-static void run_quantize(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+static void run_quantize(struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self)
 {
 	const struct cpu_workspace *workspace = workspace_at_hand(cpu);
 	const struct cpu_stage *stage = &cpu->stage;
 	const uint32_t row = tile * stage->tile_rows, left = stage->rows - row;
 	const uint8_t slot = stage->op->src;
 
-	(void)scratch;
+	(void)self;
 	cpu->integer_products->quantize(&workspace->rows8, workspace->slots[slot], workspace->stride[slot], row,
 		left < stage->tile_rows ? left : stage->tile_rows, stage->op->weight->k);
 }
@@ -163,17 +163,51 @@ static void tile_place(const struct cpu_stage_product *cut, uint32_t rows, uint3
 
 /* ---- products ----------------------------------------------------------------------------------------------------- */
 
-static void run_product(struct kern_cpu *cpu, uint32_t tile, void *scratch)
+struct span {
+	const unsigned char *at;
+	size_t bytes;
+};
+
+/* The weights of a tile. */
+static struct span tile_span(const struct cpu_stage *stage, uint32_t tile)
+{
+	const struct cpu_stage_product *cut = product_of_tile(stage, &tile);
+	const struct kern_weight *weight = cut->product.weight;
+	uint32_t row, group, groups;
+
+	tile_place(cut, stage->rows, tile, &row, &group);
+	groups = weight->groups - group < cut->tile_groups ? weight->groups - group : cut->tile_groups;
+	return (struct span){ cpu_weight_group(weight, group), groups * weight->group_bytes };
+}
+
+/* What self asks for while it runs a tile: the weights of its next one, unless they are the same, and in the end those of the
+ * next stage. */
+static void want_next(const struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self)
+{
+	struct span next;
+
+	if (self->next_tile == CPU_NO_TILE) {
+		cpu_share_want(cpu, self);
+		return;
+	}
+	next = tile_span(&cpu->stage, self->next_tile);
+	if (next.at != tile_span(&cpu->stage, tile).at)
+		cpu_ahead_want_one(&self->ahead, next.at, next.bytes);
+}
+
+static void run_product(struct kern_cpu *cpu, uint32_t tile, struct cpu_participant *self)
 {
 	const struct cpu_stage *stage = &cpu->stage;
-	const struct cpu_stage_product *cut = product_of_tile(stage, &tile);
-	const uint32_t groups = cut->product.weight->groups;
-	uint32_t row, group;
+	const struct cpu_stage_product *cut;
+	uint32_t row, group, groups;
 
+	want_next(cpu, tile, self);
+	cut = product_of_tile(stage, &tile);
+	groups = cut->product.weight->groups;
 	tile_place(cut, stage->rows, tile, &row, &group);
 	cpu_products_of(cpu, cut->product.weight)->run(&cut->product, row,
 		stage->rows - row < cut->tile_rows ? stage->rows - row : cut->tile_rows,
-		group, groups - group < cut->tile_groups ? groups - group : cut->tile_groups, scratch);
+		group, groups - group < cut->tile_groups ? groups - group : cut->tile_groups, &self->ahead, self->scratch);
 }
 
 /* Whether the second one may run while the first does: both read the same rows in the same form, which no product writes (see
@@ -264,7 +298,7 @@ void cpu_stage_ahead(struct kern_cpu *cpu)
 	const struct kern_work *work = cpu_work_at_hand(cpu);
 	struct cpu_stage next;
 	const struct kern_op *op;
-	uint32_t left, row, group;
+	uint32_t left;
 
 	if (work->kind != KERN_WORK_STEP || cpu->step_rows == 0)
 		return;
@@ -276,12 +310,10 @@ void cpu_stage_ahead(struct kern_cpu *cpu)
 		next.products[i].product.weight = op[i].weight;
 	cut_products(cpu, &next, cpu->step_rows);
 	for (uint32_t s = 0; s < cpu->share_count; s++) {
-		uint32_t tile = cpu_share_first(next.tiles, s, cpu->share_count);
-		const struct cpu_stage_product *cut = product_of_tile(&next, &tile);
+		const struct span first = tile_span(&next, cpu_share_first(next.tiles, s, cpu->share_count));
 
-		tile_place(cut, next.rows, tile, &row, &group);
-		/* Relaxed: nothing hangs on it but what a cache holds. */
-		atomic_store_explicit(&cpu->shares[s].ahead, (uintptr_t)cpu_weight_group(cut->product.weight, group),
-			memory_order_relaxed);
+		/* Relaxed: nothing hangs on them but what a cache holds. */
+		atomic_store_explicit(&cpu->shares[s].ahead_bytes, first.bytes, memory_order_relaxed);
+		atomic_store_explicit(&cpu->shares[s].ahead, (uintptr_t)first.at, memory_order_relaxed);
 	}
 }

@@ -194,7 +194,7 @@ static void fill_rows(float *x, size_t count, uint64_t seed)
 
 static void run_all(const struct cpu_products *products, const struct cpu_product *product, uint32_t rows, void *scratch)
 {
-	products->run(product, 0, rows, 0, product->weight->groups, scratch);
+	products->run(product, 0, rows, 0, product->weight->groups, &(struct cpu_ahead){.bytes = 0}, scratch);
 }
 
 static void *new_scratch(const struct cpu_products *products)
@@ -513,7 +513,7 @@ static void check_tiles(const struct cpu_products *products, const struct cpu_pr
 		high = 1 + (uint32_t)base_rand_below(&random, rows - row);
 		for (uint32_t group = 0, wide; group < groups; group += wide) {
 			wide = 1 + (uint32_t)base_rand_below(&random, groups - group);
-			products->run(&product, row, high, group, wide, scratch);
+			products->run(&product, row, high, group, wide, &(struct cpu_ahead){.bytes = 0}, scratch);
 		}
 	}
 	assert_memory_equal(y, expected, (size_t)rows * n * sizeof(float));
@@ -546,7 +546,7 @@ static void same_bits_of(const struct cpu_products *products)
 		product.y_stride = N;
 		product.y = one;
 		for (uint32_t r = 0; r < M; r++)
-			products->run(&product, r, 1, 0, matrix.weight.groups, scratch);
+			products->run(&product, r, 1, 0, matrix.weight.groups, &(struct cpu_ahead){.bytes = 0}, scratch);
 		product.y = many;
 		for (uint32_t rows = 1; rows <= M; rows += rows < 20 ? 1 : 11) {
 			run_all(products, &product, rows, scratch);
