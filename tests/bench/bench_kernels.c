@@ -42,15 +42,15 @@ static void add_limit(struct kernels *kernels, const struct limits *limits, cons
 static void measure_limits(struct kernels *kernels)
 {
 	struct limits_machine *machine = &kernels->machine;
-	char ahead[64];
+	char how[64];
 
 	kernels_print_heading("What this machine can do");
 	for (uint32_t i = 0; i < kernels->thread_kinds; i++) {
 		struct limits *limits = &kernels->limits[i];
 
 		limits_measure(machine, i == 0 ? 1 : machine->cpu_count, limits);
-		snprintf(ahead, sizeof(ahead), "1 GiB, %zu B ahead", machine->prefetch_bytes);
-		add_limit(kernels, limits, "memory", ahead, limits->stream, "B/s");
+		snprintf(how, sizeof(how), "1 GiB, %u runs, %zu B ahead", machine->reading.runs, machine->reading.ahead);
+		add_limit(kernels, limits, "memory", how, limits->stream, "B/s");
 		add_limit(kernels, limits, "L3", "", limits->l3, "B/s");
 		add_limit(kernels, limits, "L2", "", limits->l2, "B/s");
 		add_limit(kernels, limits, "int8", limits->int8_name ? limits->int8_name : "", limits->int8, "op/s");

@@ -22,9 +22,12 @@ volatile float limits_sink;
 
 enum { ROUNDS = 1 << 14, SPAN_NS = 15000000, TRIES = 3 };
 
-static const size_t distances[] = { 0, 512, 1024, 2048, 4096, 8192, 16384, 32768 };
+static const struct limits_reading ways[] = {
+	{ 1, 0 }, { 1, 1024 }, { 1, 4096 }, { 1, 16384 }, { 4, 0 }, { 4, 1024 }, { 8, 0 }, { 8, 512 }, { 8, 1024 }, { 8, 4096 },
+};
 
-enum { DISTANCES = sizeof(distances) / sizeof(*distances) };
+/* Parts are whole steps of all runs, in pages of their own. */
+enum { WAYS = sizeof(ways) / sizeof(*ways), PART_BYTES = 8 * 4096 };
 
 /* What all threads of one measurement do: arithmetic, or read a part of memory, once or over and over. */
 struct job {
@@ -70,7 +73,7 @@ static double one_round(struct worker *worker)
 	if (job->arithmetic)
 		return (double)job->arithmetic(ROUNDS);
 	atomic_fetch_add_explicit(&job->sink,
-		machine->loops->read(machine->memory + worker->index * job->bytes, job->bytes, machine->prefetch_bytes),
+		machine->loops->read(machine->memory + worker->index * job->bytes, job->bytes, machine->reading),
 		memory_order_relaxed);
 	return (double)job->bytes;
 }
@@ -154,7 +157,7 @@ double limits_stream(const struct limits_machine *machine, uint32_t threads)
 {
 	struct job job = { .machine = machine, .threads = threads, .once = true };
 
-	job.bytes = LIMITS_MEMORY_BYTES / threads / 4096 * 4096;
+	job.bytes = LIMITS_MEMORY_BYTES / threads / PART_BYTES * PART_BYTES;
 	return run(&job);
 }
 
@@ -165,23 +168,23 @@ double limits_arithmetic(const struct limits_machine *machine, uint32_t threads,
 	return run(&job);
 }
 
-/* The best distance differs by a factor of two from the worst on some machines, so all of them are tried, in turns. */
+/* The best way differs by a factor of two from the worst on some machines, so all of them are tried, in turns. */
 static double stream(struct limits_machine *machine, uint32_t threads)
 {
 	double best = 0, rates[LIMITS_SAMPLES];
-	size_t best_bytes = 0;
+	struct limits_reading best_way = ways[0];
 
-	for (int i = 0; i < TRIES * DISTANCES; i++) {
+	for (int i = 0; i < TRIES * WAYS; i++) {
 		double rate;
 
-		machine->prefetch_bytes = distances[i % DISTANCES];
+		machine->reading = ways[i % WAYS];
 		rate = limits_stream(machine, threads);
 		if (rate > best) {
 			best = rate;
-			best_bytes = machine->prefetch_bytes;
+			best_way = machine->reading;
 		}
 	}
-	machine->prefetch_bytes = best_bytes;
+	machine->reading = best_way;
 	for (int i = 0; i < LIMITS_SAMPLES; i++)
 		rates[i] = limits_stream(machine, threads);
 	return limits_median(rates, LIMITS_SAMPLES);
@@ -190,17 +193,17 @@ static double stream(struct limits_machine *machine, uint32_t threads)
 /* A cache by reading over and over what fits into it, and not into the one before. */
 static double cache(struct limits_machine *machine, uint32_t threads, size_t bytes)
 {
-	struct job job = { .machine = machine, .threads = threads, .bytes = bytes / 4096 * 4096 };
-	const size_t prefetch_bytes = machine->prefetch_bytes;
+	struct job job = { .machine = machine, .threads = threads, .bytes = bytes / PART_BYTES * PART_BYTES };
+	const struct limits_reading reading = machine->reading;
 	double plain, ahead;
 
 	if (job.bytes == 0 || job.bytes * threads > LIMITS_MEMORY_BYTES)
 		return 0;
-	machine->prefetch_bytes = 0;
+	machine->reading = (struct limits_reading){ .runs = 1, .ahead = 0 };
 	plain = median_of(&job);
-	machine->prefetch_bytes = 1024;
+	machine->reading.ahead = 1024;
 	ahead = median_of(&job);
-	machine->prefetch_bytes = prefetch_bytes;
+	machine->reading = reading;
 	return plain > ahead ? plain : ahead;
 }
 
@@ -272,18 +275,21 @@ void limits_close(struct limits_machine *machine)
 
 /* ---- any processor ---------------------------------------------------------------------------------------------- */
 
-static uint64_t read_scalar(const void *memory, size_t bytes, size_t prefetch_bytes)
+static uint64_t read_scalar(const void *memory, size_t bytes, struct limits_reading how)
 {
-	const uint64_t *words = memory;
-	const char *ahead = (const char *)memory + prefetch_bytes;
+	const size_t run = bytes / how.runs;
 	uint64_t sum = 0;
 
-	for (size_t i = 0; i < bytes / sizeof(*words); i += 8) {
-		if (prefetch_bytes > 0)
-			__builtin_prefetch(ahead + i * sizeof(*words));
-		sum ^= words[i] ^ words[i + 1] ^ words[i + 2] ^ words[i + 3] ^ words[i + 4] ^ words[i + 5] ^ words[i + 6] ^
-			words[i + 7];
-	}
+	for (size_t done = 0; done < run; done += LIMITS_STEP)
+		for (uint32_t r = 0; r < how.runs; r++) {
+			const char *at = (const char *)memory + r * run + done;
+			const uint64_t *words = (const uint64_t *)(const void *)at;
+
+			for (size_t line = 0; how.ahead > 0 && line < LIMITS_STEP; line += 64)
+				__builtin_prefetch(at + how.ahead + line);
+			for (size_t i = 0; i < LIMITS_STEP / sizeof(*words); i += 4)
+				sum ^= words[i] ^ words[i + 1] ^ words[i + 2] ^ words[i + 3];
+		}
 	return sum;
 }
 

@@ -17,12 +17,21 @@ enum { LIMITS_SAMPLES = 5, LIMITS_CPUS_MAX = 256 };
 
 #define LIMITS_MEMORY_BYTES ((size_t)1 << 30)
 
+/* How memory is read: as so many runs side by side, in turns of LIMITS_STEP bytes; each asked for so many bytes ahead, a multiple
+ * of 64 (0: not). */
+struct limits_reading {
+	uint32_t runs;
+	size_t ahead;
+};
+
+enum { LIMITS_STEP = 256 };
+
 /* One instruction set's loops. A loop of arithmetic returns how many operations it has done (a multiplication and an
  * addition are two); NULL: not on this instruction set. */
 struct limits_loops {
 	const char *name;
-	/* Reads whole memory once, in lines of 64 bytes; prefetch_bytes ahead (0: not), a multiple of 64. */
-	uint64_t (*read)(const void *memory, size_t bytes, size_t prefetch_bytes);
+	/* Reads memory once, a multiple of LIMITS_STEP * runs bytes. */
+	uint64_t (*read)(const void *memory, size_t bytes, struct limits_reading how);
 	uint64_t (*f32)(uint64_t rounds);
 	uint64_t (*int8)(uint64_t rounds);
 	const char *int8_name, *bf16_name;
@@ -52,7 +61,7 @@ struct limits_machine {
 	unsigned char *memory; /* [LIMITS_MEMORY_BYTES] */
 	uint32_t cpus[LIMITS_CPUS_MAX], cpu_count; /* one of each core */
 	size_t l2_bytes, l3_bytes;
-	size_t prefetch_bytes; /* the best distance, once a limit was measured */
+	struct limits_reading reading; /* the best way, once a limit was measured */
 	int amx;
 };
 

@@ -7,21 +7,22 @@
 
 enum { CHAINS = 10 };
 
-static uint64_t read_avx2(const void *memory, size_t bytes, size_t prefetch_bytes)
+static uint64_t read_avx2(const void *memory, size_t bytes, struct limits_reading how)
 {
-	const __m256i *at = memory, *end = (const __m256i *)((const char *)memory + bytes);
+	const size_t run = bytes / how.runs;
 	__m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
 
-	for (; at < end; at += 4) {
-		if (prefetch_bytes > 0) {
-			_mm_prefetch((const char *)at + prefetch_bytes, _MM_HINT_T0);
-			_mm_prefetch((const char *)at + prefetch_bytes + 64, _MM_HINT_T0);
+	for (size_t done = 0; done < run; done += LIMITS_STEP)
+		for (uint32_t r = 0; r < how.runs; r++) {
+			const __m256i *at = (const __m256i *)((const char *)memory + r * run + done);
+
+			for (size_t line = 0; how.ahead > 0 && line < LIMITS_STEP; line += 64)
+				_mm_prefetch((const char *)at + how.ahead + line, _MM_HINT_T0);
+			a = _mm256_xor_si256(a, _mm256_xor_si256(_mm256_load_si256(at), _mm256_load_si256(at + 4)));
+			b = _mm256_xor_si256(b, _mm256_xor_si256(_mm256_load_si256(at + 1), _mm256_load_si256(at + 5)));
+			c = _mm256_xor_si256(c, _mm256_xor_si256(_mm256_load_si256(at + 2), _mm256_load_si256(at + 6)));
+			d = _mm256_xor_si256(d, _mm256_xor_si256(_mm256_load_si256(at + 3), _mm256_load_si256(at + 7)));
 		}
-		a = _mm256_xor_si256(a, _mm256_load_si256(at));
-		b = _mm256_xor_si256(b, _mm256_load_si256(at + 1));
-		c = _mm256_xor_si256(c, _mm256_load_si256(at + 2));
-		d = _mm256_xor_si256(d, _mm256_load_si256(at + 3));
-	}
 	a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
 	return (uint64_t)_mm256_extract_epi64(a, 0);
 }

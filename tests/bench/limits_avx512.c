@@ -9,20 +9,22 @@
 /* Two units with a latency of five (bf16: more) want at least as many chains; registers are 32. */
 enum { CHAINS = 20 };
 
-static uint64_t read_avx512(const void *memory, size_t bytes, size_t prefetch_bytes)
+static uint64_t read_avx512(const void *memory, size_t bytes, struct limits_reading how)
 {
-	const __m512i *at = memory, *end = (const __m512i *)((const char *)memory + bytes);
+	const size_t run = bytes / how.runs;
 	__m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
 
-	for (; at < end; at += 4) {
-		if (prefetch_bytes > 0)
-			for (size_t line = 0; line < 4; line++)
-				_mm_prefetch((const char *)(at + line) + prefetch_bytes, _MM_HINT_T0);
-		a = _mm512_xor_si512(a, _mm512_load_si512(at));
-		b = _mm512_xor_si512(b, _mm512_load_si512(at + 1));
-		c = _mm512_xor_si512(c, _mm512_load_si512(at + 2));
-		d = _mm512_xor_si512(d, _mm512_load_si512(at + 3));
-	}
+	for (size_t done = 0; done < run; done += LIMITS_STEP)
+		for (uint32_t r = 0; r < how.runs; r++) {
+			const char *at = (const char *)memory + r * run + done;
+
+			for (size_t line = 0; how.ahead > 0 && line < LIMITS_STEP; line += 64)
+				_mm_prefetch(at + how.ahead + line, _MM_HINT_T0);
+			a = _mm512_xor_si512(a, _mm512_load_si512(at));
+			b = _mm512_xor_si512(b, _mm512_load_si512(at + 64));
+			c = _mm512_xor_si512(c, _mm512_load_si512(at + 128));
+			d = _mm512_xor_si512(d, _mm512_load_si512(at + 192));
+		}
 	return (uint64_t)_mm512_reduce_or_epi64(_mm512_xor_si512(_mm512_xor_si512(a, b), _mm512_xor_si512(c, d)));
 }
 
