@@ -20,6 +20,7 @@ enum {
 	CPU_AHEAD_BYTES = 256 << 10, /* wanted at once, at most */
 	CPU_AHEAD_LINE = 64,
 	CPU_AHEAD_STEP = 256,        /* bytes asked of a run before the next one's turn */
+	CPU_AHEAD_STEP_LINES = CPU_AHEAD_STEP / CPU_AHEAD_LINE,
 };
 
 /* All zero: nothing is wanted. */
@@ -59,24 +60,36 @@ static inline int cpu_ahead_left(const struct cpu_ahead *ahead)
 	return ahead->asked < ahead->bytes;
 }
 
-/* Asks for about so many lines more. */
+/* Asks for one step of the run whose turn it is. */
+static inline void cpu_ahead_step(struct cpu_ahead *ahead)
+{
+	const unsigned char *at = ahead->runs[ahead->turn] + ahead->asked;
+
+	if (!cpu_ahead_left(ahead))
+		return;
+	for (uint32_t i = 0; i < CPU_AHEAD_STEP; i += CPU_AHEAD_LINE)
+		__builtin_prefetch(at + i, 0, 2);
+	if (++ahead->turn == ahead->count) {
+		ahead->turn = 0;
+		ahead->asked += CPU_AHEAD_STEP;
+	}
+}
+
+/* Asks for so many lines more: in steps, so that less than one of them may be left to the next call. */
 static inline void cpu_ahead_ask(struct cpu_ahead *ahead, uint32_t lines)
 {
 	if (!cpu_ahead_left(ahead))
 		return;
-	for (lines += ahead->lines; lines >= CPU_AHEAD_STEP / CPU_AHEAD_LINE; lines -= CPU_AHEAD_STEP / CPU_AHEAD_LINE) {
-		const unsigned char *at = ahead->runs[ahead->turn] + ahead->asked;
-
-		for (uint32_t i = 0; i < CPU_AHEAD_STEP; i += CPU_AHEAD_LINE)
-			__builtin_prefetch(at + i, 0, 2);
-		if (++ahead->turn == ahead->count) {
-			ahead->turn = 0;
-			ahead->asked += CPU_AHEAD_STEP;
-			if (!cpu_ahead_left(ahead))
-				return;
-		}
-	}
+	for (lines += ahead->lines; lines >= CPU_AHEAD_STEP_LINES; lines -= CPU_AHEAD_STEP_LINES)
+		cpu_ahead_step(ahead);
 	ahead->lines = lines;
+}
+
+/* Of every CPU_AHEAD_STEP bytes that are read `part` bytes at a time, the last part's reader asks for as many. i counts parts. */
+static inline void cpu_ahead_part(struct cpu_ahead *ahead, uint32_t i, uint32_t part)
+{
+	if (i % (CPU_AHEAD_STEP / part) == CPU_AHEAD_STEP / part - 1)
+		cpu_ahead_step(ahead);
 }
 
 #endif

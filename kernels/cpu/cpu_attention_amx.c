@@ -155,13 +155,10 @@ static inline __attribute__((always_inline)) void multiply_low(const int sums)
 		_tile_dpbusd(2, 5, 7);
 }
 
-/* Asks for part i of so many of `bytes` bytes; NULL: of nothing. */
-static inline void look_ahead(const uint8_t *ahead, uint32_t i, uint32_t parts, uint32_t bytes)
+/* Asks for one of `parts` parts of so many bytes. */
+static inline void look_ahead(struct cpu_ahead *ahead, uint32_t parts, uint32_t bytes)
 {
-	const uint32_t part = (bytes / parts + LINE - 1) / LINE * LINE, begin = i * part;
-
-	for (uint32_t at = begin; ahead != NULL && at < begin + part && at < bytes; at += LINE)
-		__builtin_prefetch(ahead + at, 0, 2);
+	cpu_ahead_ask(ahead, (bytes / parts + LINE - 1) / LINE);
 }
 
 /* ---- int8 K ------------------------------------------------------------------------------------------------- */
@@ -271,7 +268,7 @@ static inline __attribute__((always_inline)) void scale_products(float *products
 /* A column is multiplied while the one before it is scaled. */
 static inline __attribute__((always_inline)) void product_int8_way(const enum k_way way, float *products,
 	const struct cpu_attention_int8 *page, const struct cpu_attention_query8 *query, uint32_t vectors, uint32_t dim,
-	const uint8_t *ahead)
+	struct cpu_ahead *ahead)
 {
 	_Alignas(LINE) struct limbs sums[2];
 	struct k_operands o = { .k = page->k, .dim = dim, .step = k_step(KERN_KV_INT8, dim) };
@@ -290,7 +287,7 @@ static inline __attribute__((always_inline)) void product_int8_way(const enum k_
 			if (i > 0)
 				scale_products(products, &sums[(i - 1) % 2], part, before, page, query);
 		}
-		look_ahead(ahead, i, columns, dim * KERN_PAGE_TOKENS);
+		look_ahead(ahead, columns, dim * KERN_PAGE_TOKENS);
 		before = now;
 		now.token = (now.token + LANES) % KERN_PAGE_TOKENS;
 		now.first += now.token == 0 ? ROWS : 0;
@@ -298,7 +295,7 @@ static inline __attribute__((always_inline)) void product_int8_way(const enum k_
 }
 
 void cpu_attention_product_int8_amx(float *products, const struct cpu_attention_int8 *k, const struct cpu_attention_query8 *q,
-	uint32_t vectors, uint32_t dim, const void *ahead)
+	uint32_t vectors, uint32_t dim, struct cpu_ahead *ahead)
 {
 	settle();
 	if (k_way(dim) == K_ONE_STEP)
@@ -480,7 +477,7 @@ static void load_weights(const struct cpu_attention_weights8 *weights, struct pl
 }
 
 void cpu_attention_accumulate_int8_amx(float *o, const float *factor, const struct cpu_attention_weights8 *weights,
-	uint32_t vectors, const int8_t *v, uint32_t dim, const void *ahead)
+	uint32_t vectors, const int8_t *v, uint32_t dim, struct cpu_ahead *ahead)
 {
 	_Alignas(LINE) struct limbs sums[2];
 	const struct accumulation a = { o, factor, weights, v, dim, vectors, sums };
@@ -497,7 +494,7 @@ void cpu_attention_accumulate_int8_amx(float *o, const float *factor, const stru
 			accumulate_column(1, &a, i, places);
 		else
 			accumulate_column(2, &a, i, places);
-		look_ahead(ahead, i, columns, dim * KERN_PAGE_TOKENS);
+		look_ahead(ahead, columns, dim * KERN_PAGE_TOKENS);
 		places[2] = places[1];
 		places[1] = places[0];
 		places[0].channel += LANES;

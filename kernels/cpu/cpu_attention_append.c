@@ -103,7 +103,7 @@ static void begin_k_int4(const struct cpu_attention_job *job, const struct cpu_a
 		const unsigned char *before = kern_kv_page(job->kv, job->blocks[block - 1], block - 1, job->layer, kv_head);
 
 		kernels->load(mean, before + page->layout->k_mean, dim, KERN_DTYPE_BF16);
-		kernels->unpack_k(codes, before + page->layout->k, dim, NULL);
+		kernels->unpack_k(codes, before + page->layout->k, dim, &(struct cpu_ahead){.bytes = 0});
 		kernels->follow(mean, (const float *)(first.at + first.layout->width), codes,
 			(const uint16_t *)(before + page->layout->k_scale), dim);
 	}

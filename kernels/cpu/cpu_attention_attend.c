@@ -79,22 +79,14 @@ static void quantize_queries(const struct cpu_attention_tile *tile, struct cpu_a
 	}
 }
 
-/* A page, and what is asked for while it is worked on. */
 struct page {
-	const unsigned char *at, *next; /* next: NULL where there is none, or the two are not of the same integers */
-	const unsigned char *low;       /* its low halves, or NULL */
+	const unsigned char *at, *low; /* low: its low halves, or NULL */
 	const struct kern_kv_layout *layout;
 	uint32_t base; /* position of its first token */
 };
 
-/* Pages whose K and V lie alike in integers: while one half is worked on, the other or the next page is asked for. */
-static bool looks_ahead(const struct kern_kv_layout *layout)
-{
-	return cpu_attention_has_integers(layout->k_format) && layout->k_format == layout->v_format;
-}
-
 static void multiply_int8(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
-	const struct page *page, uint32_t first, uint32_t count, const void *ahead)
+	const struct page *page, uint32_t first, uint32_t count)
 {
 	const uint32_t dim = tile->job->kv->head_dim;
 	const struct cpu_attention_int8 k = {
@@ -108,7 +100,7 @@ static void multiply_int8(const struct cpu_attention_tile *tile, struct cpu_atte
 		.mean_product = scratch->mean_product + first,
 	};
 
-	tile->kernels->product_int8(scratch->weights + (size_t)first * KERN_PAGE_TOKENS, &k, &q, count, dim, ahead);
+	tile->kernels->product_int8(scratch->weights + (size_t)first * KERN_PAGE_TOKENS, &k, &q, count, dim, &scratch->ahead);
 }
 
 /* q.mean of a page of int4, which has a mean of its own. */
@@ -123,7 +115,7 @@ static void multiply_mean(const struct cpu_attention_tile *tile, struct cpu_atte
 }
 
 static void multiply_int4(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
-	const struct page *page, uint32_t first, uint32_t count, const void *ahead)
+	const struct page *page, uint32_t first, uint32_t count)
 {
 	const uint32_t dim = tile->job->kv->head_dim;
 	struct cpu_attention_int4 k = {
@@ -139,10 +131,10 @@ static void multiply_int4(const struct cpu_attention_tile *tile, struct cpu_atte
 
 	multiply_mean(tile, scratch, page, first, count);
 	if (count <= CPU_ATTENTION_FEW && page->low == NULL && tile->kernels->product_codes != NULL) {
-		tile->kernels->product_codes(scratch->weights + (size_t)first * KERN_PAGE_TOKENS, &k, &q, count, dim, ahead);
+		tile->kernels->product_codes(scratch->weights + (size_t)first * KERN_PAGE_TOKENS, &k, &q, count, dim, &scratch->ahead);
 		return;
 	}
-	tile->kernels->unpack_k((uint8_t *)scratch->k, k.k, dim, ahead);
+	tile->kernels->unpack_k((uint8_t *)scratch->k, k.k, dim, &scratch->ahead);
 	k.k = (const uint8_t *)scratch->k;
 	if (page->low != NULL)
 		tile->kernels->add_low((uint8_t *)scratch->k, page->low + page->layout->k, 4 * KERN_PAGE_TOKENS, dim / 8);
@@ -173,12 +165,10 @@ static void multiply_plain(const struct cpu_attention_tile *tile, struct cpu_att
 static void multiply_page(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch,
 	const struct page *page, uint32_t first, uint32_t count, uint32_t tokens)
 {
-	const void *ahead = looks_ahead(page->layout) ? page->at + page->layout->v : NULL;
-
 	if (page->layout->k_format == KERN_KV_INT8)
-		multiply_int8(tile, scratch, page, first, count, ahead);
+		multiply_int8(tile, scratch, page, first, count);
 	else if (page->layout->k_format == KERN_KV_INT4)
-		multiply_int4(tile, scratch, page, first, count, ahead);
+		multiply_int4(tile, scratch, page, first, count);
 	else
 		multiply_plain(tile, scratch, page, first, count, tokens);
 }
@@ -272,7 +262,8 @@ static void add_integers(const struct cpu_attention_tile *tile, struct cpu_atten
 	const uint32_t dim = tile->job->kv->head_dim;
 	const enum kern_kv format = page->layout->v_format;
 	const struct cpu_attention_weights8 weights = packed_weights(tile, scratch, format, first);
-	const void *v = page->at + page->layout->v, *ahead = page->next;
+	const void *v = page->at + page->layout->v;
+	struct cpu_ahead *ahead = &scratch->ahead, nothing = {.bytes = 0};
 
 	if (format == KERN_KV_INT4 && count <= CPU_ATTENTION_FEW && page->low == NULL && tile->kernels->accumulate_codes != NULL) {
 		tile->kernels->accumulate_codes(scratch->o + (size_t)first * dim, scratch->factor + first, &weights, count, v, dim, ahead);
@@ -283,7 +274,7 @@ static void add_integers(const struct cpu_attention_tile *tile, struct cpu_atten
 		if (page->low != NULL)
 			tile->kernels->add_low((uint8_t *)scratch->k, page->low + page->layout->v, 4 * dim, KERN_PAGE_TOKENS / 8);
 		v = scratch->k;
-		ahead = NULL;
+		ahead = &nothing;
 	}
 	tile->kernels->accumulate_int8(scratch->o + (size_t)first * dim, scratch->factor + first, &weights, count, v, dim,
 		ahead);
@@ -327,38 +318,58 @@ static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attent
 	}
 }
 
-static void prefetch(const unsigned char *at, size_t bytes)
+/* Pages that are asked for together: as many as have enough pages of 4096 bytes to read side by side. */
+static uint32_t pages_together(const struct kern_kv_layout *layout)
 {
-	for (size_t i = 0; i < bytes; i += 64)
-		__builtin_prefetch(at + i, 0, 2);
+	uint32_t pages = 1;
+
+	while (pages < CPU_AHEAD_RUNS && pages * layout->bytes < CPU_AHEAD_RUNS * 4096)
+		pages *= 2;
+	return pages;
 }
 
-/* Asks for the next page: the processor's own prefetching stops at every 4096 bytes. Where each half of a page asks for
- * the next one on its way, only the scales are left. */
-static void look_ahead(struct page *page, const unsigned char *next, const struct kern_kv_layout *layout)
+/* While some pages are worked on, as many are asked for that come next and begin before `end`. */
+static void look_ahead(const struct cpu_attention_tile *tile, struct cpu_ahead *ahead, uint32_t block, uint32_t end)
 {
-	if (page->layout == layout && looks_ahead(layout)) {
-		page->next = next;
-		prefetch(next + layout->k_scale, layout->v - layout->k_scale);
-		prefetch(next + layout->v_scale, layout->bytes - layout->v_scale);
-	} else {
-		prefetch(next, layout->bytes);
-	}
+	const struct cpu_attention_job *job = tile->job;
+	const struct kern_kv_layout *layout = kern_kv_layout(job->kv, 1);
+	const uint32_t together = pages_together(layout), next = (block / together + 1) * together;
+	const unsigned char *pages[CPU_AHEAD_RUNS];
+	uint32_t count = 0;
+
+	for (; count < together && (uint64_t)(next + count) * KERN_PAGE_TOKENS < end; count++)
+		pages[count] = kern_kv_page(job->kv, job->blocks[next + count], next + count, job->layer, tile->kv_head);
+	cpu_ahead_want(ahead, pages, count, layout->bytes);
 }
 
-static void attend_split(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch, uint32_t split)
+/* What the functions that go through K and V do not ask for: the scales, or everything. */
+static void ask_rest(struct cpu_ahead *ahead, const struct kern_kv_layout *layout)
+{
+	size_t asked = 0;
+
+	if (cpu_attention_has_integers(layout->k_format))
+		asked += layout->k_scale - layout->k;
+	if (cpu_attention_has_integers(layout->v_format))
+		asked += layout->v_scale - layout->v;
+	cpu_ahead_ask(ahead, (uint32_t)((layout->bytes - asked + CPU_AHEAD_LINE - 1) / CPU_AHEAD_LINE));
+}
+
+/* ahead_end: before this position pages are of use to those who go on behind the split. */
+static void attend_split(const struct cpu_attention_tile *tile, struct cpu_attention_scratch *scratch, uint32_t split,
+	uint32_t ahead_end)
 {
 	const struct cpu_attention_job *job = tile->job;
 	const uint32_t end = scratch->range[tile->rows - 1].end;
-	uint32_t block = scratch->range[0].begin / KERN_PAGE_TOKENS, last = split * SPLIT_PAGES + SPLIT_PAGES;
+	const uint32_t together = pages_together(kern_kv_layout(job->kv, 1)), last = split * SPLIT_PAGES + SPLIT_PAGES;
+	uint32_t first = scratch->range[0].begin / KERN_PAGE_TOKENS;
 
-	block = block > split * SPLIT_PAGES ? block : split * SPLIT_PAGES;
+	first = first > split * SPLIT_PAGES ? first : split * SPLIT_PAGES;
 	for (uint32_t i = 0; i < tile->vectors; i++) {
 		scratch->max[i] = -INFINITY;
 		scratch->sum[i] = 0.0f;
 	}
 	memset(scratch->o, 0, (size_t)tile->vectors * job->kv->head_dim * sizeof(*scratch->o));
-	for (; block < last && (uint64_t)block * KERN_PAGE_TOKENS < end; block++) {
+	for (uint32_t block = first; block < last && (uint64_t)block * KERN_PAGE_TOKENS < end; block++) {
 		struct page page = {
 			.at = kern_kv_page(job->kv, job->blocks[block], block, job->layer, tile->kv_head),
 			.low = cpu_attention_low(job, tile->kv_head, block),
@@ -366,9 +377,9 @@ static void attend_split(const struct cpu_attention_tile *tile, struct cpu_atten
 			.base = block * KERN_PAGE_TOKENS,
 		};
 
-		if ((uint64_t)(block + 1) * KERN_PAGE_TOKENS < end)
-			look_ahead(&page, kern_kv_page(job->kv, job->blocks[block + 1], block + 1, job->layer, tile->kv_head),
-				kern_kv_layout(job->kv, block + 1));
+		if (block == first || block % together == 0)
+			look_ahead(tile, &scratch->ahead, block, ahead_end);
+		ask_rest(&scratch->ahead, page.layout);
 		attend_page(tile, scratch, &page);
 	}
 }
@@ -397,7 +408,7 @@ static void attend_all(const struct cpu_attention_tile *tile, struct cpu_attenti
 		scratch->total_state[i] = (struct cpu_attention_state){ .max = -INFINITY, .sum = 0.0f };
 	memset(scratch->total, 0, (size_t)tile->vectors * dim * sizeof(*scratch->total));
 	for (uint32_t split = job->first_split; split < job->first_split + job->splits; split++) {
-		attend_split(tile, scratch, split);
+		attend_split(tile, scratch, split, scratch->range[tile->rows - 1].end);
 		for (uint32_t i = 0; i < tile->vectors; i++) {
 			const struct cpu_attention_state state = { scratch->max[i], scratch->sum[i] };
 
@@ -419,7 +430,7 @@ void cpu_attention_attend(const struct cpu_attention_tile *tile, uint32_t split,
 	if (job->partial == NULL) {
 		attend_all(tile, scratch);
 	} else {
-		attend_split(tile, scratch, split);
+		attend_split(tile, scratch, split, scratch->range[tile->rows - 1].end);
 		keep_parts(tile, scratch, 0, split);
 	}
 	end_pages(tile);
@@ -445,7 +456,7 @@ void cpu_attention_attend_together(const struct cpu_attention_tile *tiles, uint3
 	if (cpu_attention_has_integers(kv->k))
 		quantize_queries(&all, scratch);
 	begin_pages(&all);
-	attend_split(&all, scratch, split);
+	attend_split(&all, scratch, split, all.job->shared_end * CPU_ATTENTION_SPLIT_TOKENS);
 	end_pages(&all);
 	for (uint32_t i = 0, before = 0; i < count; before += tiles[i++].vectors)
 		keep_parts(&tiles[i], scratch, before, split);

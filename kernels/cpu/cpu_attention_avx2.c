@@ -237,14 +237,14 @@ static inline __m256 join(__m256i first, __m256i second)
  * 32767 * 64 are below 2^31. */
 static inline __attribute__((always_inline)) void multiply_quads(const int rows, const int parts,
 	__m256i sum[BLOCK_ROWS_INT8][4], const int16_t *left, size_t row_stride, const int8_t *right, size_t stride,
-	uint32_t quads, const int8_t *ahead)
+	uint32_t quads, struct cpu_ahead *ahead)
 {
 	for (int r = 0; r < rows; r++) {
 		for (int i = 0; i < parts; i++)
 			sum[r][i] = _mm256_setzero_si256();
 	}
-	for (uint32_t quad = 0; quad < quads; quad++, left += 4, right += stride, ahead += stride) {
-		__builtin_prefetch(ahead, 0, 2);
+	for (uint32_t quad = 0; quad < quads; quad++, left += 4, right += stride) {
+		cpu_ahead_part(ahead, quad, (uint32_t)parts * 16);
 		for (int i = 0; i < parts; i++) {
 			const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(right + i * 16)));
 
@@ -256,14 +256,14 @@ static inline __attribute__((always_inline)) void multiply_quads(const int rows,
 
 static inline __attribute__((always_inline)) void product_int8_rows(const int rows, float *products,
 	const struct cpu_attention_int8 *page, const struct cpu_attention_query8 *q, uint32_t first, uint32_t dim,
-	const int8_t *ahead)
+	struct cpu_ahead *ahead)
 {
 	__m256i sum[BLOCK_ROWS_INT8][4];
 
 	products += (size_t)first * KERN_PAGE_TOKENS;
 	for (uint32_t token = 0; token < KERN_PAGE_TOKENS; token += TILE_TOKENS) {
 		multiply_quads(rows, 4, sum, (const int16_t *)q->packed + (size_t)first * dim, dim, page->k + (size_t)token * 4,
-			KERN_PAGE_TOKENS * 4, dim / 4, ahead + (size_t)token * 4);
+			KERN_PAGE_TOKENS * 4, dim / 4, ahead);
 		for (uint32_t i = 0; i < TILE_VECS; i++) {
 			const uint32_t at = token + i * LANES;
 			const __m256 k_scale = _mm256_loadu_ps(page->scale + at);
@@ -278,13 +278,13 @@ static inline __attribute__((always_inline)) void product_int8_rows(const int ro
 	}
 }
 
-/* Only the first block asks for what is ahead; for the others it is K itself, which they touch anyway. */
+/* Only the first block asks for what is ahead. */
 static void product_int8(float *products, const struct cpu_attention_int8 *k, const struct cpu_attention_query8 *q,
-	uint32_t vectors, uint32_t dim, const void *ahead)
+	uint32_t vectors, uint32_t dim, struct cpu_ahead *ahead)
 {
-	if (ahead == NULL)
-		ahead = k->k;
-	for (uint32_t first = 0, rows; first < vectors; first += rows, ahead = k->k) {
+	struct cpu_ahead nothing = {.bytes = 0};
+
+	for (uint32_t first = 0, rows; first < vectors; first += rows, ahead = &nothing) {
 		rows = block_rows(vectors - first, BLOCK_ROWS_INT8);
 		if (rows == 1)
 			product_int8_rows(1, products, k, q, first, dim, ahead);
@@ -344,29 +344,29 @@ static inline __m256i levels_of(__m256i codes, __m256i table)
 }
 
 /* Pairs of quads of so many bytes, a multiple of 32: the low nibbles are the first quad's, the high ones the second's. */
-static inline void unpack(uint8_t *to, const uint8_t *from, uint32_t quad, uint32_t pairs, int32_t zero, const uint8_t *ahead)
+static inline void unpack(uint8_t *to, const uint8_t *from, uint32_t quad, uint32_t pairs, int32_t zero, struct cpu_ahead *ahead)
 {
 	const __m128i levels = _mm_add_epi8(_mm_setr_epi8(INT4_LEVELS), _mm_set1_epi8((char)zero));
 	const __m256i table = _mm256_broadcastsi128_si256(levels);
+	uint32_t part = 0;
 
-	ahead = ahead != NULL ? ahead : from;
 	for (uint32_t pair = 0; pair < pairs; pair++, to += quad) {
-		for (uint32_t i = 0; i < quad; i += 32, to += 32, from += 32, ahead += 32) {
+		for (uint32_t i = 0; i < quad; i += 32, to += 32, from += 32) {
 			const __m256i codes = _mm256_loadu_si256((const void *)from);
 
-			__builtin_prefetch(ahead, 0, 2);
+			cpu_ahead_part(ahead, part++, 32);
 			_mm256_storeu_si256((void *)to, levels_of(codes, table));
 			_mm256_storeu_si256((void *)(to + quad), levels_of(_mm256_srli_epi16(codes, 4), table));
 		}
 	}
 }
 
-static void unpack_k(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead)
+static void unpack_k(uint8_t *to, const uint8_t *from, uint32_t dim, struct cpu_ahead *ahead)
 {
 	unpack(to, from, 4 * KERN_PAGE_TOKENS, dim / 8, INT4_ZERO, ahead);
 }
 
-static void unpack_v(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead)
+static void unpack_v(uint8_t *to, const uint8_t *from, uint32_t dim, struct cpu_ahead *ahead)
 {
 	unpack(to, from, 4 * dim, KERN_PAGE_TOKENS / 8, 0, ahead);
 }
@@ -681,13 +681,13 @@ static inline const int16_t *packed_weights(const struct cpu_attention_weights8 
 /* vecs * 8 channels of one group from `channel`. */
 static inline __attribute__((always_inline)) void accumulate_int8_block(const int rows, const int vecs, float *o,
 	const float *factor, const struct cpu_attention_weights8 *weights, uint32_t first, const int8_t *v, uint32_t dim,
-	uint32_t channel, const int8_t *ahead)
+	uint32_t channel, struct cpu_ahead *ahead)
 {
 	__m256i sum[BLOCK_ROWS_INT8][4];
 
 	multiply_quads(rows, 2 * vecs, sum, packed_weights(weights, first, channel),
 		(size_t)weights->groups * KERN_PAGE_TOKENS, v + (size_t)channel * 4, (size_t)dim * 4,
-		KERN_PAGE_TOKENS / 4, ahead + (size_t)channel * 4);
+		KERN_PAGE_TOKENS / 4, ahead);
 	for (int r = 0; r < rows; r++) {
 		const __m256 scale = _mm256_set1_ps(weights->scale[first + (uint32_t)r]);
 		const __m256 old_factor = _mm256_set1_ps(factor[first + (uint32_t)r]);
@@ -702,7 +702,7 @@ static inline __attribute__((always_inline)) void accumulate_int8_block(const in
 }
 
 static inline __attribute__((always_inline)) void accumulate_int8_rows(const int rows, float *o, const float *factor,
-	const struct cpu_attention_weights8 *weights, uint32_t first, const int8_t *v, uint32_t dim, const int8_t *ahead)
+	const struct cpu_attention_weights8 *weights, uint32_t first, const int8_t *v, uint32_t dim, struct cpu_ahead *ahead)
 {
 	uint32_t channel = 0;
 
@@ -713,11 +713,11 @@ static inline __attribute__((always_inline)) void accumulate_int8_rows(const int
 }
 
 static void accumulate_int8(float *o, const float *factor, const struct cpu_attention_weights8 *weights, uint32_t vectors,
-	const int8_t *v, uint32_t dim, const void *ahead)
+	const int8_t *v, uint32_t dim, struct cpu_ahead *ahead)
 {
-	if (ahead == NULL)
-		ahead = v;
-	for (uint32_t first = 0, rows; first < vectors; first += rows, ahead = v) {
+	struct cpu_ahead nothing = {.bytes = 0};
+
+	for (uint32_t first = 0, rows; first < vectors; first += rows, ahead = &nothing) {
 		rows = block_rows(vectors - first, BLOCK_ROWS_INT8);
 		if (rows == 1)
 			accumulate_int8_rows(1, o, factor, weights, first, v, dim, ahead);

@@ -224,7 +224,7 @@ static float quantize_query(void *packed, const float *q, const float *width, ui
 static inline __attribute__((always_inline)) void multiply_quads(const int rows, const int vecs,
 	__m512i high[BLOCK_ROWS_INT8][PAGE_VECS], __m512i low[BLOCK_ROWS_INT8][PAGE_VECS], const uint8_t *left,
 	size_t row_bytes, size_t limb_bytes, const uint8_t *right, size_t stride, uint32_t quads, __mmask16 mask,
-	const uint8_t *ahead)
+	struct cpu_ahead *ahead)
 {
 	__m512i right_vec[PAGE_VECS];
 
@@ -232,11 +232,10 @@ static inline __attribute__((always_inline)) void multiply_quads(const int rows,
 		for (int i = 0; i < vecs; i++)
 			high[r][i] = low[r][i] = _mm512_setzero_si512();
 	}
-	for (uint32_t quad = 0; quad < quads; quad++, left += 4, right += stride, ahead += stride) {
-		for (int i = 0; i < vecs; i++) {
+	for (uint32_t quad = 0; quad < quads; quad++, left += 4, right += stride) {
+		cpu_ahead_part(ahead, quad, (uint32_t)vecs * 64);
+		for (int i = 0; i < vecs; i++)
 			right_vec[i] = vecs > 1 ? _mm512_loadu_si512(right + i * 64) : _mm512_maskz_loadu_epi32(mask, right);
-			__builtin_prefetch(ahead + i * 64, 0, 2);
-		}
 		for (int r = 0; r < rows; r++) {
 			const __m512i upper = broadcast4(left + r * row_bytes), lower = broadcast4(left + r * row_bytes + limb_bytes);
 
@@ -251,12 +250,12 @@ static inline __attribute__((always_inline)) void multiply_quads(const int rows,
 /* vecs * 16 tokens from `token`. */
 static inline __attribute__((always_inline)) void product_int8_block(const int rows, const int vecs, float *products,
 	const struct cpu_attention_int8 *page, const struct cpu_attention_query8 *q, uint32_t first, uint32_t token,
-	uint32_t dim, const uint8_t *ahead)
+	uint32_t dim, struct cpu_ahead *ahead)
 {
 	__m512i high[BLOCK_ROWS_INT8][PAGE_VECS], low[BLOCK_ROWS_INT8][PAGE_VECS];
 
 	multiply_quads(rows, vecs, high, low, (const uint8_t *)q->packed + (size_t)first * 2 * dim, (size_t)2 * dim, dim,
-		(const uint8_t *)page->k + (size_t)token * 4, KERN_PAGE_TOKENS * 4, dim / 4, 0xffff, ahead + (size_t)token * 4);
+		(const uint8_t *)page->k + (size_t)token * 4, KERN_PAGE_TOKENS * 4, dim / 4, 0xffff, ahead);
 	for (int i = 0; i < vecs; i++) {
 		const uint32_t at = token + (uint32_t)i * LANES;
 		const __m512i surplus = _mm512_mullo_epi32(_mm512_loadu_si512(page->sum + at), _mm512_set1_epi32(OFFSET_PRODUCT));
@@ -276,7 +275,7 @@ static inline __attribute__((always_inline)) void product_int8_block(const int r
 /* As many tokens at once as there are registers for the sums. */
 static inline __attribute__((always_inline)) void product_int8_rows(const int rows, float *products,
 	const struct cpu_attention_int8 *k, const struct cpu_attention_query8 *q, uint32_t first, uint32_t dim,
-	const uint8_t *ahead)
+	struct cpu_ahead *ahead)
 {
 	if (rows <= 2) {
 		product_int8_block(rows, PAGE_VECS, products, k, q, first, 0, dim, ahead);
@@ -286,13 +285,13 @@ static inline __attribute__((always_inline)) void product_int8_rows(const int ro
 		product_int8_block(rows, 2, products, k, q, first, token, dim, ahead);
 }
 
-/* Only the first block asks for what is ahead; for the others it is K itself, which they touch anyway. */
+/* Only the first block asks for what is ahead. */
 static void product_int8(float *products, const struct cpu_attention_int8 *k, const struct cpu_attention_query8 *q,
-	uint32_t vectors, uint32_t dim, const void *ahead)
+	uint32_t vectors, uint32_t dim, struct cpu_ahead *ahead)
 {
-	if (ahead == NULL)
-		ahead = k->k;
-	for (uint32_t first = 0, rows; first < vectors; first += rows, ahead = k->k) {
+	struct cpu_ahead nothing = {.bytes = 0};
+
+	for (uint32_t first = 0, rows; first < vectors; first += rows, ahead = &nothing) {
 		rows = block_rows(vectors - first, BLOCK_ROWS_INT8);
 		switch (rows) {
 		case 1:
@@ -532,14 +531,13 @@ static void accumulate(float *o, const float *weights, uint32_t vectors, const v
 /* vecs * 16 channels of one group from `channel`; mask says which of the 16 where there is but one vec. */
 static inline __attribute__((always_inline)) void accumulate_int8_block(const int rows, const int vecs, float *o,
 	const float *factor, const struct cpu_attention_weights8 *weights, uint32_t first, const uint8_t *v, uint32_t dim,
-	uint32_t channel, __mmask16 mask, const uint8_t *ahead)
+	uint32_t channel, __mmask16 mask, struct cpu_ahead *ahead)
 {
 	__m512i high[BLOCK_ROWS_INT8][PAGE_VECS], low[BLOCK_ROWS_INT8][PAGE_VECS];
 
 	multiply_quads(rows, vecs, high, low, packed_weights(weights, first, channel),
 		(size_t)weights->groups * 2 * KERN_PAGE_TOKENS, KERN_PAGE_TOKENS, v + (size_t)channel * 4, (size_t)dim * 4,
-		KERN_PAGE_TOKENS / 4, mask,
-		ahead + (size_t)channel * 4);
+		KERN_PAGE_TOKENS / 4, mask, ahead);
 	for (int r = 0; r < rows; r++) {
 		const __m512 scale = _mm512_set1_ps(weights->scale[first + (uint32_t)r]);
 		const __m512 old_factor = _mm512_set1_ps(factor[first + (uint32_t)r]);
@@ -555,7 +553,7 @@ static inline __attribute__((always_inline)) void accumulate_int8_block(const in
 }
 
 static inline __attribute__((always_inline)) void accumulate_int8_rows(const int rows, float *o, const float *factor,
-	const struct cpu_attention_weights8 *weights, uint32_t first, const uint8_t *v, uint32_t dim, const uint8_t *ahead)
+	const struct cpu_attention_weights8 *weights, uint32_t first, const uint8_t *v, uint32_t dim, struct cpu_ahead *ahead)
 {
 	uint32_t channel = 0;
 
@@ -569,13 +567,12 @@ static inline __attribute__((always_inline)) void accumulate_int8_rows(const int
 }
 
 static void accumulate_int8(float *o, const float *factor, const struct cpu_attention_weights8 *weights, uint32_t vectors,
-	const int8_t *v, uint32_t dim, const void *ahead)
+	const int8_t *v, uint32_t dim, struct cpu_ahead *ahead)
 {
 	const uint8_t *bytes = (const uint8_t *)v;
+	struct cpu_ahead nothing = {.bytes = 0};
 
-	if (ahead == NULL)
-		ahead = v;
-	for (uint32_t first = 0, rows; first < vectors; first += rows, ahead = v) {
+	for (uint32_t first = 0, rows; first < vectors; first += rows, ahead = &nothing) {
 		rows = block_rows(vectors - first, BLOCK_ROWS_INT8);
 		switch (rows) {
 		case 1:

@@ -86,32 +86,31 @@ static inline __m512i level_table(int32_t zero)
 }
 
 /* Pairs of quads of so many bytes, a multiple of 32: the low nibbles are the first quad's, the high ones the second's. */
-static inline void unpack(uint8_t *to, const uint8_t *from, uint32_t quad, uint32_t pairs, int32_t zero, const uint8_t *ahead)
+static inline void unpack(uint8_t *to, const uint8_t *from, uint32_t quad, uint32_t pairs, int32_t zero, struct cpu_ahead *ahead)
 {
 	const __m512i table = level_table(zero);
+	uint32_t part = 0;
 
-	ahead = ahead != NULL ? ahead : from;
 	for (uint32_t pair = 0; pair < pairs; pair++, to += quad) {
 		for (uint32_t i = 0; i < quad; i += 64, to += 64) {
 			const __mmask64 mask = quad - i < 64 ? 0xffffffff : UINT64_MAX;
 			const __m512i codes = _mm512_maskz_loadu_epi8(mask, from + i);
 
-			__builtin_prefetch(ahead + i, 0, 2);
+			cpu_ahead_part(ahead, part++, 64);
 			_mm512_mask_storeu_epi8(to, mask, levels_of(codes, table));
 			_mm512_mask_storeu_epi8(to + quad, mask, levels_of(_mm512_srli_epi16(codes, 4), table));
 		}
 		to -= (quad + 63) / 64 * 64 - quad;
 		from += quad;
-		ahead += quad;
 	}
 }
 
-void cpu_attention_unpack_k_avx512(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead)
+void cpu_attention_unpack_k_avx512(uint8_t *to, const uint8_t *from, uint32_t dim, struct cpu_ahead *ahead)
 {
 	unpack(to, from, 4 * KERN_PAGE_TOKENS, dim / 8, INT4_ZERO, ahead);
 }
 
-void cpu_attention_unpack_v_avx512(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead)
+void cpu_attention_unpack_v_avx512(uint8_t *to, const uint8_t *from, uint32_t dim, struct cpu_ahead *ahead)
 {
 	unpack(to, from, 4 * dim, KERN_PAGE_TOKENS / 8, 0, ahead);
 }
@@ -121,7 +120,7 @@ void cpu_attention_unpack_v_avx512(uint8_t *to, const uint8_t *from, uint32_t di
 /* A few vectors take the codes as they lie, a pair of quads at once: the same sums, without the way through memory. */
 static inline __attribute__((always_inline)) void product_codes_block(const int rows, float *products,
 	const struct cpu_attention_int4 *page, const struct cpu_attention_query4 *q, uint32_t token, uint32_t dim,
-	const uint8_t *ahead)
+	struct cpu_ahead *ahead)
 {
 	enum { VECS = 2 };
 	const __m512i table = level_table(INT4_ZERO);
@@ -145,10 +144,10 @@ static inline __attribute__((always_inline)) void product_codes_block(const int 
 			const size_t at = (size_t)d / 2 * KERN_PAGE_TOKENS + (size_t)token * 4;
 			const __m512i codes[VECS] = { _mm512_loadu_si512(page->k + at), _mm512_loadu_si512(page->k + at + 64) };
 
+			cpu_ahead_part(ahead, d / 8, VECS * 64);
 			for (int i = 0; i < VECS; i++) {
 				const __m512i first = levels_of(codes[i], table), second = levels_of(_mm512_srli_epi16(codes[i], 4), table);
 
-				__builtin_prefetch(ahead + at + (size_t)i * 64, 0, 2);
 				for (int r = 0; r < rows; r++) {
 					const uint8_t *right = (const uint8_t *)q->packed + (uint32_t)r * dim + d;
 
@@ -175,17 +174,15 @@ static inline __attribute__((always_inline)) void product_codes_block(const int 
 }
 
 static inline __attribute__((always_inline)) void product_codes_rows(const int rows, float *products,
-	const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *q, uint32_t dim, const uint8_t *ahead)
+	const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *q, uint32_t dim, struct cpu_ahead *ahead)
 {
 	for (uint32_t token = 0; token < KERN_PAGE_TOKENS; token += 2 * LANES)
 		product_codes_block(rows, products, k, q, token, dim, ahead);
 }
 
 void cpu_attention_product_codes_avx512(float *products, const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *q,
-	uint32_t vectors, uint32_t dim, const void *ahead)
+	uint32_t vectors, uint32_t dim, struct cpu_ahead *ahead)
 {
-	if (ahead == NULL)
-		ahead = k->k;
 	switch (vectors) {
 	case 1:
 		product_codes_rows(1, products, k, q, dim, ahead);
@@ -205,7 +202,7 @@ void cpu_attention_product_codes_avx512(float *products, const struct cpu_attent
 /* A few vectors, as in product_codes: vecs * 16 channels of one group from `channel`. */
 static inline __attribute__((always_inline)) void accumulate_codes_block(const int rows, const int vecs, float *o,
 	const float *factor, const struct cpu_attention_weights8 *weights, const uint8_t *v, uint32_t dim, uint32_t channel,
-	__mmask16 mask, const uint8_t *ahead)
+	__mmask16 mask, struct cpu_ahead *ahead)
 {
 	const __m512i table = level_table(0);
 	const size_t row_bytes = (size_t)weights->groups * 2 * KERN_PAGE_TOKENS;
@@ -217,14 +214,13 @@ static inline __attribute__((always_inline)) void accumulate_codes_block(const i
 			high[r][i] = low[r][i] = _mm512_setzero_si512();
 	}
 	v += (size_t)channel * 4;
-	ahead += (size_t)channel * 4;
-	for (uint32_t token = 0; token < KERN_PAGE_TOKENS; token += 8, v += (size_t)dim * 4, ahead += (size_t)dim * 4) {
+	for (uint32_t token = 0; token < KERN_PAGE_TOKENS; token += 8, v += (size_t)dim * 4) {
 		__m512i first[2], second[2];
 
+		cpu_ahead_part(ahead, token / 8, (uint32_t)vecs * 64);
 		for (int i = 0; i < vecs; i++) {
 			const __m512i codes = vecs > 1 ? _mm512_loadu_si512(v + i * 64) : _mm512_maskz_loadu_epi32(mask, v);
 
-			__builtin_prefetch(ahead + i * 64, 0, 2);
 			first[i] = levels_of(codes, table);
 			second[i] = levels_of(_mm512_srli_epi16(codes, 4), table);
 		}
@@ -255,7 +251,7 @@ static inline __attribute__((always_inline)) void accumulate_codes_block(const i
 }
 
 static inline __attribute__((always_inline)) void accumulate_codes_rows(const int rows, float *o, const float *factor,
-	const struct cpu_attention_weights8 *weights, const uint8_t *v, uint32_t dim, const uint8_t *ahead)
+	const struct cpu_attention_weights8 *weights, const uint8_t *v, uint32_t dim, struct cpu_ahead *ahead)
 {
 	uint32_t channel = 0;
 
@@ -266,10 +262,8 @@ static inline __attribute__((always_inline)) void accumulate_codes_rows(const in
 }
 
 void cpu_attention_accumulate_codes_avx512(float *o, const float *factor, const struct cpu_attention_weights8 *weights, uint32_t vectors,
-	const uint8_t *v, uint32_t dim, const void *ahead)
+	const uint8_t *v, uint32_t dim, struct cpu_ahead *ahead)
 {
-	if (ahead == NULL)
-		ahead = v;
 	switch (vectors) {
 	case 1:
 		accumulate_codes_rows(1, o, factor, weights, v, dim, ahead);

@@ -18,6 +18,7 @@
 #ifndef CPU_ATTENTION_KERNELS_H
 #define CPU_ATTENTION_KERNELS_H
 
+#include "kernels/cpu/cpu_ahead.h"
 #include "kernels/cpu/cpu_attention.h"
 
 enum {
@@ -141,19 +142,19 @@ struct cpu_attention_kernels {
 	/* Raw products of q [vectors][dim] with the first `tokens` (rounded up to 16) of a tile: [vectors][64]. */
 	void (*product)(float *products, const float *tile, const float *q, uint32_t vectors, uint32_t tokens,
 		uint32_t dim);
-	/* ahead: memory that is wanted next, as large as the page's K; it is asked for on the way. Also in accumulate_int8. */
+	/* ahead: asked for on the way, as much as there is of K; the same below with V. */
 	void (*product_int8)(float *products, const struct cpu_attention_int8 *k,
-		const struct cpu_attention_query8 *q, uint32_t vectors, uint32_t dim, const void *ahead);
+		const struct cpu_attention_query8 *q, uint32_t vectors, uint32_t dim, struct cpu_ahead *ahead);
 	/* int4 codes to what they stand for, one a byte, as int8 lies: of K with 64 added. */
-	void (*unpack_k)(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead);
-	void (*unpack_v)(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead);
+	void (*unpack_k)(uint8_t *to, const uint8_t *from, uint32_t dim, struct cpu_ahead *ahead);
+	void (*unpack_v)(uint8_t *to, const uint8_t *from, uint32_t dim, struct cpu_ahead *ahead);
 	/* Adds low halves to them: `pairs` of quads, each of `quad` bytes. */
 	void (*add_low)(uint8_t *to, const uint8_t *low, uint32_t quad, uint32_t pairs);
 	void (*product_int4)(float *products, const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *q,
 		uint32_t vectors, uint32_t dim);
 	/* NULL, or the same of up to CPU_ATTENTION_FEW vectors with codes as they lie in the page, [dim/8][64][4]. */
 	void (*product_codes)(float *products, const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *q,
-		uint32_t vectors, uint32_t dim, const void *ahead);
+		uint32_t vectors, uint32_t dim, struct cpu_ahead *ahead);
 	/* n elements of V, not float32, to float32, for use by many vectors. n: a multiple of 64. */
 	void (*widen)(float *to, const void *v, enum kern_kv format, uint32_t n);
 	/* Products [vectors][64] become weights of V, in place, v_scale included; the states move on. */
@@ -167,10 +168,10 @@ struct cpu_attention_kernels {
 		uint32_t begin, uint32_t end, uint32_t dim);
 	/* o [vectors][dim] = o * factor [vectors] + weights * V. */
 	void (*accumulate_int8)(float *o, const float *factor, const struct cpu_attention_weights8 *weights, uint32_t vectors,
-		const int8_t *v, uint32_t dim, const void *ahead);
+		const int8_t *v, uint32_t dim, struct cpu_ahead *ahead);
 	/* NULL, or the same of int4 for up to CPU_ATTENTION_FEW vectors with codes as they lie in the page, [64/8][dim][4]. */
 	void (*accumulate_codes)(float *o, const float *factor, const struct cpu_attention_weights8 *weights, uint32_t vectors,
-		const uint8_t *v, uint32_t dim, const void *ahead);
+		const uint8_t *v, uint32_t dim, struct cpu_ahead *ahead);
 };
 
 extern const struct cpu_attention_kernels cpu_attention_scalar, cpu_attention_avx2, cpu_attention_avx512, cpu_attention_amx;
@@ -178,12 +179,12 @@ extern const struct cpu_attention_kernels cpu_attention_scalar, cpu_attention_av
 /* AVX-512's table is put together from several files. */
 void cpu_attention_rotate_avx512(float *x, uint32_t n);
 void cpu_attention_dots_avx512(float *products, const float *q, uint32_t vectors, const float *b, uint32_t n);
-void cpu_attention_unpack_k_avx512(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead);
-void cpu_attention_unpack_v_avx512(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead);
+void cpu_attention_unpack_k_avx512(uint8_t *to, const uint8_t *from, uint32_t dim, struct cpu_ahead *ahead);
+void cpu_attention_unpack_v_avx512(uint8_t *to, const uint8_t *from, uint32_t dim, struct cpu_ahead *ahead);
 void cpu_attention_product_codes_avx512(float *products, const struct cpu_attention_int4 *k,
-	const struct cpu_attention_query4 *q, uint32_t vectors, uint32_t dim, const void *ahead);
+	const struct cpu_attention_query4 *q, uint32_t vectors, uint32_t dim, struct cpu_ahead *ahead);
 void cpu_attention_accumulate_codes_avx512(float *o, const float *factor, const struct cpu_attention_weights8 *weights,
-	uint32_t vectors, const uint8_t *v, uint32_t dim, const void *ahead);
+	uint32_t vectors, const uint8_t *v, uint32_t dim, struct cpu_ahead *ahead);
 void cpu_attention_softmax_avx512(float *products, uint32_t vectors, const struct cpu_attention_softmax *how,
 	const struct cpu_attention_running *running);
 void cpu_attention_softmax_int8_avx512(const struct cpu_attention_weights8 *weights, float *products, uint32_t vectors,
@@ -196,11 +197,11 @@ void cpu_attention_begin_amx(enum kern_kv k_format, uint32_t dim);
 void cpu_attention_end_amx(void);
 float cpu_attention_quantize_query_amx(void *packed, const float *q, const float *width, uint32_t n);
 void cpu_attention_product_int8_amx(float *products, const struct cpu_attention_int8 *k, const struct cpu_attention_query8 *q,
-	uint32_t vectors, uint32_t dim, const void *ahead);
+	uint32_t vectors, uint32_t dim, struct cpu_ahead *ahead);
 void cpu_attention_product_int4_amx(float *products, const struct cpu_attention_int4 *k, const struct cpu_attention_query4 *q,
 	uint32_t vectors, uint32_t dim);
 void cpu_attention_accumulate_int8_amx(float *o, const float *factor, const struct cpu_attention_weights8 *weights, uint32_t vectors,
-	const int8_t *v, uint32_t dim, const void *ahead);
+	const int8_t *v, uint32_t dim, struct cpu_ahead *ahead);
 
 /* isa must be one that plan has left in a job. */
 const struct cpu_attention_kernels *cpu_attention_kernels(enum base_isa isa);

@@ -69,7 +69,7 @@ static void product(float *restrict products, const float *restrict tile, const 
 }
 
 static void product_int8(float *restrict products, const struct cpu_attention_int8 *k,
-	const struct cpu_attention_query8 *query, uint32_t vectors, uint32_t dim, const void *ahead)
+	const struct cpu_attention_query8 *query, uint32_t vectors, uint32_t dim, struct cpu_ahead *ahead)
 {
 	(void)ahead;
 	for (uint32_t i = 0; i < vectors; i++) {
@@ -101,13 +101,13 @@ static void unpack(uint8_t *restrict to, const uint8_t *restrict from, uint32_t 
 	}
 }
 
-static void unpack_k(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead)
+static void unpack_k(uint8_t *to, const uint8_t *from, uint32_t dim, struct cpu_ahead *ahead)
 {
 	(void)ahead;
 	unpack(to, from, 4 * KERN_PAGE_TOKENS, dim / 8, INT4_ZERO);
 }
 
-static void unpack_v(uint8_t *to, const uint8_t *from, uint32_t dim, const void *ahead)
+static void unpack_v(uint8_t *to, const uint8_t *from, uint32_t dim, struct cpu_ahead *ahead)
 {
 	(void)ahead;
 	unpack(to, from, 4 * dim, KERN_PAGE_TOKENS / 8, 0);
@@ -255,7 +255,7 @@ static void accumulate(float *o, const float *weights, uint32_t vectors, const v
 }
 
 static void accumulate_int8(float *restrict o, const float *factor, const struct cpu_attention_weights8 *weights,
-	uint32_t vectors, const int8_t *v, uint32_t dim, const void *ahead)
+	uint32_t vectors, const int8_t *v, uint32_t dim, struct cpu_ahead *ahead)
 {
 	(void)ahead;
 	for (uint32_t i = 0; i < vectors; i++, o += dim) {

@@ -24,6 +24,7 @@ struct cpu_attention_tile {
 
 /* What a participant needs while it runs a unit. */
 struct cpu_attention_scratch {
+	struct cpu_ahead ahead; /* the pages that come next */
 	_Alignas(64) float q[CPU_ATTENTION_VECTORS * CPU_ATTENTION_DIM_MAX];
 	_Alignas(64) float o[CPU_ATTENTION_VECTORS * CPU_ATTENTION_DIM_MAX];     /* of the split in work */
 	_Alignas(64) float total[CPU_ATTENTION_VECTORS * CPU_ATTENTION_DIM_MAX]; /* of the splits before it */

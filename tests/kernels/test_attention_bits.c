@@ -257,7 +257,7 @@ static void int8_products_are_exact(void **state)
 			products[i] = new_zeroed(VECTORS * KERN_PAGE_TOKENS * sizeof(float));
 			for (uint32_t j = 0; j < VECTORS; j++)
 				scale[j] = kernels->quantize_query(packed + (size_t)j * dim, q + (size_t)j * 256, width, dim);
-			kernels->product_int8(products[i], &page, &query, VECTORS, dim, NULL);
+			kernels->product_int8(products[i], &page, &query, VECTORS, dim, &(struct cpu_ahead){.bytes = 0});
 			assert_memory_equal(products[0], products[i], VECTORS * KERN_PAGE_TOKENS * sizeof(float));
 		}
 		for (uint32_t i = 0; i < isa_count; i++)
