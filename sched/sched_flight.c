@@ -245,15 +245,13 @@ static size_t zero_bytes(const struct sched *sched)
 int sched_zero_form(struct sched *sched)
 {
 	struct sched_flight *flight;
-	struct sched_kv_usage usage;
+	uint32_t at = 0;
 
 	if (sched_kv_dirty_bytes(sched->kv) == 0)
 		return 0;
-	sched_kv_usage(sched->kv, &usage);
-	/* When the device has nothing better to do, when somebody waits, or when clean blocks run
-	 * short. */
-	if (sched->flight_count > 0 && !sched->want_zero &&
-		usage.free_bytes >= usage.total_bytes / SCHED_CLEAN_PART)
+	/* When the device has nothing better to do, when somebody waits, or when clean blocks of a size
+	 * run short. */
+	if (sched->flight_count > 0 && !sched->want_zero && sched_kv_short(sched->kv, SCHED_CLEAN_PART, false, &at) == 0)
 		return 0;
 	flight = sched_flight_has(sched, KERN_WORK_ZERO) ? NULL : sched_flight_free(sched);
 	if (!flight)

@@ -26,7 +26,9 @@ static uint32_t class_new(struct sched_kv *kv, size_t block_bytes)
 			return KV_NONE;
 		c = kv->class_end++;
 	}
-	kv->classes[c] = (struct kv_class){ .block_bytes = block_bytes, .head = KV_NONE };
+	kv->classes[c] = (struct kv_class){
+		.block_bytes = block_bytes, .head = KV_NONE, .dirty_head = KV_NONE, .dirty_tail = KV_NONE
+	};
 	return c;
 }
 
@@ -148,14 +150,54 @@ uint32_t sched_kv_references(const struct sched_kv *kv, const unsigned char *blo
 
 static void dirty_push(struct sched_kv *kv, uint32_t number)
 {
+	struct kv_class *class = &kv->classes[kv->extents[number / kv->stride].class];
+
 	kv->blocks[number].state = KV_DIRTY;
 	kv->blocks[number].next = KV_NONE;
-	if (kv->dirty_tail == KV_NONE)
-		kv->dirty_head = number;
+	if (class->dirty_tail == KV_NONE)
+		class->dirty_head = number;
 	else
-		kv->blocks[kv->dirty_tail].next = number;
-	kv->dirty_tail = number;
+		kv->blocks[class->dirty_tail].next = number;
+	class->dirty_tail = number;
+	class->dirty++;
 	kv->blocks_dirty++;
+}
+
+static uint32_t dirty_pop(struct sched_kv *kv, struct kv_class *class)
+{
+	const uint32_t number = class->dirty_head;
+
+	class->dirty_head = kv->blocks[number].next;
+	if (class->dirty_head == KV_NONE)
+		class->dirty_tail = KV_NONE;
+	class->dirty--;
+	class->zeroing++;
+	kv->blocks[number].next = KV_NONE;
+	kv->blocks[number].state = KV_ZEROING;
+	kv->blocks_dirty--;
+	kv->blocks_zeroing++;
+	return number;
+}
+
+/* With something to zero, and the least part of its extents clean or about to be. */
+static struct kv_class *dirty_class(struct sched_kv *kv)
+{
+	struct kv_class *shortest = NULL;
+	double least = 0.0;
+
+	for (uint32_t c = 0; c < kv->class_end; c++) {
+		struct kv_class *class = &kv->classes[c];
+		double part;
+
+		if (class->block_bytes == 0 || class->dirty == 0)
+			continue;
+		part = (double)(class->free + class->zeroing) * (double)class->block_bytes / class->extents;
+		if (shortest && part >= least)
+			continue;
+		shortest = class;
+		least = part;
+	}
+	return shortest;
 }
 
 void sched_kv_release(struct sched_kv *kv, unsigned char *block)
@@ -176,25 +218,18 @@ void sched_kv_release(struct sched_kv *kv, unsigned char *block)
 uint32_t sched_kv_dirty(
 	struct sched_kv *kv, struct kern_span *spans, uint32_t capacity, size_t bytes_max)
 {
+	struct kv_class *class = NULL;
 	uint32_t count = 0;
 	size_t bytes = 0;
 
-	while (count < capacity && kv->dirty_head != KV_NONE) {
-		uint32_t number = kv->dirty_head;
-		size_t block_bytes = kv_bytes_of(kv, number);
-
-		if (count > 0 && bytes + block_bytes > bytes_max)
+	while (count < capacity) {
+		if ((!class || class->dirty == 0) && !(class = dirty_class(kv)))
 			break;
-		kv->dirty_head = kv->blocks[number].next;
-		if (kv->dirty_head == KV_NONE)
-			kv->dirty_tail = KV_NONE;
-		kv->blocks[number].next = KV_NONE;
-		kv->blocks[number].state = KV_ZEROING;
-		kv->blocks_dirty--;
-		kv->blocks_zeroing++;
-		bytes += block_bytes;
+		if (count > 0 && bytes + class->block_bytes > bytes_max)
+			break;
+		bytes += class->block_bytes;
 		spans[count++] =
-			(struct kern_span){ .to = kv_address(kv, number), .bytes = block_bytes };
+			(struct kern_span){ .to = kv_address(kv, dirty_pop(kv, class)), .bytes = class->block_bytes };
 	}
 	return count;
 }
@@ -210,6 +245,7 @@ void sched_kv_zeroed(struct sched_kv *kv, const struct kern_span *spans, uint32_
 		kv->blocks[number].next = extent->free_head;
 		extent->free_head = number;
 		kv->classes[extent->class].free++;
+		kv->classes[extent->class].zeroing--;
 		kv->blocks_zeroing--;
 		kv->dirty_bytes -= spans[i].bytes;
 		if (extent->free++ == 0)
@@ -225,6 +261,7 @@ void sched_kv_still_dirty(struct sched_kv *kv, const struct kern_span *spans, ui
 		uint32_t number = kv_number(kv, spans[i].to);
 
 		BASE_ASSERT(kv->blocks[number].state == KV_ZEROING);
+		kv->classes[kv->extents[number / kv->stride].class].zeroing--;
 		kv->blocks_zeroing--;
 		dirty_push(kv, number);
 	}
@@ -235,22 +272,48 @@ uint64_t sched_kv_dirty_bytes(const struct sched_kv *kv)
 	return kv->dirty_bytes;
 }
 
-static uint64_t extents_needed(const struct sched_kv *kv, size_t block_bytes, uint64_t count)
+/* Beyond the blocks that are clean, or with `dirty` will be. */
+static uint64_t extents_needed(const struct sched_kv *kv, size_t block_bytes, uint64_t count, bool dirty)
 {
 	uint32_t c = class_find(kv, block_bytes);
-	uint64_t free = c == KV_NONE ? 0 : kv->classes[c].free;
+	uint64_t free = c == KV_NONE ? 0 : kv->classes[c].free + (dirty ? kv->classes[c].dirty + kv->classes[c].zeroing : 0);
 	uint64_t per_extent = kv->extent_bytes / block_bytes;
 
 	return count <= free ? 0 : (count - free + per_extent - 1) / per_extent;
 }
 
+static uint32_t lacks(const struct sched_kv *kv, const size_t bytes[2], const uint32_t counts[2], bool dirty)
+{
+	const bool same = bytes[0] == bytes[1];
+	const uint64_t first = same ? 0 : extents_needed(kv, bytes[0], counts[0], dirty);
+	const uint64_t later = extents_needed(kv, bytes[1], (same ? (uint64_t)counts[0] : 0) + counts[1], dirty);
+
+	return first + later <= kv->untouched ? 0 : (first > 0 ? 1u : 0u) | (later > 0 ? 2u : 0u);
+}
+
 bool sched_kv_fits(const struct sched_kv *kv, const size_t bytes[2], const uint32_t counts[2])
 {
-	if (bytes[0] == bytes[1])
-		return extents_needed(kv, bytes[0], (uint64_t)counts[0] + counts[1]) <=
-			kv->untouched;
-	return extents_needed(kv, bytes[0], counts[0]) + extents_needed(kv, bytes[1], counts[1]) <=
-		kv->untouched;
+	return lacks(kv, bytes, counts, false) == 0;
+}
+
+uint32_t sched_kv_lacks(const struct sched_kv *kv, const size_t bytes[2], const uint32_t counts[2])
+{
+	return lacks(kv, bytes, counts, true);
+}
+
+size_t sched_kv_short(const struct sched_kv *kv, uint32_t part, bool dirty, uint32_t *at)
+{
+	const uint64_t untouched_bytes = (uint64_t)kv->untouched * kv->extent_bytes;
+
+	while (*at < kv->class_end) {
+		const struct kv_class *class = &kv->classes[(*at)++];
+		const uint64_t blocks = class->free + (dirty ? class->dirty + class->zeroing : 0);
+
+		if (class->block_bytes > 0 && (dirty || class->dirty > 0) &&
+			untouched_bytes + blocks * class->block_bytes < (uint64_t)class->extents * kv->extent_bytes / part)
+			return class->block_bytes;
+	}
+	return 0;
 }
 
 void sched_kv_usage(const struct sched_kv *kv, struct sched_kv_usage *usage)

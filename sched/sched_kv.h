@@ -31,9 +31,9 @@ void sched_kv_reference(struct sched_kv *kv, unsigned char *block);
 void sched_kv_release(struct sched_kv *kv, unsigned char *block);
 uint32_t sched_kv_references(const struct sched_kv *kv, const unsigned char *block);
 
-/* Dirty blocks to zero: fills spans (at most capacity, and bytes_max but for the first), marks them
- * as being zeroed. sched_kv_zeroed gives those back as free; sched_kv_still_dirty those whose
- * zeroing failed. */
+/* Dirty blocks to zero, of the size that is shortest of clean ones first: fills spans (at most
+ * capacity, and bytes_max but for the first), marks them as being zeroed. sched_kv_zeroed gives those
+ * back as free; sched_kv_still_dirty those whose zeroing failed. */
 uint32_t sched_kv_dirty(
 	struct sched_kv *kv, struct kern_span *spans, uint32_t capacity, size_t bytes_max);
 void sched_kv_zeroed(struct sched_kv *kv, const struct kern_span *spans, uint32_t count);
@@ -47,6 +47,11 @@ struct sched_kv_usage {
 uint64_t sched_kv_dirty_bytes(const struct sched_kv *kv);
 /* Whether counts[0] blocks of bytes[0] and counts[1] of bytes[1] can all be taken now. */
 bool sched_kv_fits(const struct sched_kv *kv, const size_t bytes[2], const uint32_t counts[2]);
+/* Of which of them more have to be released before they fit, all that is dirty being zeroed by then: a bit for each; 0: none. */
+uint32_t sched_kv_lacks(const struct sched_kv *kv, const size_t bytes[2], const uint32_t counts[2]);
+/* A size with less than 1/part of its extents clean or, with `dirty`, soon to be, and no untouched extents to make up for it; without
+ * `dirty`, only where there is something to zero. Sizes are looked at from number *at on, which then is the next one; 0: no more. */
+size_t sched_kv_short(const struct sched_kv *kv, uint32_t part, bool dirty, uint32_t *at);
 void sched_kv_usage(const struct sched_kv *kv, struct sched_kv_usage *usage);
 /* The pool itself; constant. */
 const void *sched_kv_memory(const struct sched_kv *kv);

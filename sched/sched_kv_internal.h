@@ -25,7 +25,7 @@ enum kv_state { KV_OUTSIDE, KV_FREE, KV_USED, KV_DIRTY, KV_ZEROING };
 
 struct kv_block {
 	uint32_t references;
-	uint32_t next; /* in its extent's free list, or in the list of dirty ones */
+	uint32_t next; /* in its extent's free list, or in its class's list of dirty ones */
 	uint32_t state;
 };
 
@@ -42,6 +42,8 @@ struct kv_class {
 	uint32_t extents;   /* cut for it */
 	uint32_t head;      /* extents with clean blocks */
 	uint64_t free;      /* clean blocks in them */
+	uint64_t dirty, zeroing;
+	uint32_t dirty_head, dirty_tail;
 };
 
 struct sched_kv {
@@ -53,7 +55,6 @@ struct sched_kv {
 	struct kv_class *classes;
 	uint32_t class_end; /* classes beyond were never used */
 	uint32_t untouched, untouched_head;
-	uint32_t dirty_head, dirty_tail;
 	uint32_t blocks_used, blocks_dirty, blocks_zeroing;
 	uint64_t used_bytes, dirty_bytes; /* dirty: waiting and being zeroed */
 	/* below here is not touched per request */

@@ -34,7 +34,6 @@ int sched_kv_create(struct sched_kv **out, struct kern_backend *backend, uint64_
 	kv->extent_bytes = extent_bytes;
 	kv->extent_count = (uint32_t)extents;
 	kv->stride = (uint32_t)(extent_bytes / KV_BLOCK_ALIGN);
-	kv->dirty_head = kv->dirty_tail = KV_NONE;
 	kv->extents = calloc(extents, sizeof(*kv->extents));
 	kv->blocks = calloc(records, sizeof(*kv->blocks));
 	kv->classes = calloc(KV_CLASSES_MAX, sizeof(*kv->classes));
@@ -130,10 +129,36 @@ static int check_extent(const struct sched_kv *kv, uint32_t e, struct tally *tal
 	return 0;
 }
 
+static int check_class(const struct sched_kv *kv, uint32_t c)
+{
+	const struct kv_class *class = &kv->classes[c];
+	uint32_t listed = 0;
+	uint64_t free = 0, zeroing = 0;
+
+	for (uint32_t n = class->dirty_head; n != KV_NONE && listed <= class->dirty; n = kv->blocks[n].next) {
+		if (kv->blocks[n].state != KV_DIRTY || kv->extents[n / kv->stride].class != c)
+			return base_fail(EINVAL, "KV block %u is listed as dirty of class %u; its state is %u", n, c,
+				kv->blocks[n].state);
+		listed++;
+	}
+	for (uint32_t e = 0; e < kv->extent_count; e++) {
+		if (kv->extents[e].class != c)
+			continue;
+		free += kv->extents[e].free;
+		for (uint32_t b = 0; b < kv->extents[e].blocks; b++)
+			zeroing += kv->blocks[e * kv->stride + b].state == KV_ZEROING;
+	}
+	if (listed != class->dirty || free != class->free || zeroing != class->zeroing)
+		return base_fail(EINVAL, "KV blocks of %zu bytes: %u dirty, %llu free, %llu being zeroed; counted %llu, %llu, %llu",
+			class->block_bytes, listed, (unsigned long long)free, (unsigned long long)zeroing,
+			(unsigned long long)class->dirty, (unsigned long long)class->free, (unsigned long long)class->zeroing);
+	return 0;
+}
+
 int sched_kv_check(const struct sched_kv *kv)
 {
 	struct tally tally = { 0 };
-	uint32_t untouched = 0, dirty = 0, limit = sched_kv_limit(kv);
+	uint32_t untouched = 0, dirty = 0;
 
 	for (uint32_t e = 0; e < kv->extent_count; e++) {
 		int rc = kv->extents[e].class == KV_NONE ? 0 : check_extent(kv, e, &tally);
@@ -142,11 +167,12 @@ int sched_kv_check(const struct sched_kv *kv)
 			return rc;
 		untouched += kv->extents[e].class == KV_NONE;
 	}
-	for (uint32_t n = kv->dirty_head; n != KV_NONE && dirty <= limit; n = kv->blocks[n].next) {
-		if (kv->blocks[n].state != KV_DIRTY)
-			return base_fail(EINVAL, "KV block %u is listed as dirty; its state is %u",
-				n, kv->blocks[n].state);
-		dirty++;
+	for (uint32_t c = 0; c < kv->class_end; c++) {
+		int rc = kv->classes[c].block_bytes == 0 ? 0 : check_class(kv, c);
+
+		if (rc < 0)
+			return rc;
+		dirty += kv->classes[c].block_bytes == 0 ? 0 : (uint32_t)kv->classes[c].dirty;
 	}
 	if (untouched != kv->untouched)
 		return base_fail(

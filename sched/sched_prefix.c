@@ -136,8 +136,11 @@ static void become_idle(struct sched_prefix *prefix, uint32_t n, uint32_t to_end
 	prefix->counters.idle_bytes += node->bytes + node->ahead_bytes;
 	if (node->children == 0)
 		prefix_leaf_enter(prefix, n);
+	if (prefix_in_size(node))
+		prefix_size_enter(prefix, n);
 }
 
+/* Its holder is counted already. */
 static void stop_idling(struct sched_prefix *prefix, uint32_t n)
 {
 	struct prefix_node *node = &prefix->nodes[n];
@@ -147,6 +150,11 @@ static void stop_idling(struct sched_prefix *prefix, uint32_t n)
 	prefix->counters.idle_bytes -= node->bytes + node->ahead_bytes;
 	if (node->leaf_at != SCHED_PREFIX_NONE)
 		prefix_leaf_leave(prefix, n);
+	if (node->children == 0 || node->parent == SCHED_PREFIX_NONE)
+		prefix_size_leave(prefix, n);
+	/* A tree that is wanted again stays, as far as it is there. */
+	if (node->parent == SCHED_PREFIX_NONE && prefix->felled != SCHED_PREFIX_NONE && prefix->nodes[prefix->felled].root == n)
+		prefix->felled = SCHED_PREFIX_NONE;
 }
 
 void sched_prefix_hold(struct sched_prefix *prefix, uint32_t node)
@@ -176,13 +184,32 @@ uint32_t sched_prefix_drop(struct sched_prefix *prefix, uint32_t node, uint32_t 
 
 /* ---- new pages ------------------------------------------------------------------------ */
 
+/* The tree has a new page. */
+static void grow(struct sched_prefix *prefix, uint32_t n)
+{
+	struct prefix_node *node = &prefix->nodes[n], *above;
+
+	node->child = node->sibling_next = node->sibling_previous = SCHED_PREFIX_NONE;
+	node->root = n;
+	if (node->parent != SCHED_PREFIX_NONE) {
+		above = &prefix->nodes[node->parent];
+		node->root = above->root;
+		node->sibling_next = above->child;
+		if (above->child != SCHED_PREFIX_NONE)
+			prefix->nodes[above->child].sibling_previous = n;
+		above->child = n;
+		above->children++;
+	}
+	prefix->nodes[node->root].tree++;
+}
+
 uint32_t sched_prefix_add(struct sched_prefix *prefix, struct sched_prefix_space space, uint32_t parent,
 	const struct sched_prefix_page *page, bool *is_new)
 {
 	struct prefix_node *above = parent == SCHED_PREFIX_NONE ? NULL : &prefix->nodes[parent];
 	const uint64_t hash = hash_of(prefix, above ? above->hash : salt_of(prefix, space), page->tokens);
 	uint32_t n = child_of(prefix, space, parent, hash, page->tokens);
-	uint32_t *bucket = prefix_bucket(prefix, hash);
+	uint32_t *bucket = prefix_bucket(prefix, hash), size;
 
 	*is_new = false;
 	if (n != SCHED_PREFIX_NONE) {
@@ -191,9 +218,10 @@ uint32_t sched_prefix_add(struct sched_prefix *prefix, struct sched_prefix_space
 		return n;
 	}
 	n = prefix->free_head;
-	if (n == SCHED_PREFIX_NONE)
-		return n;
+	if (n == SCHED_PREFIX_NONE || (size = prefix_size_of(prefix, page->bytes)) == PREFIX_SIZES)
+		return SCHED_PREFIX_NONE;
 	*is_new = true;
+	prefix->sizes[size].pages++;
 	prefix->free_head = prefix->nodes[n].next;
 	prefix->nodes[n] = (struct prefix_node){ .hash = hash,
 		.next = *bucket,
@@ -201,14 +229,14 @@ uint32_t sched_prefix_add(struct sched_prefix *prefix, struct sched_prefix_space
 		.pages = above ? above->pages + 1 : 1,
 		.users = 1,
 		.leaf_at = SCHED_PREFIX_NONE,
+		.size = (uint16_t)size,
 		.space = space,
 		.block = page->block,
 		.bytes = page->bytes,
 		.worth = page->worth };
 	*bucket = n;
 	memcpy(prefix_tokens(prefix, n), page->tokens, sizeof(*page->tokens) * KERN_PAGE_TOKENS);
-	if (above)
-		above->children++;
+	grow(prefix, n);
 	prefix->tenants[space.tenant].bytes += page->bytes;
 	prefix->counters.bytes += page->bytes;
 	prefix->counters.pages++;

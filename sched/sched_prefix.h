@@ -10,10 +10,12 @@
  *
  * Only idle pages without children are evicted, so whatever is there can be reached. Which of them: by how likely they are
  * wanted again soon, learned from what becomes of pages like it (sched_prefix_rank.h); but first those of tenants that have more
- * than their share, so that a flood of one cannot take what another has within his.
+ * than their share, so that a flood of one cannot take what another has within his. Blocks of one size do not stand in for
+ * those of another, and first pages have a size of their own, so who wants a block says of which size: for that of a first
+ * page a whole tree goes, from its ends.
  *
  * Knows no session, no pool and no clock; blocks are addresses that it keeps for the caller. The scheduler's thread; nothing is
- * allocated after create; a lookup is O(pages of the prompt), an eviction O(1).
+ * allocated after create; a lookup is O(pages of the prompt), an eviction O(1), but for the way into the tree that it begins on.
  */
 #ifndef SCHED_PREFIX_H
 #define SCHED_PREFIX_H
@@ -82,12 +84,13 @@ uint32_t sched_prefix_add(struct sched_prefix *prefix, struct sched_prefix_space
  * found here. */
 uint32_t sched_prefix_drop(struct sched_prefix *prefix, uint32_t node, uint32_t keep, bool continued);
 
-/* Takes the least useful idle page out, preferably one of so many bytes. The references of its blocks are the caller's then.
- * False: there is none. */
+/* Takes the least useful idle page out: of any size for 0 bytes; else one with a block of this size, or the end of a tree that begins
+ * with one, and in calls that follow what is left of that tree, until its first page goes. The references of its blocks are the
+ * caller's then. False: there is none. */
 struct sched_prefix_evicted {
 	unsigned char *block, *ahead; /* ahead: NULL if it has none */
 };
-bool sched_prefix_evict(struct sched_prefix *prefix, uint64_t preferred_bytes, struct sched_prefix_evicted *evicted);
+bool sched_prefix_evict(struct sched_prefix *prefix, uint64_t bytes, struct sched_prefix_evicted *evicted);
 
 /* The same of this page, if nobody holds it and nothing is behind it: it is of no use any more. */
 bool sched_prefix_forget(struct sched_prefix *prefix, uint32_t node, struct sched_prefix_evicted *evicted);

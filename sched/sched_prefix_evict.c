@@ -80,6 +80,54 @@ void prefix_leaf_leave(struct sched_prefix *prefix, uint32_t n)
 	tenant->leaves--;
 }
 
+/* ---- sizes ---------------------------------------------------------------------------- */
+
+uint32_t prefix_size_of(struct sched_prefix *prefix, uint64_t bytes)
+{
+	uint32_t free = PREFIX_SIZES;
+
+	for (uint32_t s = 0; s < prefix->size_end; s++) {
+		if (prefix->sizes[s].pages > 0 && prefix->sizes[s].bytes == bytes)
+			return s;
+		if (prefix->sizes[s].pages == 0)
+			free = s;
+	}
+	if (free == PREFIX_SIZES && prefix->size_end < PREFIX_SIZES)
+		free = prefix->size_end++;
+	if (free < PREFIX_SIZES)
+		prefix->sizes[free] = (struct prefix_size){ bytes, 0, SCHED_PREFIX_NONE, SCHED_PREFIX_NONE };
+	return free;
+}
+
+void prefix_size_enter(struct sched_prefix *prefix, uint32_t n)
+{
+	struct prefix_node *node = &prefix->nodes[n];
+	struct prefix_size *size = &prefix->sizes[node->size];
+
+	node->size_next = SCHED_PREFIX_NONE;
+	node->size_previous = size->tail;
+	if (size->tail != SCHED_PREFIX_NONE)
+		prefix->nodes[size->tail].size_next = n;
+	else
+		size->head = n;
+	size->tail = n;
+}
+
+void prefix_size_leave(struct sched_prefix *prefix, uint32_t n)
+{
+	const struct prefix_node *node = &prefix->nodes[n];
+	struct prefix_size *size = &prefix->sizes[node->size];
+
+	if (node->size_previous != SCHED_PREFIX_NONE)
+		prefix->nodes[node->size_previous].size_next = node->size_next;
+	else
+		size->head = node->size_next;
+	if (node->size_next != SCHED_PREFIX_NONE)
+		prefix->nodes[node->size_next].size_previous = node->size_previous;
+	else
+		size->tail = node->size_previous;
+}
+
 /* ---- whose, and which ----------------------------------------------------------------- */
 
 bool sched_prefix_over_share(const struct sched_prefix *prefix, uint32_t t)
@@ -108,44 +156,131 @@ static uint32_t most_over(const struct sched_prefix *prefix)
 
 struct choice {
 	uint32_t node; /* NONE: none so far */
-	bool fits;
-	double rank;
+	bool shares;   /* somebody is beyond his: */
+	bool over;     /* its tenant is */
+	double loss;
 };
 
-static void consider(const struct sched_prefix *prefix, struct choice *choice, uint32_t n, uint64_t preferred_bytes)
+static bool tree_gives(const struct sched_prefix *prefix, const struct prefix_node *node, uint64_t bytes)
 {
-	const struct prefix_node *node = &prefix->nodes[n];
-	const bool fits = node->bytes == preferred_bytes;
-	const double rank = prefix_rank_of(&prefix->rank, node->kind, node->left_tick) * node->worth;
+	const struct prefix_node *root = &prefix->nodes[node->root];
 
-	if (choice->node != SCHED_PREFIX_NONE &&
-		(fits != choice->fits ? !fits
-				      : rank > choice->rank ||
-					(rank == choice->rank &&
-						node->left_tick >= prefix->nodes[choice->node].left_tick)))
-		return;
-	*choice = (struct choice){ n, fits, rank };
+	return root->users == 0 && root->bytes == bytes;
 }
 
-static uint32_t choose(struct sched_prefix *prefix, uint64_t preferred_bytes)
+static double loss_of(const struct sched_prefix *prefix, const struct prefix_node *node)
+{
+	return prefix_rank_of(&prefix->rank, node->kind, node->left_tick) * node->worth;
+}
+
+/* Of all pages of its tree: guessed from the first one and this end, since to look at each would cost too much. */
+static double tree_loss(const struct sched_prefix *prefix, const struct prefix_node *node)
+{
+	const struct prefix_node *root = &prefix->nodes[node->root];
+
+	return (loss_of(prefix, node) + loss_of(prefix, root)) * 0.5 * root->tree;
+}
+
+/* A leaf, or a first page, that nobody holds. */
+static void consider(const struct sched_prefix *prefix, struct choice *choice, uint32_t n, uint64_t bytes)
+{
+	const struct prefix_node *node = &prefix->nodes[n];
+	const bool alone = node->children == 0 && (bytes == 0 || node->bytes == bytes);
+	double loss;
+	bool over;
+
+	if (!alone && !tree_gives(prefix, node, bytes))
+		return;
+	over = choice->shares && sched_prefix_over_share(prefix, prefix->nodes[alone ? n : node->root].space.tenant);
+	loss = alone ? loss_of(prefix, node) : tree_loss(prefix, node);
+	if (choice->node != SCHED_PREFIX_NONE &&
+		(over != choice->over
+				? !over
+				: loss > choice->loss ||
+					(loss == choice->loss && node->left_tick >= prefix->nodes[choice->node].left_tick)))
+		return;
+	*choice = (struct choice){ n, choice->shares, over, loss };
+}
+
+static uint32_t choose(struct sched_prefix *prefix, uint64_t bytes)
 {
 	const uint32_t over = most_over(prefix);
-	struct choice choice = { .node = SCHED_PREFIX_NONE };
+	struct choice choice = { .node = SCHED_PREFIX_NONE, .shares = over != SCHED_PREFIX_NONE };
 
 	for (uint32_t i = 0; i < DRAWN; i++) {
 		const uint32_t at = i ? (uint32_t)base_rand_below(&prefix->draws, prefix->leaf_count) : 0;
-		const uint32_t n = prefix->leaves[at].node;
 
-		if (over == SCHED_PREFIX_NONE || sched_prefix_over_share(prefix, prefix->nodes[n].space.tenant))
-			consider(prefix, &choice, n, preferred_bytes);
+		consider(prefix, &choice, prefix->leaves[at].node, bytes);
 	}
-	if (choice.node != SCHED_PREFIX_NONE)
+	if (over == SCHED_PREFIX_NONE || (choice.node != SCHED_PREFIX_NONE && choice.over))
 		return choice.node;
 	for (uint32_t i = 0, n = prefix->tenants[over].leaf_head; i < DRAWN && n != SCHED_PREFIX_NONE; i++) {
-		consider(prefix, &choice, n, preferred_bytes);
+		consider(prefix, &choice, n, bytes);
 		n = prefix->nodes[n].list_next;
 	}
 	return choice.node;
+}
+
+/* Whatever leads to a block of this size is in its list. */
+static uint32_t first_of_size(const struct sched_prefix *prefix, uint64_t bytes)
+{
+	for (uint32_t s = 0; s < prefix->size_end; s++)
+		if (prefix->sizes[s].pages > 0 && prefix->sizes[s].bytes == bytes)
+			return prefix->sizes[s].head;
+	return SCHED_PREFIX_NONE;
+}
+
+/* Where few of all pages do. */
+static uint32_t choose_listed(const struct sched_prefix *prefix, uint32_t first, uint64_t bytes)
+{
+	struct choice choice = { .node = SCHED_PREFIX_NONE, .shares = true };
+
+	for (uint32_t i = 0, n = first; i < DRAWN && n != SCHED_PREFIX_NONE; i++) {
+		consider(prefix, &choice, n, bytes);
+		n = prefix->nodes[n].size_next;
+	}
+	return choice.node;
+}
+
+/* The one left longest ago, if it is one. */
+static uint32_t choose_oldest(const struct sched_prefix *prefix, uint64_t bytes)
+{
+	struct choice choice = { .node = SCHED_PREFIX_NONE };
+
+	consider(prefix, &choice, prefix->leaves[0].node, bytes);
+	return choice.node;
+}
+
+/* An end of the tree that the page belongs to, below it. */
+static uint32_t end_of(const struct sched_prefix *prefix, uint32_t n)
+{
+	while (prefix->nodes[n].child != SCHED_PREFIX_NONE)
+		n = prefix->nodes[n].child;
+	return n;
+}
+
+/* What was begun for a first page's block goes on, so that the way into a tree is gone once. */
+static uint32_t go_on(const struct sched_prefix *prefix, uint64_t bytes)
+{
+	const uint32_t n = prefix->felled;
+
+	return n != SCHED_PREFIX_NONE && tree_gives(prefix, &prefix->nodes[n], bytes) ? end_of(prefix, n) : SCHED_PREFIX_NONE;
+}
+
+static uint32_t next_out(struct sched_prefix *prefix, uint64_t bytes)
+{
+	const uint32_t first = bytes > 0 ? first_of_size(prefix, bytes) : SCHED_PREFIX_NONE;
+	uint32_t n = go_on(prefix, bytes);
+
+	if (n != SCHED_PREFIX_NONE || (bytes > 0 && first == SCHED_PREFIX_NONE))
+		return n;
+	n = prefix->least_recent ? choose_oldest(prefix, bytes) : choose(prefix, bytes);
+	if (n == SCHED_PREFIX_NONE)
+		n = prefix->least_recent ? first : choose_listed(prefix, first, bytes);
+	n = end_of(prefix, n);
+	if (bytes > 0 && prefix->nodes[n].bytes != bytes)
+		prefix->felled = n;
+	return n;
 }
 
 /* ---- out ------------------------------------------------------------------------------ */
@@ -159,6 +294,31 @@ static void unlink_hash(struct sched_prefix *prefix, uint32_t n)
 	*link = prefix->nodes[n].next;
 }
 
+/* Out of its tree. What is left of that, when its first page is wanted, is where this one was. */
+static void cut_off(struct sched_prefix *prefix, uint32_t n)
+{
+	const struct prefix_node *node = &prefix->nodes[n];
+	struct prefix_node *parent;
+
+	if (prefix->felled == n)
+		prefix->felled = node->parent;
+	prefix->nodes[node->root].tree--;
+	if (node->parent == SCHED_PREFIX_NONE)
+		return;
+	parent = &prefix->nodes[node->parent];
+	if (node->sibling_previous != SCHED_PREFIX_NONE)
+		prefix->nodes[node->sibling_previous].sibling_next = node->sibling_next;
+	else
+		parent->child = node->sibling_next;
+	if (node->sibling_next != SCHED_PREFIX_NONE)
+		prefix->nodes[node->sibling_next].sibling_previous = node->sibling_previous;
+	if (--parent->children > 0 || parent->users > 0)
+		return;
+	prefix_leaf_enter(prefix, node->parent);
+	if (parent->parent != SCHED_PREFIX_NONE)
+		prefix_size_enter(prefix, node->parent);
+}
+
 static struct sched_prefix_evicted take_out(struct sched_prefix *prefix, uint32_t n)
 {
 	struct prefix_node *node = &prefix->nodes[n];
@@ -168,12 +328,9 @@ static struct sched_prefix_evicted take_out(struct sched_prefix *prefix, uint32_
 	BASE_ASSERT(node->users == 0 && node->children == 0);
 	prefix_leaf_leave(prefix, n);
 	unlink_hash(prefix, n);
-	if (node->parent != SCHED_PREFIX_NONE) {
-		struct prefix_node *parent = &prefix->nodes[node->parent];
-
-		if (--parent->children == 0 && parent->users == 0)
-			prefix_leaf_enter(prefix, node->parent);
-	}
+	prefix_size_leave(prefix, n);
+	cut_off(prefix, n);
+	prefix->sizes[node->size].pages--;
 	prefix->tenants[node->space.tenant].bytes -= bytes;
 	prefix->counters.bytes -= bytes;
 	prefix->counters.idle_bytes -= bytes;
@@ -184,14 +341,16 @@ static struct sched_prefix_evicted take_out(struct sched_prefix *prefix, uint32_
 	return evicted;
 }
 
-bool sched_prefix_evict(struct sched_prefix *prefix, uint64_t preferred_bytes, struct sched_prefix_evicted *evicted)
+bool sched_prefix_evict(struct sched_prefix *prefix, uint64_t bytes, struct sched_prefix_evicted *evicted)
 {
 	const struct prefix_node *node;
 	uint32_t n;
 
 	if (prefix->leaf_count == 0)
 		return false;
-	n = prefix->least_recent ? prefix->leaves[0].node : choose(prefix, preferred_bytes);
+	n = next_out(prefix, bytes);
+	if (n == SCHED_PREFIX_NONE)
+		return false;
 	node = &prefix->nodes[n];
 	prefix_rank_evicted(&prefix->rank, node->hash, node->kind, node->left_tick);
 	*evicted = take_out(prefix, n);

@@ -56,6 +56,7 @@ static void nodes_init(struct sched_prefix *prefix)
 		prefix->nodes[n] = (struct prefix_node){ .next = n + 1 < prefix->pages_max ? n + 1 : SCHED_PREFIX_NONE,
 			.leaf_at = SCHED_PREFIX_NONE };
 	prefix->free_head = 0;
+	prefix->felled = SCHED_PREFIX_NONE;
 }
 
 int sched_prefix_create(struct sched_prefix **out, const struct sched_prefix_options *o)
@@ -133,9 +134,29 @@ uint32_t sched_prefix_next(const struct sched_prefix *prefix, uint32_t from, str
 
 struct tally {
 	struct sched_prefix_counters counters;
-	uint32_t leaves, free;
+	uint32_t leaves, sized, free;
 	uint64_t tenant_bytes[SCHED_PREFIX_TENANTS_MAX];
 };
+
+/* Trees: whose root, and how many. */
+static int check_links(const struct sched_prefix *prefix, uint32_t n, const uint32_t *trees)
+{
+	const struct prefix_node *node = &prefix->nodes[n];
+	const bool first = node->parent == SCHED_PREFIX_NONE;
+	uint32_t listed = 0, previous = SCHED_PREFIX_NONE;
+
+	for (uint32_t c = node->child; c != SCHED_PREFIX_NONE && listed <= node->children; c = prefix->nodes[c].sibling_next) {
+		if (prefix->nodes[c].parent != n || prefix->nodes[c].sibling_previous != previous)
+			return base_fail(EINVAL, "prefix page %u is listed below %u", c, n);
+		previous = c;
+		listed++;
+	}
+	if (listed != node->children)
+		return base_fail(EINVAL, "prefix page %u counts %u children and lists %u", n, node->children, listed);
+	if (node->root != (first ? n : prefix->nodes[node->parent].root) || (first && node->tree != trees[n]))
+		return base_fail(EINVAL, "prefix page %u: root %u, %u pages in its tree, which has %u", n, node->root, node->tree, trees[n]);
+	return 0;
+}
 
 static int check_node(const struct sched_prefix *prefix, uint32_t n, const uint32_t *children, struct tally *tally)
 {
@@ -163,7 +184,32 @@ static int check_node(const struct sched_prefix *prefix, uint32_t n, const uint3
 	tally->counters.idle_pages += node->users == 0;
 	tally->counters.idle_bytes += node->users == 0 ? node->bytes + node->ahead_bytes : 0;
 	tally->leaves += leaf;
+	tally->sized += prefix_in_size(node);
 	tally->tenant_bytes[node->space.tenant] += node->bytes + node->ahead_bytes;
+	return 0;
+}
+
+/* The lists of sizes hold what they should, and nothing else. */
+static int check_sizes(const struct sched_prefix *prefix, const struct tally *tally)
+{
+	uint32_t pages = 0, listed = 0;
+
+	for (uint32_t s = 0; s < prefix->size_end; s++) {
+		pages += prefix->sizes[s].pages;
+		for (uint32_t n = prefix->sizes[s].pages ? prefix->sizes[s].head : SCHED_PREFIX_NONE; n != SCHED_PREFIX_NONE;
+			n = prefix->nodes[n].size_next) {
+			const struct prefix_node *node = &prefix->nodes[n];
+
+			if (node->pages == 0 || node->size != s || node->bytes != prefix->sizes[s].bytes || !prefix_in_size(node) ||
+				++listed > tally->sized)
+				return base_fail(EINVAL, "prefix page %u stands in the list of size %u", n, s);
+		}
+	}
+	if (pages != tally->counters.pages || listed != tally->sized)
+		return base_fail(EINVAL, "prefix cache: %u pages of all sizes and %u listed, but %u and %u are there", pages, listed,
+			tally->counters.pages, tally->sized);
+	if (prefix->felled != SCHED_PREFIX_NONE && prefix->nodes[prefix->felled].pages == 0)
+		return base_fail(EINVAL, "prefix page %u is being felled and is not there", prefix->felled);
 	return 0;
 }
 
@@ -193,18 +239,26 @@ static int check_totals(const struct sched_prefix *prefix, const struct tally *t
 
 int sched_prefix_check(const struct sched_prefix *prefix)
 {
-	uint32_t *children = calloc(prefix->pages_max, sizeof(*children));
+	uint32_t *children = calloc(2 * (size_t)prefix->pages_max, sizeof(*children)), *trees = children + prefix->pages_max;
 	struct tally tally = { 0 };
 	int rc = children ? 0 : base_fail(ENOMEM, "no memory to check the prefix cache");
 
-	for (uint32_t n = 0; rc == 0 && n < prefix->pages_max; n++)
+	for (uint32_t n = 0; rc == 0 && n < prefix->pages_max; n++) {
 		if (prefix->nodes[n].pages > 0 && prefix->nodes[n].parent != SCHED_PREFIX_NONE)
 			children[prefix->nodes[n].parent]++;
-	for (uint32_t n = 0; rc == 0 && n < prefix->pages_max; n++)
+		if (prefix->nodes[n].pages > 0)
+			trees[prefix->nodes[n].root]++;
+	}
+	for (uint32_t n = 0; rc == 0 && n < prefix->pages_max; n++) {
 		if (prefix->nodes[n].pages > 0)
 			rc = check_node(prefix, n, children, &tally);
+		if (rc == 0 && prefix->nodes[n].pages > 0)
+			rc = check_links(prefix, n, trees);
+	}
 	if (rc == 0)
 		rc = check_totals(prefix, &tally);
+	if (rc == 0)
+		rc = check_sizes(prefix, &tally);
 	for (uint32_t n = prefix->free_head; rc == 0 && n != SCHED_PREFIX_NONE; n = prefix->nodes[n].next)
 		tally.free++;
 	if (rc == 0 && tally.free + tally.counters.pages != prefix->pages_max)

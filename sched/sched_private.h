@@ -49,8 +49,8 @@ enum {
 		32, /* so that a flood of messages does not keep the device waiting */
 	SCHED_STARTS_PER_POLL = 32,
 	SCHED_SESSION_REQUESTS_MAX = 256,
-	SCHED_ROOM_PART = 16,  /* so manieth of the pool is kept free of cached pages */
-	SCHED_CLEAN_PART = 32, /* with less than that clean, blocks are zeroed while steps run */
+	SCHED_ROOM_PART = 16,  /* so manieth of the blocks of each size is kept free of cached pages */
+	SCHED_CLEAN_PART = 32, /* with less than that of a size clean, blocks are zeroed while steps run */
 	SCHED_SPANS =
 		128, /* blocks of one COPY or ZERO; one request copies 4096 / 64 + 1 at most */
 	SCHED_ATTENDS = 64,         /* items of one ATTEND */
@@ -605,7 +605,7 @@ void sched_reuse_left(struct sched *sched, struct sched_session *session);
 /* The session goes back to so many tokens; a fork stands at its position. Only where there is a cache. */
 void sched_reuse_trim(struct sched *sched, struct sched_session *session, uint32_t tokens);
 void sched_reuse_fork(struct sched *sched, struct sched_session *child, const struct sched_session *parent);
-/* Evicts idle pages until as much waits to be zeroed; a few, where the pool is nearly full. */
+/* Evicts idle pages until these blocks can be had when all that waits was zeroed; a few, where blocks of a size run short. */
 void sched_reuse_make_room(struct sched *sched, const size_t bytes[2], const uint32_t counts[2]);
 int sched_reuse_relieve(struct sched *sched);
 

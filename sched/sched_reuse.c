@@ -14,12 +14,16 @@
  *
  * A session holds the pages of its chain (prefix_node) as the tree's own blocks: what it computed itself and somebody else had
  * added before is given back for the tree's. Pages that nobody holds stay until their blocks are wanted: taking blocks evicts
- * them first, so no request is refused or ended for a cached page's sake. A few are evicted early, so that clean blocks are there
- * when a request comes.
+ * them first, so no request is refused or ended for a cached page's sake. A few are evicted early, of each size of blocks, so that
+ * clean ones are there when a request comes: to wait for one is to wait for the step in the air at least, which no promise counts
+ * with.
  */
 #include "sched/sched_private.h"
 
-enum { RELIEVED = 8 }; /* pages evicted early in one poll */
+enum {
+	RELIEVED = 8, /* pages evicted early in one poll */
+	MADE = 256,   /* and for a request that waits, which tries again when a block is clean */
+};
 
 static struct sched_prefix_space space_of(const struct sched_session *session)
 {
@@ -128,11 +132,12 @@ static void release(struct sched *sched, const struct sched_prefix_evicted *evic
 		sched_kv_release(sched->kv, evicted->ahead);
 }
 
-static bool evict(struct sched *sched, uint64_t preferred_bytes)
+/* One that leads to a block of this size; 0: any. */
+static bool evict(struct sched *sched, uint64_t bytes)
 {
 	struct sched_prefix_evicted evicted;
 
-	if (!sched_prefix_evict(sched->prefix, preferred_bytes, &evicted))
+	if (!sched_prefix_evict(sched->prefix, bytes, &evicted))
 		return false;
 	release(sched, &evicted);
 	return true;
@@ -150,7 +155,7 @@ static bool add_page(struct sched *sched, struct sched_session *session, uint32_
 	bool is_new;
 	uint32_t node = sched_prefix_add(sched->prefix, space, session->prefix_node, &page, &is_new);
 
-	if (node == SCHED_PREFIX_NONE && evict(sched, page.bytes))
+	if (node == SCHED_PREFIX_NONE && evict(sched, 0))
 		node = sched_prefix_add(sched->prefix, space, session->prefix_node, &page, &is_new);
 	if (node == SCHED_PREFIX_NONE)
 		return false;
@@ -250,24 +255,37 @@ void sched_reuse_fork(struct sched *sched, struct sched_session *child, const st
 
 /* ---- room ----------------------------------------------------------------------------- */
 
+/* Where no page of a size that lacks may go, others do, until an extent is whole. */
+static bool evict_for(struct sched *sched, const size_t bytes[2], uint32_t lacking)
+{
+	return (lacking & 2 && evict(sched, bytes[1])) || (lacking & 1 && evict(sched, bytes[0])) || evict(sched, 0);
+}
+
 void sched_reuse_make_room(struct sched *sched, const size_t bytes[2], const uint32_t counts[2])
 {
-	const uint64_t wanted = (uint64_t)counts[0] * bytes[0] + (uint64_t)counts[1] * bytes[1];
+	uint32_t lacking;
 
-	while (sched->prefix && sched_kv_dirty_bytes(sched->kv) < wanted && evict(sched, bytes[1]))
-		;
+	for (uint32_t made = 0; sched->prefix && (made < MADE || sched_kv_dirty_bytes(sched->kv) == 0); made++) {
+		lacking = sched_kv_lacks(sched->kv, bytes, counts);
+		if (lacking == 0 || !evict_for(sched, bytes, lacking))
+			return;
+	}
 }
 
 int sched_reuse_relieve(struct sched *sched)
 {
-	struct sched_kv_usage usage;
+	uint32_t at = 0;
 	int evicted = 0;
+	size_t bytes;
 
 	if (!sched->prefix || sched_prefix_counters(sched->prefix)->idle_bytes == 0)
 		return 0;
-	sched_kv_usage(sched->kv, &usage);
-	while (evicted < RELIEVED && usage.free_bytes + sched_kv_dirty_bytes(sched->kv) < usage.total_bytes / SCHED_ROOM_PART &&
-		evict(sched, 0))
+	/* A size that had to give one up is asked again. */
+	while (evicted < RELIEVED && (bytes = sched_kv_short(sched->kv, SCHED_ROOM_PART, true, &at)) > 0) {
+		if (!evict(sched, bytes))
+			continue;
 		evicted++;
+		at--;
+	}
 	return evicted;
 }

@@ -67,6 +67,10 @@ void rig_start(struct rig *rig)
 	for (uint32_t m = 0; m < RIG_MODELS; m++) {
 		sim_program_init(&rig->programs[m], rig->vocab, RIG_WIDTH,
 			rig->options.step_rows_max, rig->options.out_rows_max);
+		if (rig->head_dim) {
+			rig->programs[m].kv.head_dim = rig->head_dim;
+			assert_int_equal(kern_kv_init(&rig->programs[m].kv), 0);
+		}
 		rig->infos[m] = (struct model_info){ .name = "rig",
 			.architecture = "none",
 			.weights = "F32",

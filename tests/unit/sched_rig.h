@@ -39,7 +39,8 @@ struct rig {
 	uint64_t next_id;
 	uint32_t quiesced[RIG_CLIENTS]; /* times */
 	bool stop_draining;             /* leave replies in `out` */
-	uint32_t vocab;                 /* of the models; may be changed as options may */
+	uint32_t vocab;                 /* of the models; may be changed as options may; so may */
+	uint32_t head_dim;              /* of their caches, by which sizes of blocks differ; 0: as small as can be */
 };
 
 /* Defaults: two models, generous quotas, work 10 us + 1 us per row. */

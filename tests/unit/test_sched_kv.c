@@ -109,6 +109,49 @@ static void fits_counts_both_sizes(void **state)
 	stop();
 }
 
+/* Blocks of one size do not stand in for those of another: what lacks is said of each, and the shortest is zeroed first. */
+static void each_size_has_its_own_room(void **state)
+{
+	const size_t bytes[2] = { 8192, 4096 };
+	unsigned char *large[8], *small[16];
+	struct kern_span spans[64];
+	uint32_t at = 0;
+
+	(void)state;
+	start(8 * 16384, 16384);
+	for (uint32_t i = 0; i < 8; i++)
+		large[i] = sched_kv_take(kv, 8192);
+	assert_int_equal(sched_kv_short(kv, 4, true, &at), 0); /* half of the extents are untouched */
+	for (uint32_t i = 0; i < 16; i++)
+		small[i] = sched_kv_take(kv, 4096);
+	assert_int_equal(sched_kv_lacks(kv, bytes, (const uint32_t[2]){ 1, 1 }), 3);
+	for (uint32_t i = 0; i < 12; i++)
+		sched_kv_release(kv, small[i]);
+	assert_int_equal(sched_kv_lacks(kv, bytes, (const uint32_t[2]){ 1, 12 }), 1);
+	assert_int_equal(sched_kv_lacks(kv, bytes, (const uint32_t[2]){ 0, 13 }), 2);
+	assert_int_equal(sched_kv_lacks(kv, bytes, (const uint32_t[2]){ 0, 12 }), 0);
+	sched_kv_release(kv, large[0]);
+	assert_int_equal(sched_kv_lacks(kv, bytes, (const uint32_t[2]){ 1, 12 }), 0);
+	at = 0;
+	assert_int_equal(sched_kv_short(kv, 4, true, &at), 8192); /* 8 of 64 KiB */
+	assert_int_equal(sched_kv_short(kv, 4, true, &at), 0);
+	assert_int_equal(sched_kv_dirty(kv, spans, 64, 4096), 1);
+	sched_kv_zeroed(kv, spans, 1); /* of either, as none is clean */
+	at = 0;
+	assert_int_not_equal(sched_kv_short(kv, 4, false, &at), 0);
+	assert_int_equal(sched_kv_dirty(kv, spans, 64, 4096), 1);
+	sched_kv_zeroed(kv, spans, 1);
+	assert_int_equal(sched_kv_available(kv, 8192), 1); /* the other one's turn came at once */
+	assert_int_equal(sched_kv_available(kv, 4096), 1);
+	for (uint32_t i = 1; i < 8; i++)
+		sched_kv_release(kv, large[i]);
+	for (uint32_t i = 12; i < 16; i++)
+		sched_kv_release(kv, small[i]);
+	while (zero(64, SIZE_MAX) > 0)
+		;
+	stop();
+}
+
 static void references(void **state)
 {
 	struct sched_kv_usage usage;
@@ -214,6 +257,7 @@ int main(void)
 		cmocka_unit_test(bad_sizes),
 		cmocka_unit_test(sizes_side_by_side),
 		cmocka_unit_test(fits_counts_both_sizes),
+		cmocka_unit_test(each_size_has_its_own_room),
 		cmocka_unit_test(references),
 		cmocka_unit_test(zeroing_is_bounded_and_may_fail),
 		cmocka_unit_test(random_walk),

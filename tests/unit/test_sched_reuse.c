@@ -369,6 +369,47 @@ static void cached_pages_make_room(void **state)
 	rig_stop(&rig);
 }
 
+/* Whatever the cache holds, a new session's blocks are clean when it comes, the large first one too: its step goes to an idle device at
+ * once, and behind no zeroing. Short prompts, which want as many large blocks as small ones, come when the pool is full of long ones. */
+static void clean_blocks_of_each_size_are_there(void **state)
+{
+	static const enum attnd_kv formats[] = { ATTND_KV_BF16, ATTND_KV_INT8, ATTND_KV_INT4 };
+	enum { OPEN = 32 };
+	uint64_t open[OPEN];
+	uint32_t tokens[512];
+
+	(void)state;
+	for (uint32_t f = 0; f < sizeof(formats) / sizeof(*formats); f++) {
+		const struct attnd_open_params params = open_params(formats[f]);
+
+		prepare();
+		rig.head_dim = 64; /* large enough for a session's first block to be larger than the others */
+		rig.options.kv_extent_bytes = 256 << 10;
+		rig.options.kv_bytes = 24 * rig.options.kv_extent_bytes;
+		begin();
+		for (uint32_t i = 0; i < 200; i++) {
+			const uint32_t count = (i < 100 ? 449 : 65) + (uint32_t)(base_mix64(i) % 64);
+			const uint64_t session = rig_open_with(&rig, 0, &params), steps = counters().steps;
+			uint64_t id;
+
+			rig_tokens(tokens, count, 3000 + i);
+			id = rig_step(&rig, 0, session, tokens, count);
+			rig_settle(&rig);
+			assert_int_equal(counters().steps, steps + 1);
+			rig_run(&rig);
+			assert_int_equal(rig_take(&rig, id).status, ATTND_OK);
+			if (i >= OPEN)
+				close_session(0, open[i % OPEN]);
+			open[i % OPEN] = session;
+			rig_rewind(&rig, 0);
+		}
+		assert_true(counters().prefix_evictions > 50);
+		/* Room was made for what came, and the rest of the pool is put to use. */
+		assert_true(counters().kv_bytes_cached > rig.options.kv_bytes / 3);
+		rig_stop(&rig);
+	}
+}
+
 /* What a session holds stays. */
 static void held_pages_are_not_evicted(void **state)
 {
@@ -431,6 +472,7 @@ int main(void)
 		cmocka_unit_test(what_was_found_is_given_back),
 		cmocka_unit_test(tenants_find_their_own),
 		cmocka_unit_test(cached_pages_make_room),
+		cmocka_unit_test(clean_blocks_of_each_size_are_there),
 		cmocka_unit_test(held_pages_are_not_evicted),
 		cmocka_unit_test(forks_hold_what_they_share),
 	};
