@@ -239,7 +239,7 @@ static int check_totals(const struct sched_prefix *prefix, const struct tally *t
 
 int sched_prefix_check(const struct sched_prefix *prefix)
 {
-	uint32_t *children = calloc(2 * (size_t)prefix->pages_max, sizeof(*children)), *trees = children + prefix->pages_max;
+	uint32_t *children = calloc(2 * (size_t)prefix->pages_max, sizeof(*children)), *trees = children ? children + prefix->pages_max : NULL;
 	struct tally tally = { 0 };
 	int rc = children ? 0 : base_fail(ENOMEM, "no memory to check the prefix cache");
 
