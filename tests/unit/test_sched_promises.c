@@ -1,7 +1,7 @@
 /*
  * Promises in large numbers: of several models in one tree, and two hundred that can each wait a little. On a modelled device and a
  * fake clock.
- * Time limit: 400 s (with sanitizers).
+ * Time limit: 700 s (with sanitizers).
  */
 #include <setjmp.h>
 #include <stdarg.h>
