@@ -200,6 +200,17 @@ static struct kv_class *dirty_class(struct sched_kv *kv)
 	return shortest;
 }
 
+/* With something to zero, in turn, so that a class that is never the shortest is zeroed, too. */
+static struct kv_class *dirty_in_turn(struct sched_kv *kv)
+{
+	for (uint32_t i = 0; i < kv->class_end; i++) {
+		kv->zero_last = kv->zero_last + 1 < kv->class_end ? kv->zero_last + 1 : 0;
+		if (kv->classes[kv->zero_last].block_bytes > 0 && kv->classes[kv->zero_last].dirty > 0)
+			return &kv->classes[kv->zero_last];
+	}
+	return NULL;
+}
+
 void sched_kv_release(struct sched_kv *kv, unsigned char *block)
 {
 	uint32_t number = kv_number(kv, block);
@@ -218,7 +229,7 @@ void sched_kv_release(struct sched_kv *kv, unsigned char *block)
 uint32_t sched_kv_dirty(
 	struct sched_kv *kv, struct kern_span *spans, uint32_t capacity, size_t bytes_max)
 {
-	struct kv_class *class = NULL;
+	struct kv_class *class = kv->zero_turns++ % KV_TURNS == KV_TURNS - 1 ? dirty_in_turn(kv) : NULL;
 	uint32_t count = 0;
 	size_t bytes = 0;
 

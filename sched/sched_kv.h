@@ -31,9 +31,9 @@ void sched_kv_reference(struct sched_kv *kv, unsigned char *block);
 void sched_kv_release(struct sched_kv *kv, unsigned char *block);
 uint32_t sched_kv_references(const struct sched_kv *kv, const unsigned char *block);
 
-/* Dirty blocks to zero, of the size that is shortest of clean ones first: fills spans (at most
- * capacity, and bytes_max but for the first), marks them as being zeroed. sched_kv_zeroed gives those
- * back as free; sched_kv_still_dirty those whose zeroing failed. */
+/* Dirty blocks to zero, of the size that is shortest of clean ones first, and now and then of each in turn: fills spans (at
+ * most capacity, and bytes_max but for the first), marks them as being zeroed. sched_kv_zeroed gives those back as free;
+ * sched_kv_still_dirty those whose zeroing failed. */
 uint32_t sched_kv_dirty(
 	struct sched_kv *kv, struct kern_span *spans, uint32_t capacity, size_t bytes_max);
 void sched_kv_zeroed(struct sched_kv *kv, const struct kern_span *spans, uint32_t count);

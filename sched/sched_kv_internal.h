@@ -18,6 +18,7 @@ enum {
 	KV_CLASSES_MAX =
 		1024, /* distinct block sizes in use at one time; each owns an extent at least */
 	KV_EXTENTS_MAX = 4096,
+	KV_TURNS = 4, /* of so many calls that take dirty blocks, one begins with the class whose turn it is */
 };
 #define KV_NONE UINT32_MAX
 
@@ -56,6 +57,7 @@ struct sched_kv {
 	uint32_t class_end; /* classes beyond were never used */
 	uint32_t untouched, untouched_head;
 	uint32_t blocks_used, blocks_dirty, blocks_zeroing;
+	uint32_t zero_turns, zero_last; /* calls that took dirty blocks; the class whose turn it was last */
 	uint64_t used_bytes, dirty_bytes; /* dirty: waiting and being zeroed */
 	/* below here is not touched per request */
 	struct kern_backend *backend;

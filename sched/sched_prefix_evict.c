@@ -272,8 +272,11 @@ static uint32_t next_out(struct sched_prefix *prefix, uint64_t bytes)
 	const uint32_t first = bytes > 0 ? first_of_size(prefix, bytes) : SCHED_PREFIX_NONE;
 	uint32_t n = go_on(prefix, bytes);
 
-	if (n != SCHED_PREFIX_NONE || (bytes > 0 && first == SCHED_PREFIX_NONE))
-		return n;
+	/* From here on, not from a fork above it again. */
+	if (n != SCHED_PREFIX_NONE)
+		return prefix->felled = n;
+	if (bytes > 0 && first == SCHED_PREFIX_NONE)
+		return SCHED_PREFIX_NONE;
 	n = prefix->least_recent ? choose_oldest(prefix, bytes) : choose(prefix, bytes);
 	if (n == SCHED_PREFIX_NONE)
 		n = prefix->least_recent ? first : choose_listed(prefix, first, bytes);

@@ -255,10 +255,11 @@ void sched_reuse_fork(struct sched *sched, struct sched_session *child, const st
 
 /* ---- room ----------------------------------------------------------------------------- */
 
-/* Where no page of a size that lacks may go, others do, until an extent is whole. */
+/* Where no page of a size that lacks may go, others do, as far as an extent; whoever still waits when that was zeroed comes again. */
 static bool evict_for(struct sched *sched, const size_t bytes[2], uint32_t lacking)
 {
-	return (lacking & 2 && evict(sched, bytes[1])) || (lacking & 1 && evict(sched, bytes[0])) || evict(sched, 0);
+	return (lacking & 2 && evict(sched, bytes[1])) || (lacking & 1 && evict(sched, bytes[0])) ||
+		(sched_kv_dirty_bytes(sched->kv) < sched_kv_extent_bytes(sched->kv) && evict(sched, 0));
 }
 
 void sched_reuse_make_room(struct sched *sched, const size_t bytes[2], const uint32_t counts[2])

@@ -36,14 +36,17 @@ struct cpu_ahead {
 /* What is wanted is `count` pieces of so many bytes, each in one run or several. More than CPU_AHEAD_RUNS pieces: the first ones. */
 static inline void cpu_ahead_want(struct cpu_ahead *ahead, const unsigned char *const *pieces, uint32_t count, size_t bytes)
 {
-	const uint32_t each = count == 0 || count >= CPU_AHEAD_RUNS ? 1 : CPU_AHEAD_RUNS / count;
-	const size_t run = (bytes / each + CPU_AHEAD_STEP - 1) / CPU_AHEAD_STEP * CPU_AHEAD_STEP;
+	const size_t steps = (bytes + CPU_AHEAD_STEP - 1) / CPU_AHEAD_STEP;
+	const uint32_t most = count == 0 || count >= CPU_AHEAD_RUNS ? 1 : CPU_AHEAD_RUNS / count;
+	const size_t run = (steps + most - 1) / most;
+	/* No run begins behind its piece's end. */
+	const uint32_t each = run > 0 ? (uint32_t)((steps + run - 1) / run) : 1;
 
 	ahead->count = 0;
 	for (uint32_t i = 0; i < count && ahead->count + each <= CPU_AHEAD_RUNS; i++)
 		for (uint32_t part = 0; part < each; part++)
-			ahead->runs[ahead->count++] = pieces[i] + part * run;
-	ahead->bytes = ahead->count > 0 ? (uint32_t)run : 0;
+			ahead->runs[ahead->count++] = pieces[i] + part * run * CPU_AHEAD_STEP;
+	ahead->bytes = ahead->count > 0 ? (uint32_t)(run * CPU_AHEAD_STEP) : 0;
 	ahead->asked = ahead->turn = ahead->lines = 0;
 }
 
@@ -63,10 +66,11 @@ static inline int cpu_ahead_left(const struct cpu_ahead *ahead)
 /* Asks for one step of the run whose turn it is. */
 static inline void cpu_ahead_step(struct cpu_ahead *ahead)
 {
-	const unsigned char *at = ahead->runs[ahead->turn] + ahead->asked;
+	const unsigned char *at;
 
 	if (!cpu_ahead_left(ahead))
 		return;
+	at = ahead->runs[ahead->turn] + ahead->asked;
 	for (uint32_t i = 0; i < CPU_AHEAD_STEP; i += CPU_AHEAD_LINE)
 		__builtin_prefetch(at + i, 0, 2);
 	if (++ahead->turn == ahead->count) {

@@ -64,7 +64,9 @@ static void one_piece(void **state)
 			struct cpu_ahead ahead;
 
 			cpu_ahead_want_one(&ahead, memory + 4096, sizes[i]);
-			assert_int_equal(ahead.count, CPU_AHEAD_RUNS);
+			/* Several runs, unless there is too little; each begins before the end. */
+			assert_true(ahead.count > CPU_AHEAD_RUNS / 2 || (sizes[i] <= CPU_AHEAD_STEP && ahead.count == 1));
+			assert_true(ahead.runs[ahead.count - 1] < memory + 4096 + sizes[i]);
 			ask_all(&ahead, lines);
 			check_piece(memory + 4096, sizes[i]);
 			assert_in_range(asked_in_all(), sizes[i] / CPU_AHEAD_LINE,

@@ -152,6 +152,32 @@ static void each_size_has_its_own_room(void **state)
 	stop();
 }
 
+/* A size that always has less clean does not keep another one's blocks from being zeroed. */
+static void no_size_waits_for_ever(void **state)
+{
+	unsigned char *large[2], *small[4];
+	uint32_t rounds = 0;
+
+	(void)state;
+	start(2 * 16384, 16384);
+	for (uint32_t i = 0; i < 2; i++)
+		large[i] = sched_kv_take(kv, 8192);
+	for (uint32_t i = 0; i < 4; i++)
+		small[i] = sched_kv_take(kv, 4096);
+	sched_kv_release(kv, small[0]);
+	sched_kv_release(kv, small[1]);
+	assert_int_equal(zero(1, SIZE_MAX), 1);
+	for (uint32_t i = 0; i < 2; i++)
+		sched_kv_release(kv, large[i]);
+	for (; sched_kv_available(kv, 4096) < 2 && rounds < 100; rounds++) {
+		assert_int_equal(zero(1, SIZE_MAX), 1);
+		if (sched_kv_available(kv, 8192) > 0)
+			sched_kv_release(kv, sched_kv_take(kv, 8192));
+	}
+	assert_in_range(rounds, 2, 8);
+	stop();
+}
+
 static void references(void **state)
 {
 	struct sched_kv_usage usage;
@@ -258,6 +284,7 @@ int main(void)
 		cmocka_unit_test(sizes_side_by_side),
 		cmocka_unit_test(fits_counts_both_sizes),
 		cmocka_unit_test(each_size_has_its_own_room),
+		cmocka_unit_test(no_size_waits_for_ever),
 		cmocka_unit_test(references),
 		cmocka_unit_test(zeroing_is_bounded_and_may_fail),
 		cmocka_unit_test(random_walk),
