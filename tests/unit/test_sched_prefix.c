@@ -12,7 +12,7 @@
 
 #include "base/base_error.h"
 #include "base/base_rand.h"
-#include "sched/sched_prefix.h"
+#include "sched/sched_prefix_internal.h"
 
 enum { T = KERN_PAGE_TOKENS, BYTES = 4096, PAGES = 64 };
 
@@ -361,6 +361,34 @@ static void a_first_page_takes_its_tree_along(void **state)
 	stop();
 }
 
+/* A tree that parts goes branch by branch, each from its end up: who fells it does not walk down the same way again. */
+static void no_way_is_walked_twice(void **state)
+{
+	enum { DEEP = 30 };
+	static uint32_t one[DEEP * T], other[DEEP * T];
+	struct sched_prefix_evicted evicted;
+	uint32_t node, walked = 0, pages = 0;
+	bool is_new;
+
+	(void)state;
+	start(PAGES, false);
+	text(one, 1, DEEP);
+	text(other, 2, DEEP);
+	memcpy(other, one, sizeof(*one) * T);
+	node = add_sized(MINE, SCHED_PREFIX_NONE, one, 2 * BYTES, &is_new);
+	sched_prefix_hold(prefix, node);
+	sched_prefix_drop(prefix, add(MINE, node, one, 1, DEEP), 0, false);
+	sched_prefix_drop(prefix, add(MINE, node, other, 1, DEEP), 0, false);
+	do {
+		for (node = prefix->felled; node != SCHED_PREFIX_NONE && prefix->nodes[node].child != SCHED_PREFIX_NONE; walked++)
+			node = prefix->nodes[node].child;
+		pages++;
+	} while (sched_prefix_evict(prefix, 2 * BYTES, &evicted));
+	assert_int_equal(pages, 2 * DEEP);
+	assert_in_range(walked, 1, DEEP);
+	stop();
+}
+
 /* Hundreds of others may go: a draw of some meets the one of the size seldom. */
 static void a_rare_size_is_found(void **state)
 {
@@ -637,6 +665,7 @@ int main(void)
 		cmocka_unit_test(sessions_go_on_where_a_block_lies_ahead),
 		cmocka_unit_test(wanted_sizes_go_first),
 		cmocka_unit_test(a_first_page_takes_its_tree_along),
+		cmocka_unit_test(no_way_is_walked_twice),
 		cmocka_unit_test(a_rare_size_is_found),
 		cmocka_unit_test(a_flood_takes_nobodys_share),
 		cmocka_unit_test(what_comes_back_is_kept),

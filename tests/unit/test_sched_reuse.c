@@ -410,6 +410,46 @@ static void clean_blocks_of_each_size_are_there(void **state)
 	}
 }
 
+/* A size that the pool has no blocks of waits for a whole extent, and pages lie anywhere in many: they go an extent's worth at a time,
+ * not all at once. */
+static void a_new_size_leaves_most_pages(void **state)
+{
+	enum { SESSIONS = 16, PARTS = 8, EXTENT = 1 << 20, EXTENTS = 10 };
+	struct attnd_open_params params = open_params(ATTND_KV_INT8);
+	uint32_t tokens[KERN_PAGE_TOKENS];
+	uint64_t session, id, cached;
+
+	(void)state;
+	prepare();
+	rig.options.kv_extent_bytes = EXTENT;
+	rig.options.kv_bytes = EXTENTS * EXTENT;
+	begin();
+	for (uint32_t i = 0; i < 28; i++) {
+		uint64_t sessions[SESSIONS];
+
+		for (uint32_t s = 0; s < SESSIONS; s++)
+			sessions[s] = rig_open_with(&rig, 0, &params);
+		for (uint32_t at = 0; at < PARTS * SESSIONS; at++) {
+			rig_tokens(tokens, KERN_PAGE_TOKENS, 3000 + i * 1000 + at);
+			id = rig_step(&rig, 0, sessions[at % SESSIONS], tokens, KERN_PAGE_TOKENS);
+			rig_run(&rig);
+			assert_int_equal(rig_take(&rig, id).status, ATTND_OK);
+			rig_rewind(&rig, 0);
+		}
+		for (uint32_t s = 0; s < SESSIONS; s++)
+			close_session(0, sessions[s]);
+	}
+	cached = counters().kv_bytes_cached;
+	assert_true(cached > (EXTENTS - 1) * (uint64_t)EXTENT);
+	params = open_params(ATTND_KV_F32);
+	session = rig_open_with(&rig, 0, &params);
+	id = rig_step(&rig, 0, session, tokens, 40);
+	rig_run(&rig);
+	assert_int_equal(rig_take(&rig, id).status, ATTND_OK);
+	assert_true(counters().kv_bytes_cached + 3 * (uint64_t)EXTENT > cached);
+	rig_stop(&rig);
+}
+
 /* What a session holds stays. */
 static void held_pages_are_not_evicted(void **state)
 {
@@ -473,6 +513,7 @@ int main(void)
 		cmocka_unit_test(tenants_find_their_own),
 		cmocka_unit_test(cached_pages_make_room),
 		cmocka_unit_test(clean_blocks_of_each_size_are_there),
+		cmocka_unit_test(a_new_size_leaves_most_pages),
 		cmocka_unit_test(held_pages_are_not_evicted),
 		cmocka_unit_test(forks_hold_what_they_share),
 	};
