@@ -3,8 +3,8 @@
  */
 #include "kernels/cpu/cpu_integer_avx512.inc"
 
-/* Their sums are in registers at once. */
-enum { FAT_ROWS = 8, FAT_GROUPS = 2 };
+/* Their sums are in registers at once, and their totals beside them. */
+enum { FAT_ROWS = 4, FAT_GROUPS = 2 };
 
 #include "kernels/cpu/cpu_products_integer.inc"
 
