@@ -58,6 +58,7 @@ static void read_cpuid(struct base_cpu *cpu)
 	bool avx2, avx512;
 
 	read_brand(cpu->brand);
+	cpu->amd = __get_cpuid(0, &eax, &ebx, &ecx, &edx) && ebx == signature_AMD_ebx;
 	if (__get_cpuid(0x80000007, &eax, &ebx, &ecx, &edx))
 		cpu->invariant_tsc = edx & 1u << 8;
 

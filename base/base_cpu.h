@@ -14,6 +14,7 @@ struct base_cpu {
 	bool avx512_vnni, avx512_bf16, avx_vnni;
 	bool amx_int8, amx_bf16; /* there; a process has to ask the kernel for leave before it uses them */
 	bool invariant_tsc;
+	bool amd;
 	char brand[49];
 };
 

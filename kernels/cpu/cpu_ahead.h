@@ -33,17 +33,19 @@ struct cpu_ahead {
 	uint32_t lines; /* still to be asked for: less than a step */
 };
 
-/* What is wanted is `count` pieces of so many bytes, each in one run or several. More than CPU_AHEAD_RUNS pieces: the first ones. */
-static inline void cpu_ahead_want(struct cpu_ahead *ahead, const unsigned char *const *pieces, uint32_t count, size_t bytes)
+/* What is wanted is `count` pieces of so many bytes, each in one run or several, `runs` in all, at most CPU_AHEAD_RUNS. More pieces than
+ * runs: the first ones. */
+static inline void cpu_ahead_want(struct cpu_ahead *ahead, const unsigned char *const *pieces, uint32_t count, uint32_t runs,
+	size_t bytes)
 {
 	const size_t steps = (bytes + CPU_AHEAD_STEP - 1) / CPU_AHEAD_STEP;
-	const uint32_t most = count == 0 || count >= CPU_AHEAD_RUNS ? 1 : CPU_AHEAD_RUNS / count;
+	const uint32_t most = count == 0 || count >= runs ? 1 : runs / count;
 	const size_t run = (steps + most - 1) / most;
 	/* No run begins behind its piece's end. */
 	const uint32_t each = run > 0 ? (uint32_t)((steps + run - 1) / run) : 1;
 
 	ahead->count = 0;
-	for (uint32_t i = 0; i < count && ahead->count + each <= CPU_AHEAD_RUNS; i++)
+	for (uint32_t i = 0; i < count && ahead->count + each <= runs; i++)
 		for (uint32_t part = 0; part < each; part++)
 			ahead->runs[ahead->count++] = pieces[i] + part * run * CPU_AHEAD_STEP;
 	ahead->bytes = ahead->count > 0 ? (uint32_t)(run * CPU_AHEAD_STEP) : 0;
@@ -55,7 +57,7 @@ static inline void cpu_ahead_want_one(struct cpu_ahead *ahead, const void *piece
 {
 	const unsigned char *const pieces[] = {piece};
 
-	cpu_ahead_want(ahead, pieces, 1, bytes < CPU_AHEAD_BYTES ? bytes : CPU_AHEAD_BYTES);
+	cpu_ahead_want(ahead, pieces, 1, CPU_AHEAD_RUNS, bytes < CPU_AHEAD_BYTES ? bytes : CPU_AHEAD_BYTES);
 }
 
 static inline int cpu_ahead_left(const struct cpu_ahead *ahead)

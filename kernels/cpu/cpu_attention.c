@@ -146,6 +146,19 @@ bool cpu_attention_slice_next(struct cpu_attention_job *job)
 	return true;
 }
 
+/* On Intel's cores as many pages are asked for together as have enough pages of 4096 bytes to read side by side. Zen 4 follows
+ * four runs better than eight, and is best asked for one page at a time: 15 to 16 GB/s of 32 heads over 4 of 64 channels on two
+ * threads, 11 to 13 the other way. */
+static void cut_ahead(struct cpu_attention_job *job)
+{
+	const uint32_t bytes = kern_kv_layout(job->kv, 1)->bytes;
+
+	job->ahead_pages = 1;
+	job->ahead_runs = base_cpu()->amd ? CPU_AHEAD_RUNS / 2 : CPU_AHEAD_RUNS;
+	while (!base_cpu()->amd && job->ahead_pages < CPU_AHEAD_RUNS && job->ahead_pages * bytes < CPU_AHEAD_RUNS * 4096)
+		job->ahead_pages *= 2;
+}
+
 void cpu_attention_cut(struct cpu_attention_job *job, uint32_t participants)
 {
 	if (job->isa == BASE_ISA_AVX512 && !base_cpu()->avx512_vnni)
@@ -158,6 +171,7 @@ void cpu_attention_cut(struct cpu_attention_job *job, uint32_t participants)
 		return;
 	cut_splits(job);
 	cut_tiles(job, participants);
+	cut_ahead(job);
 }
 
 static uint32_t tile_count(const struct cpu_attention_job *job)

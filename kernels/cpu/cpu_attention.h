@@ -72,6 +72,7 @@ struct cpu_attention_job {
 	float *partial; /* NULL: a unit goes through all splits in turn */
 	uint32_t part_slots; /* of a query vector, one for each split of a round; the last one is for the total between rounds */
 	uint32_t append_parts;
+	uint32_t ahead_pages, ahead_runs; /* how the pages that come next are asked for, see cpu_ahead.h */
 	uint32_t rows_per_unit, row_chunks, heads_per_unit, head_parts; /* head_parts: of the heads of one KV head */
 	uint32_t first_split, splits; /* in units of CPU_ATTENTION_SPLIT_TOKENS */
 	uint32_t shared_begin, shared_end; /* splits whose partial results units of the batch bring */

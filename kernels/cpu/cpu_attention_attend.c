@@ -318,28 +318,18 @@ static void attend_page(const struct cpu_attention_tile *tile, struct cpu_attent
 	}
 }
 
-/* Pages that are asked for together: as many as have enough pages of 4096 bytes to read side by side. */
-static uint32_t pages_together(const struct kern_kv_layout *layout)
-{
-	uint32_t pages = 1;
-
-	while (pages < CPU_AHEAD_RUNS && pages * layout->bytes < CPU_AHEAD_RUNS * 4096)
-		pages *= 2;
-	return pages;
-}
-
 /* While some pages are worked on, as many are asked for that come next and begin before `end`. */
 static void look_ahead(const struct cpu_attention_tile *tile, struct cpu_ahead *ahead, uint32_t block, uint32_t end)
 {
 	const struct cpu_attention_job *job = tile->job;
 	const struct kern_kv_layout *layout = kern_kv_layout(job->kv, 1);
-	const uint32_t together = pages_together(layout), next = (block / together + 1) * together;
+	const uint32_t next = (block / job->ahead_pages + 1) * job->ahead_pages;
 	const unsigned char *pages[CPU_AHEAD_RUNS];
 	uint32_t count = 0;
 
-	for (; count < together && (uint64_t)(next + count) * KERN_PAGE_TOKENS < end; count++)
+	for (; count < job->ahead_pages && (uint64_t)(next + count) * KERN_PAGE_TOKENS < end; count++)
 		pages[count] = kern_kv_page(job->kv, job->blocks[next + count], next + count, job->layer, tile->kv_head);
-	cpu_ahead_want(ahead, pages, count, layout->bytes);
+	cpu_ahead_want(ahead, pages, count, job->ahead_runs, layout->bytes);
 }
 
 /* What the functions that go through K and V do not ask for: the scales, or everything. */
@@ -360,7 +350,7 @@ static void attend_split(const struct cpu_attention_tile *tile, struct cpu_atten
 {
 	const struct cpu_attention_job *job = tile->job;
 	const uint32_t end = scratch->range[tile->rows - 1].end;
-	const uint32_t together = pages_together(kern_kv_layout(job->kv, 1)), last = split * SPLIT_PAGES + SPLIT_PAGES;
+	const uint32_t last = split * SPLIT_PAGES + SPLIT_PAGES;
 	uint32_t first = scratch->range[0].begin / KERN_PAGE_TOKENS;
 
 	first = first > split * SPLIT_PAGES ? first : split * SPLIT_PAGES;
@@ -377,7 +367,7 @@ static void attend_split(const struct cpu_attention_tile *tile, struct cpu_atten
 			.base = block * KERN_PAGE_TOKENS,
 		};
 
-		if (block == first || block % together == 0)
+		if (block == first || block % job->ahead_pages == 0)
 			look_ahead(tile, &scratch->ahead, block, ahead_end);
 		ask_rest(&scratch->ahead, page.layout);
 		attend_page(tile, scratch, &page);

@@ -95,12 +95,32 @@ static void several_pieces(void **state)
 	for (uint32_t count = 1; count <= CPU_AHEAD_RUNS; count++) {
 		struct cpu_ahead ahead;
 
-		cpu_ahead_want(&ahead, pieces, count, BYTES);
+		cpu_ahead_want(&ahead, pieces, count, CPU_AHEAD_RUNS, BYTES);
 		assert_true(ahead.count >= count && ahead.count > CPU_AHEAD_RUNS / 2);
 		ask_all(&ahead, 5);
 		for (uint32_t i = 0; i < count; i++)
 			check_piece(pieces[i], BYTES);
 	}
+}
+
+static void fewer_runs(void **state)
+{
+	enum { BYTES = 8448, APART = 65536 };
+	const unsigned char *pieces[CPU_AHEAD_RUNS];
+
+	(void)state;
+	for (uint32_t i = 0; i < CPU_AHEAD_RUNS; i++)
+		pieces[i] = memory + i * APART;
+	for (uint32_t runs = 1; runs <= CPU_AHEAD_RUNS; runs++)
+		for (uint32_t count = 1; count <= runs; count++) {
+			struct cpu_ahead ahead;
+
+			cpu_ahead_want(&ahead, pieces, count, runs, BYTES);
+			assert_in_range(ahead.count, count, runs);
+			ask_all(&ahead, 5);
+			for (uint32_t i = 0; i < count; i++)
+				check_piece(pieces[i], BYTES);
+		}
 }
 
 static void takes_turns(void **state)
@@ -124,7 +144,7 @@ static void nothing(void **state)
 	cpu_ahead_step(&ahead);
 	cpu_ahead_ask(&ahead, 100);
 	assert_false(cpu_ahead_left(&ahead));
-	cpu_ahead_want(&ahead, NULL, 0, 4096);
+	cpu_ahead_want(&ahead, NULL, 0, CPU_AHEAD_RUNS, 4096);
 	assert_false(cpu_ahead_left(&ahead));
 	cpu_ahead_want_one(&ahead, memory, 0);
 	assert_false(cpu_ahead_left(&ahead));
@@ -136,6 +156,7 @@ int main(void)
 		cmocka_unit_test(one_piece),
 		cmocka_unit_test(more_than_is_wanted_at_once),
 		cmocka_unit_test(several_pieces),
+		cmocka_unit_test(fewer_runs),
 		cmocka_unit_test(takes_turns),
 		cmocka_unit_test(nothing),
 	};
