@@ -62,7 +62,7 @@ is_on    = $(filter-out 0 no off,$(strip $(1)))
 # ---- Compiler and libraries ------------------------------------------------------------------------------
 
 HWLOC_ON := $(call is_on,$(HWLOC))
-PACKAGES := $(if $(HWLOC_ON),hwloc) libcjson inih smartcols
+PACKAGES := $(if $(HWLOC_ON),hwloc) libcjson inih smartcols libsodium
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
 	-Wvla -Wundef -Wwrite-strings -Wformat=2 $(if $(WERROR),-Werror)

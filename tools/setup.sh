@@ -20,6 +20,7 @@ needs() {
 	build  package:libcjson        libcjson-dev     reads and writes JSON
 	build  package:inih            libinih-dev      reads the configuration file
 	build  package:smartcols       libsmartcols-dev tables on the terminal
+	build  package:libsodium       libsodium-dev    seals what goes over the network
 	check  package:cmocka          libcmocka-dev    the unit tests
 	check  command:g++             g++              public headers are valid C++
 	check  command:python3         python3          system tests

@@ -1,0 +1,195 @@
+/*
+ * Messages on their way in. See net_inbox.h.
+ */
+#include "netio/net_inbox.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base_error.h"
+
+enum { WORD_BITS = 64 };
+
+struct slot {
+	struct net_inbox_message message;
+	uint64_t *units;     /* bits of those that have come; in the payload's block, behind it */
+	uint32_t units_left;
+	bool begun, has_record;
+};
+
+struct net_inbox {
+	struct slot *slots; /* [window]: number n lies at n % window */
+	uint32_t window, bytes_max;
+	uint32_t next;      /* number of the message that is delivered next */
+	struct net_blocks blocks;
+};
+
+static uint32_t divide_up(uint32_t value, uint32_t unit)
+{
+	return value / unit + (value % unit != 0);
+}
+
+static struct slot *slot_of(const struct net_inbox *inbox, uint32_t number)
+{
+	return &inbox->slots[number & (inbox->window - 1)];
+}
+
+static bool is_whole(const struct slot *slot)
+{
+	return slot->begun && slot->has_record && slot->units_left == 0;
+}
+
+/* ---- parts ------------------------------------------------------------------------------------------------ */
+
+static int begin(struct net_inbox *inbox, struct slot *slot, const struct net_part *part)
+{
+	const uint32_t units = divide_up(part->message_bytes, NET_UNIT_BYTES);
+	unsigned char *block = NULL;
+
+	if (part->message_bytes > inbox->bytes_max)
+		return -EMSGSIZE;
+	if (units > 0) {
+		const uint32_t payload_bytes = divide_up(part->message_bytes, sizeof(*slot->units)) * sizeof(*slot->units);
+		const uint32_t bits_bytes = divide_up(units, WORD_BITS) * sizeof(*slot->units);
+
+		block = inbox->blocks.take(inbox->blocks.context, payload_bytes + bits_bytes);
+		if (!block)
+			return NET_PART_NO_BLOCK;
+		slot->units = (uint64_t *)(void *)(block + payload_bytes);
+		memset(slot->units, 0, bits_bytes);
+	}
+	slot->message = (struct net_inbox_message){ .payload = block, .number = part->number, .bytes = part->message_bytes };
+	slot->units_left = units;
+	slot->begun = true;
+	slot->has_record = false;
+	return NET_PART_KEPT;
+}
+
+/* Notes a unit; whether it is new. */
+static bool is_new_unit(struct slot *slot, uint32_t unit)
+{
+	const uint64_t bit = UINT64_C(1) << unit % WORD_BITS;
+	uint64_t *word = &slot->units[unit / WORD_BITS];
+	const bool is_new = !(*word & bit);
+
+	*word |= bit;
+	slot->units_left -= is_new;
+	return is_new;
+}
+
+/* Units that have come are not written again: what they are may be in use. */
+static int fill(struct slot *slot, const struct net_part *part)
+{
+	int fate = NET_PART_AGAIN;
+
+	for (uint32_t at = 0; at < part->bytes; at += NET_UNIT_BYTES) {
+		const uint32_t left = part->bytes - at;
+
+		if (!is_new_unit(slot, (part->offset + at) / NET_UNIT_BYTES))
+			continue;
+		memcpy(slot->message.payload + part->offset + at, part->payload + at, left < NET_UNIT_BYTES ? left : NET_UNIT_BYTES);
+		fate = NET_PART_KEPT;
+	}
+	if (part->record && !slot->has_record) {
+		memcpy(slot->message.record, part->record, NET_RECORD_BYTES);
+		slot->has_record = true;
+		fate = NET_PART_KEPT;
+	}
+	return fate;
+}
+
+int net_inbox_part(struct net_inbox *inbox, const struct net_part *part)
+{
+	const uint32_t ahead = part->number - inbox->next;
+	struct slot *slot = slot_of(inbox, part->number);
+
+	if (ahead >= inbox->window)
+		return ahead > UINT32_MAX / 2 ? NET_PART_AGAIN : -EPROTO;
+	if (!slot->begun) {
+		int fate = begin(inbox, slot, part);
+
+		if (fate != NET_PART_KEPT)
+			return fate;
+	} else if (part->message_bytes != slot->message.bytes) {
+		return -EPROTO;
+	}
+	return fill(slot, part);
+}
+
+/* ---- whole messages --------------------------------------------------------------------------------------- */
+
+bool net_inbox_next(struct net_inbox *inbox, struct net_inbox_message *message)
+{
+	struct slot *slot = slot_of(inbox, inbox->next);
+
+	if (!is_whole(slot))
+		return false;
+	*message = slot->message;
+	slot->begun = false;
+	inbox->next++;
+	return true;
+}
+
+void net_inbox_come(const struct net_inbox *inbox, struct net_come *come)
+{
+	uint32_t number = inbox->next;
+
+	*come = (struct net_come){ .words = 0 };
+	while (number - inbox->next < inbox->window && is_whole(slot_of(inbox, number)))
+		number++;
+	come->number = number - 1;
+	/* The one behind it has not come: its bit, the first one, stays 0. */
+	for (uint32_t i = 0; number + i - inbox->next < inbox->window && i < NET_BITMAP_WORDS_MAX * WORD_BITS; i++)
+		if (is_whole(slot_of(inbox, number + i))) {
+			come->bitmap[i / WORD_BITS] |= UINT64_C(1) << i % WORD_BITS;
+			come->words = i / WORD_BITS + 1;
+		}
+}
+
+/* ---- the whole of it -------------------------------------------------------------------------------------- */
+
+void net_inbox_reset(struct net_inbox *inbox)
+{
+	for (uint32_t i = 0; i < inbox->window; i++) {
+		struct slot *slot = &inbox->slots[i];
+
+		if (slot->begun && slot->message.payload)
+			inbox->blocks.give(inbox->blocks.context, slot->message.payload);
+		slot->begun = false;
+	}
+	inbox->next = 1;
+}
+
+int net_inbox_create(struct net_inbox **inbox_out, uint32_t window, uint32_t message_bytes_max, const struct net_blocks *blocks)
+{
+	struct net_inbox *inbox;
+
+	if (window == 0 || window > NET_WINDOW_MAX || (window & (window - 1)) != 0)
+		return base_fail(EINVAL, "inbox: a window of %u messages is not a power of two up to %d", window, NET_WINDOW_MAX);
+	if (message_bytes_max > NET_MESSAGE_BYTES_MAX)
+		return base_fail(EINVAL, "inbox: messages of %u bytes are longer than %u", message_bytes_max, NET_MESSAGE_BYTES_MAX);
+	inbox = calloc(1, sizeof(*inbox));
+	if (!inbox)
+		return base_fail(ENOMEM, "inbox: out of memory");
+	inbox->window = window;
+	inbox->bytes_max = message_bytes_max;
+	inbox->blocks = *blocks;
+	inbox->slots = calloc(window, sizeof(*inbox->slots));
+	if (!inbox->slots) {
+		free(inbox);
+		return base_fail(ENOMEM, "inbox: out of memory for %u messages", window);
+	}
+	net_inbox_reset(inbox);
+	*inbox_out = inbox;
+	return 0;
+}
+
+void net_inbox_destroy(struct net_inbox *inbox)
+{
+	if (!inbox)
+		return;
+	net_inbox_reset(inbox);
+	free(inbox->slots);
+	free(inbox);
+}
