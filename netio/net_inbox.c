@@ -78,7 +78,7 @@ static bool is_new_unit(struct slot *slot, uint32_t unit)
 	return is_new;
 }
 
-/* Units that have come are not written again: what they are may be in use. */
+/* What has come stands: of a unit that comes again nothing is looked at. */
 static int fill(struct slot *slot, const struct net_part *part)
 {
 	int fate = NET_PART_AGAIN;
