@@ -6,36 +6,11 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/base_bytes.h"
+
 static uint32_t padded(uint32_t bytes)
 {
 	return (bytes + 7) / 8 * 8;
-}
-
-static uint16_t load16(const unsigned char *from)
-{
-	return (uint16_t)(from[0] | from[1] << 8);
-}
-
-static uint32_t load32(const unsigned char *from)
-{
-	return load16(from) | (uint32_t)load16(from + 2) << 16;
-}
-
-static uint64_t load64(const unsigned char *from)
-{
-	return load32(from) | (uint64_t)load32(from + 4) << 32;
-}
-
-static void store32(unsigned char *to, uint32_t value)
-{
-	for (int i = 0; i < 4; i++)
-		to[i] = (unsigned char)(value >> 8 * i);
-}
-
-static void store64(unsigned char *to, uint64_t value)
-{
-	store32(to, (uint32_t)value);
-	store32(to + 4, (uint32_t)(value >> 32));
 }
 
 /* ---- reading ---------------------------------------------------------------------------------------------- */
@@ -43,7 +18,7 @@ static void store64(unsigned char *to, uint64_t value)
 /* Which flags a kind has; all others are refused, so that they can get a meaning later. */
 static uint8_t flags_of(uint8_t kind)
 {
-	return kind == NET_ACK ? NET_ACK_PROBE : 0;
+	return kind == NET_ACK ? NET_ACK_PROBE : kind == NET_TAKEN ? NET_TAKEN_AGAIN : 0;
 }
 
 int net_chunk_next(struct net_reader *reader, struct net_chunk *chunk)
@@ -56,7 +31,7 @@ int net_chunk_next(struct net_reader *reader, struct net_chunk *chunk)
 	if (left < NET_CHUNK_BYTES)
 		return -EPROTO;
 	*chunk = (struct net_chunk){
-		.kind = at[0], .flags = at[1], .bytes = load16(at + 2), .number = load32(at + 4), .content = at + NET_CHUNK_BYTES };
+		.kind = at[0], .flags = at[1], .bytes = base_load16(at + 2), .number = base_load32(at + 4), .content = at + NET_CHUNK_BYTES };
 	if (chunk->kind == 0 || chunk->kind >= NET_KIND_END || chunk->flags & ~flags_of(chunk->kind) ||
 			padded(chunk->bytes) > left - NET_CHUNK_BYTES)
 		return -EPROTO;
@@ -70,7 +45,7 @@ int net_chunk_next(struct net_reader *reader, struct net_chunk *chunk)
 /* Where a record says how long its payload is. */
 static uint32_t payload_of(const struct net_chunk *chunk)
 {
-	return load32(chunk->content + (chunk->kind == NET_REQUEST ? offsetof(struct attnd_request, in_bytes) :
+	return base_load32(chunk->content + (chunk->kind == NET_REQUEST ? offsetof(struct attnd_request, in_bytes) :
 		offsetof(struct attnd_completion, result_bytes)));
 }
 
@@ -92,8 +67,8 @@ int net_part_read(const struct net_chunk *chunk, struct net_part *part)
 	*part = (struct net_part){
 		.number = chunk->number,
 		.record = first ? chunk->content : NULL,
-		.message_bytes = first ? payload_of(chunk) : load32(chunk->content + 4),
-		.offset = first ? 0 : load32(chunk->content),
+		.message_bytes = first ? payload_of(chunk) : base_load32(chunk->content + 4),
+		.offset = first ? 0 : base_load32(chunk->content),
 		.bytes = chunk->bytes - before,
 		.payload = chunk->content + before,
 	};
@@ -108,12 +83,12 @@ int net_come_read(const struct net_chunk *chunk, struct net_come *come)
 
 	if (chunk->bytes < 8)
 		return -EPROTO;
-	words = load32(chunk->content + 4);
+	words = base_load32(chunk->content + 4);
 	if (words > NET_BITMAP_WORDS_MAX || chunk->bytes != 8 + words * 8)
 		return -EPROTO;
-	*come = (struct net_come){ .number = chunk->number, .credits = load32(chunk->content), .words = words };
+	*come = (struct net_come){ .number = chunk->number, .credits = base_load32(chunk->content), .words = words };
 	for (uint32_t i = 0; i < words; i++)
-		come->bitmap[i] = load64(chunk->content + 8 + (size_t)i * 8);
+		come->bitmap[i] = base_load64(chunk->content + 8 + (size_t)i * 8);
 	return chunk->kind == NET_TAKEN && come->credits != 0 ? -EPROTO : 0;
 }
 
@@ -123,10 +98,10 @@ int net_times_read(const struct net_chunk *chunk, struct net_times *times)
 
 	if (chunk->number != 0 || chunk->bytes != (pong ? 24 : 8))
 		return -EPROTO;
-	*times = (struct net_times){ .sender_ns = (int64_t)load64(chunk->content) };
+	*times = (struct net_times){ .sender_ns = (int64_t)base_load64(chunk->content) };
 	if (pong) {
-		times->received_ns = (int64_t)load64(chunk->content + 8);
-		times->sent_ns = (int64_t)load64(chunk->content + 16);
+		times->received_ns = (int64_t)base_load64(chunk->content + 8);
+		times->sent_ns = (int64_t)base_load64(chunk->content + 16);
 	}
 	return 0;
 }
@@ -144,7 +119,7 @@ static unsigned char *begin(struct net_writer *writer, uint8_t kind, uint8_t fla
 	at[1] = flags;
 	at[2] = (unsigned char)bytes;
 	at[3] = (unsigned char)(bytes >> 8);
-	store32(at + 4, number);
+	base_store32(at + 4, number);
 	writer->at = at + NET_CHUNK_BYTES + padded(bytes);
 	memset(at + NET_CHUNK_BYTES + bytes, 0, padded(bytes) - bytes);
 	return at + NET_CHUNK_BYTES;
@@ -178,8 +153,8 @@ bool net_part_put(struct net_writer *writer, enum net_kind first_kind, uint32_t 
 	if (first) {
 		memcpy(to, record, NET_RECORD_BYTES);
 	} else {
-		store32(to, offset);
-		store32(to + 4, message_bytes);
+		base_store32(to, offset);
+		base_store32(to + 4, message_bytes);
 	}
 	if (bytes > 0)
 		memcpy(to + before, (const unsigned char *)payload + offset, bytes);
@@ -193,10 +168,10 @@ bool net_come_put(struct net_writer *writer, enum net_kind kind, uint8_t flags, 
 
 	if (!to)
 		return false;
-	store32(to, come->credits);
-	store32(to + 4, come->words);
+	base_store32(to, come->credits);
+	base_store32(to + 4, come->words);
 	for (uint32_t i = 0; i < come->words; i++)
-		store64(to + 8 + (size_t)i * 8, come->bitmap[i]);
+		base_store64(to + 8 + (size_t)i * 8, come->bitmap[i]);
 	return true;
 }
 
@@ -206,10 +181,10 @@ bool net_times_put(struct net_writer *writer, enum net_kind kind, const struct n
 
 	if (!to)
 		return false;
-	store64(to, (uint64_t)times->sender_ns);
+	base_store64(to, (uint64_t)times->sender_ns);
 	if (kind == NET_PONG) {
-		store64(to + 8, (uint64_t)times->received_ns);
-		store64(to + 16, (uint64_t)times->sent_ns);
+		base_store64(to + 8, (uint64_t)times->received_ns);
+		base_store64(to + 16, (uint64_t)times->sent_ns);
 	}
 	return true;
 }

@@ -36,7 +36,7 @@ enum net_kind {
 	NET_KIND_END
 };
 
-enum { NET_ACK_PROBE = 1 };
+enum { NET_ACK_PROBE = 1, NET_TAKEN_AGAIN = 1 };
 
 /* One chunk as it lies in a body. */
 struct net_chunk {
