@@ -119,6 +119,13 @@ int net_inbox_part(struct net_inbox *inbox, const struct net_part *part)
 
 /* ---- whole messages --------------------------------------------------------------------------------------- */
 
+const struct net_inbox_message *net_inbox_peek(const struct net_inbox *inbox)
+{
+	const struct slot *slot = slot_of(inbox, inbox->next);
+
+	return is_whole(slot) ? &slot->message : NULL;
+}
+
 bool net_inbox_next(struct net_inbox *inbox, struct net_inbox_message *message)
 {
 	struct slot *slot = slot_of(inbox, inbox->next);

@@ -43,7 +43,9 @@ enum net_inbox_fate {
  * -EMSGSIZE: longer than what was agreed on. */
 int net_inbox_part(struct net_inbox *inbox, const struct net_part *part);
 
-/* The next message in order once it is whole; false: it is not. */
+/* The next message in order once it is whole, to look at; NULL: it is not. */
+const struct net_inbox_message *net_inbox_peek(const struct net_inbox *inbox);
+/* Takes it; false: it is not whole. */
 bool net_inbox_next(struct net_inbox *inbox, struct net_inbox_message *message);
 
 /* What has come, for ACK or TAKEN: the caller sets `credits`. */

@@ -49,7 +49,8 @@ void net_packet_begin(const struct net_packets *packets, unsigned char *packet, 
 /* Heads and seals what was written. Returns the packet's bytes. */
 size_t net_packet_end(struct net_packets *packets, unsigned char *packet, const struct net_writer *body);
 
-/* Opens a whole DATA packet in place: a reader of its chunks. 0; -EBADMSG: not sealed by the other side, or changed; -EALREADY: it came before, or may have. */
+/* Opens a whole DATA packet in place: a reader of its chunks. 0; -EBADMSG: not sealed by the other side, or changed; -EALREADY: it came
+ * before, or may have. */
 int net_packet_open(struct net_packets *packets, unsigned char *packet, const struct net_packet_head *head, struct net_reader *body);
 
 #endif

@@ -1,0 +1,77 @@
+/*
+ * The host's inside, shared by net_host.c (links, packets, time) and net_host_greet.c (handshakes).
+ */
+#ifndef NET_HOST_INTERNAL_H
+#define NET_HOST_INTERNAL_H
+
+#include "netio/net_host.h"
+
+enum {
+	NET_HELLO_ID_BYTES = 32, /* of what follows HELLO's clear part: says whether it is the same HELLO again */
+	NET_WELCOME_PACKET_BYTES = NET_DATAGRAM_HEAD_BYTES + NET_NOISE_BYTES + NET_WELCOME_BYTES,
+};
+
+#define NET_NO_LINK UINT32_MAX
+
+enum link_state { LINK_FREE, LINK_OPENED, LINK_WELCOMED, LINK_CONFIRMED };
+
+struct link {
+	uint8_t state; /* enum link_state */
+	bool listed;   /* in one of the host's queues */
+	uint16_t datagram_bytes;
+	uint32_t owner;
+	uint32_t next, before; /* in that queue, or (next) among the free */
+	int64_t since_ns;      /* half open since, or heard of last */
+	struct net_way way;
+	struct net_packets packets;
+	/* Streams: the beginning of a packet whose end has not come. */
+	unsigned char *part;
+	uint32_t part_bytes;
+	int64_t part_since_ns;
+	unsigned char part_head[NET_STREAM_HEAD_BYTES];
+	/* Datagrams that are half open: to say WELCOME once more. */
+	unsigned char hello_id[NET_HELLO_ID_BYTES];
+	unsigned char welcome[NET_WELCOME_PACKET_BYTES];
+	uint32_t welcome_bytes;
+};
+
+/* Links by time, the oldest first. */
+struct link_queue { uint32_t first, last, count; };
+
+struct net_host {
+	struct net_host_options options;
+	const struct net_port *port;
+	struct link *links; /* [links_max] */
+	uint32_t free_first, used;
+	struct link_queue half_open, silent; /* silent: confirmed datagram links */
+	int64_t now_ns;
+	uint32_t refuse_why; /* everybody, where not NET_WHY_BYE */
+	unsigned char secret[32]; /* of cookies */
+	uint32_t answers;         /* to strangers' datagrams, in this poll */
+	struct net_host_counters counters;
+	struct net_host_key keys[NET_KEYS_MAX];
+	unsigned char key_names[NET_KEYS_MAX][NET_NAME_BYTES];
+	struct net_host_listener listeners[NET_LISTENERS_MAX];
+};
+
+static inline void net_count(_Atomic uint64_t *counter)
+{
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1, memory_order_relaxed);
+}
+
+/* ---- net_host.c ------------------------------------------------------------------------------------------- */
+
+/* A place for a link, half open from now on; the oldest half-open one is pushed out for it. NULL: none. */
+struct link *net_host_link_take(struct net_host *host, const struct net_way *way);
+/* Forgets a link. Its stream is the caller's to close. */
+void net_host_link_free(struct net_host *host, struct link *link);
+
+/* ---- net_host_greet.c ------------------------------------------------------------------------------------- */
+
+/* A stream's first packet. Whether the stream goes on. */
+bool net_host_greet_stream(struct net_host *host, struct link *link, const unsigned char *body, size_t bytes);
+void net_host_greet_datagram(struct net_host *host, const struct net_way *way, const unsigned char *body, size_t bytes);
+/* Says REFUSED to whoever sent a datagram that nobody knows. */
+void net_host_refuse_datagram(struct net_host *host, const struct net_way *way, uint32_t why);
+
+#endif

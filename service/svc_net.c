@@ -1,0 +1,331 @@
+/*
+ * The network front as a role. See svc_net.h.
+ */
+#include "service/svc_net.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base_error.h"
+#include "service/svc_net_internal.h"
+
+/* How often it is looked whether somebody sits on memory that others want. */
+#define SLOW_LOOK_NS INT64_C(250000000)
+
+void svc_net_touch(struct svc_net *net, struct net_client *client)
+{
+	if (client->touched)
+		return;
+	client->touched = true;
+	net->touched[net->touched_count++] = svc_net_index(net, client);
+}
+
+void svc_net_wait(struct svc_net *net, struct net_client *client)
+{
+	if (client->waiting)
+		return;
+	client->waiting = true;
+	net->waiting[net->waiting_count++] = svc_net_index(net, client);
+}
+
+/* ---- replies ---------------------------------------------------------------------------------------------- */
+
+static void take_reply(struct svc_net *net, const struct sched_reply *reply, uint32_t device)
+{
+	struct net_client *client = &net->clients[reply->client - net->options.client_first];
+
+	if (reply->kind == SCHED_CLIENT_QUIESCED)
+		svc_net_quiet(net, client);
+	else if (client->state != NET_CLIENT_LIVE)
+		svc_count(&net->counters.dropped);
+	else
+		svc_net_reply(net, client, &reply->completion, device);
+}
+
+static int take_replies(struct svc_net *net, struct base_spsc *queue, uint32_t device)
+{
+	const struct sched_reply *reply;
+	int taken = 0;
+
+	while (taken < SVC_NET_REPLIES_PER_POLL && (reply = base_spsc_peek(queue))) {
+		if (reply->client - net->options.client_first < net->options.clients_max)
+			take_reply(net, reply, device);
+		else
+			svc_count(&net->counters.unowed);
+		base_spsc_release(queue);
+		taken++;
+	}
+	return taken;
+}
+
+/* ---- clients that have something to do -------------------------------------------------------------------- */
+
+static void wake_waiting(struct svc_net *net)
+{
+	if (!net->released)
+		return;
+	net->released = false;
+	for (uint32_t i = 0; i < net->waiting_count; i++) {
+		struct net_client *client = &net->clients[net->waiting[i]];
+
+		client->waiting = false;
+		svc_net_touch(net, client);
+	}
+	net->waiting_count = 0;
+}
+
+/* Those to whom not all could be sent for want of room for datagrams stay in the list. */
+static void serve_touched(struct svc_net *net)
+{
+	const uint32_t count = net->touched_count;
+
+	net->touched_count = 0;
+	for (uint32_t i = 0; i < count; i++) {
+		struct net_client *client = &net->clients[net->touched[i]];
+
+		client->touched = false;
+		if (client->state != NET_CLIENT_LIVE)
+			continue;
+		svc_net_return_credits(net, client);
+		svc_net_deliver(net, client);
+		if (!svc_net_send(net, client) && net_host_is_datagram(net->host, client->link))
+			svc_net_touch(net, client);
+	}
+}
+
+static void on_writable(void *context, uint32_t owner, uint32_t link)
+{
+	struct svc_net *net = context;
+
+	if (net->clients[owner].link == link)
+		svc_net_touch(net, &net->clients[owner]);
+}
+
+/* Others wait for memory: who has some and has let nothing move for long is let go of. */
+static int drop_slow(struct svc_net *net)
+{
+	int dropped = 0;
+
+	if (net->waiting_count == 0 || net->now_ns < net->slow_look_ns)
+		return 0;
+	net->slow_look_ns = net->now_ns + SLOW_LOOK_NS;
+	for (uint32_t i = 0; i < net->options.clients_max; i++) {
+		struct net_client *client = &net->clients[i];
+		const bool waits_for_us = client->open > 0 || net_inbox_peek(client->inbox);
+		const bool holds = net_outbox_kept(client->outbox) > 0 || (client->in_bytes > 0 && !waits_for_us);
+
+		if (client->state != NET_CLIENT_LIVE || !holds || client->moved_ns + net->options.slow_ns > net->now_ns)
+			continue;
+		svc_count(&net->counters.slow);
+		svc_net_leave(net, client, NET_WHY_FULL);
+		dropped++;
+	}
+	return dropped;
+}
+
+static int follow_drain(struct svc_net *net)
+{
+	const uint32_t wanted = atomic_load_explicit(&net->draining, memory_order_acquire);
+
+	if (wanted == net->drained)
+		return 0;
+	net->drained = wanted;
+	net_host_refuse_all(net->host, NET_WHY_DRAINING);
+	for (uint32_t i = 0; wanted == 2 && i < net->options.clients_max; i++)
+		svc_net_leave(net, &net->clients[i], NET_WHY_DRAINING);
+	return 1;
+}
+
+/* ---- the role --------------------------------------------------------------------------------------------- */
+
+int svc_net_poll(void *self)
+{
+	struct svc_net *net = self;
+	int work;
+
+	net->now_ns = base_clock_now(net->options.clock);
+	work = net_host_poll(net->host);
+	for (uint32_t i = 0; i < net->options.device_count; i++)
+		work += take_replies(net, net->options.from_device[i], i);
+	work += take_replies(net, net->options.from_text, SVC_FROM_TEXT);
+	work += svc_net_expire(net) + drop_slow(net) + follow_drain(net);
+	wake_waiting(net);
+	work += (int)net->touched_count;
+	serve_touched(net);
+	net->port->flush(net->port->self);
+	return work;
+}
+
+int64_t svc_net_next_event_ns(void *self)
+{
+	struct svc_net *net = self;
+	int64_t next_ns = net_host_next_event_ns(net->host);
+
+	if (net->touched_count > 0)
+		return 0;
+	if (net->away_first != SVC_NO_CLIENT) {
+		const int64_t expires_ns = net->clients[net->away_first].away_since_ns + net->options.resume_ns;
+
+		next_ns = expires_ns < next_ns ? expires_ns : next_ns;
+	}
+	if (net->waiting_count > 0 && net->slow_look_ns < next_ns)
+		next_ns = net->slow_look_ns;
+	return next_ns;
+}
+
+bool svc_net_sleep_begin(void *self)
+{
+	struct svc_net *net = self;
+	bool work = net->port->sleep_begin(net->port->self) || base_spsc_peek(net->options.from_text) ||
+		atomic_load_explicit(&net->draining, memory_order_relaxed) != net->drained;
+
+	for (uint32_t i = 0; i < net->options.device_count; i++)
+		work |= base_spsc_peek(net->options.from_device[i]) != NULL;
+	return work;
+}
+
+void svc_net_sleep_end(void *self)
+{
+	struct svc_net *net = self;
+
+	net->port->sleep_end(net->port->self);
+}
+
+void svc_net_drain(struct svc_net *net, bool close)
+{
+	atomic_store_explicit(&net->draining, close ? 2 : 1, memory_order_release);
+}
+
+struct net_above svc_net_above(struct svc_net *net)
+{
+	return net_host_above(net->host);
+}
+
+void svc_net_attach(struct svc_net *net, const struct net_port *port)
+{
+	net->port = port;
+	net_host_attach(net->host, port);
+}
+
+const struct svc_net_counters *svc_net_counters(const struct svc_net *net)
+{
+	return &net->counters;
+}
+
+const struct net_host_counters *svc_net_host_counters(const struct svc_net *net)
+{
+	return net_host_counters(net->host);
+}
+
+/* ---- making and unmaking ---------------------------------------------------------------------------------- */
+
+static int check_options(const struct svc_net_options *options)
+{
+	if (options->clients_max == 0 || options->in_flight == 0 || options->streams < options->device_count ||
+		options->in_flight + options->streams > NET_WINDOW_MAX)
+		return base_fail(EINVAL, "net: %u clients with %u requests and %u stream completions each: at least 1, 1 and one per device, and "
+			"the last two at most %d together", options->clients_max, options->in_flight, options->streams, NET_WINDOW_MAX);
+	if (options->message_bytes > NET_MESSAGE_BYTES_MAX || options->tenant_count > SCHED_TENANTS_MAX)
+		return base_fail(EINVAL, "net: messages of %u bytes, %u tenants: at most %u and %d", options->message_bytes, options->tenant_count,
+			NET_MESSAGE_BYTES_MAX, SCHED_TENANTS_MAX);
+	/* What no pool could ever have would be waited for for ever. */
+	if (options->message_bytes * 2ULL > net_pool_bytes(options->in) || options->message_bytes > net_pool_bytes(options->out))
+		return base_fail(EINVAL, "net: a message of %u bytes does not fit into %llu bytes for requests and %llu for results; raise [net] "
+			"memory", options->message_bytes, (unsigned long long)net_pool_bytes(options->in),
+			(unsigned long long)net_pool_bytes(options->out));
+	return 0;
+}
+
+static int host_create(struct svc_net *net)
+{
+	struct net_host_options options = net->options.host;
+
+	options.clock = net->options.clock;
+	options.links_max = net->options.clients_max + options.half_open_max;
+	options.blocks = net_pool_blocks(net->options.parts);
+	options.above = (struct net_host_above){ .context = net,
+		.welcome = svc_net_on_welcome,
+		.confirmed = svc_net_on_confirmed,
+		.body = svc_net_on_body,
+		.gone = svc_net_on_gone,
+		.writable = on_writable };
+	return net_host_create(&net->host, &options);
+}
+
+int svc_net_create(struct svc_net **net_out, const struct svc_net_options *options)
+{
+	struct svc_net *net;
+	int rc = check_options(options);
+
+	if (rc)
+		return rc;
+	net = calloc(1, sizeof(*net));
+	if (!net)
+		return base_fail(ENOMEM, "net: out of memory");
+	net->options = *options;
+	memcpy(net->tenant_clients_max, options->tenant_clients_max, options->tenant_count * sizeof(*net->tenant_clients_max));
+	net->touched = calloc(options->clients_max, sizeof(*net->touched));
+	net->waiting = calloc(options->clients_max, sizeof(*net->waiting));
+	rc = net->touched && net->waiting ? svc_net_clients_create(net) : base_fail(ENOMEM, "net: out of memory");
+	if (!rc)
+		rc = host_create(net);
+	if (rc) {
+		svc_net_destroy(net);
+		return rc;
+	}
+	*net_out = net;
+	return 0;
+}
+
+void svc_net_destroy(struct svc_net *net)
+{
+	if (!net)
+		return;
+	net_host_destroy(net->host);
+	svc_net_clients_destroy(net);
+	free(net->waiting);
+	free(net->touched);
+	free(net);
+}
+
+/* ---- checking --------------------------------------------------------------------------------------------- */
+
+static int check_client(const struct svc_net *net, const struct net_client *client)
+{
+	const uint32_t index = svc_net_index(net, client);
+	uint32_t open = 0;
+	uint64_t reserved = 0;
+
+	for (uint32_t i = 0; i < net->options.in_flight; i++) {
+		open += client->calls[i].used;
+		reserved += client->calls[i].used ? client->calls[i].out_capacity : 0;
+	}
+	if (client->state == NET_CLIENT_FREE && (open || client->in_bytes || net_outbox_kept(client->outbox)))
+		return base_fail(EINVAL, "net: client %u is free and holds something", index);
+	if (client->state != NET_CLIENT_LIVE)
+		return 0;
+	if (open != client->open || reserved != client->out_reserved)
+		return base_fail(EINVAL, "net: client %u has %u calls with %llu bytes, and says %u with %llu", index, open,
+			(unsigned long long)reserved, client->open, (unsigned long long)client->out_reserved);
+	if (net_outbox_kept(client->outbox) + open + client->credits_out > net->outbox_max)
+		return base_fail(EINVAL, "net: client %u may get more replies than it has places for", index);
+	if (client->streams_sent - client->streams_consumed + client->credits_due + client->credits_out !=
+		net->options.streams / net->options.device_count * net->options.device_count)
+		return base_fail(EINVAL, "net: client %u has lost credits, or won some", index);
+	return 0;
+}
+
+int svc_net_check(const struct svc_net *net)
+{
+	uint32_t used = 0;
+
+	for (uint32_t i = 0; i < net->options.clients_max; i++) {
+		int rc = check_client(net, &net->clients[i]);
+
+		if (rc)
+			return rc;
+		used += net->clients[i].state != NET_CLIENT_FREE;
+	}
+	return used == net->used ? 0 : base_fail(EINVAL, "net: %u clients are there, %u counted", used, net->used);
+}
