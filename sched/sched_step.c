@@ -283,8 +283,8 @@ static uint64_t visits_of(uint32_t position, uint32_t rows)
 	return (uint64_t)rows * position + (uint64_t)rows * (rows + 1) / 2;
 }
 
-/* A stream's token needs a credit of its client, and a slot of `out` beyond those that are
- * promised. */
+/* A stream's token needs a credit of its client, and a slot of its lane's `out` beyond those
+ * that are promised. */
 static bool stream_promise(struct sched *sched, struct sched_request *request)
 {
 	struct sched_client *client = request->client;
@@ -296,11 +296,11 @@ static bool stream_promise(struct sched *sched, struct sched_request *request)
 		sched_session_enter_place(sched, request->session, PLACE_PARKED);
 		return false;
 	}
-	if (!base_spsc_room(sched->out, sched->promised + 1))
+	if (!sched_lane_room(client->lane, 1))
 		return false;
 	client->credits--;
 	client->promised++;
-	sched->promised++;
+	client->lane->promised++;
 	request->streams = 1;
 	return true;
 }

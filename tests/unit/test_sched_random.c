@@ -406,7 +406,10 @@ static void start(uint64_t seed)
 	rig.device_options.seed = seed;
 	rig.device_options.regular_permille = seed % 3 ? 900 : 0;
 	rig.options.speculate = seed % 5 ? (uint32_t)(seed % 16) : 0;
-	rig.options.clients_max = CLIENTS;
+	if (seed % 2)
+		rig.options.lanes[0].clients = CLIENTS;
+	else
+		rig_two_lanes(&rig, CLIENTS / 4, CLIENTS - CLIENTS / 4);
 	rig.options.sessions_max = SESSIONS - 1;
 	rig.options.tokens_max = TOKENS;
 	rig.options.requests_max = 96;
