@@ -151,11 +151,30 @@ static int take_messages(struct sched *sched)
 	return taken;
 }
 
+/* Streams that were parked because their lane had no room go on once it has some for several of them. Rare: a front that drains
+ * never lets its lane become full. */
+static int lanes_resume(struct sched *sched)
+{
+	int resumed = 0;
+
+	for (uint32_t i = 0; sched->lanes_full >> i > 0; i++) {
+		const struct sched_lane_use *lane = &sched->lanes[i];
+
+		if (!(sched->lanes_full >> i & 1) || !sched_lane_room(lane, SCHED_LANE_ROOM))
+			continue;
+		sched->lanes_full &= ~(1u << i);
+		for (uint32_t c = 0; c < lane->clients; c++)
+			sched_client_unpark(sched, &sched->clients[lane->first + c]);
+		resumed++;
+	}
+	return resumed;
+}
+
 /* Nothing of what a poll does beyond messages could find work: the idle case costs a few loads and
  * no clock. */
 static bool quiet(const struct sched *sched)
 {
-	return sched->flight_count == 0 && sched_list_empty(&sched->kicked) &&
+	return sched->flight_count == 0 && sched->lanes_full == 0 && sched_list_empty(&sched->kicked) &&
 		sched_list_empty(&sched->active) && sched_list_empty(&sched->blocked) &&
 		sched->next_expiry_ns == INT64_MAX && sched_kv_dirty_bytes(sched->kv) == 0;
 }
@@ -169,6 +188,7 @@ int sched_poll(struct sched *sched)
 		return work;
 	}
 	sched->now_ns = base_clock_now(sched->clock);
+	work += lanes_resume(sched);
 	work += sched_requests_expire(sched);
 	work += sched_requests_start(sched);
 	work += sched_requests_unblock(sched);
@@ -190,7 +210,7 @@ bool sched_idle(const struct sched *sched)
 
 int64_t sched_next_event_ns(const struct sched *sched)
 {
-	bool busy = sched->flight_count > 0 || !sched_list_empty(&sched->kicked) ||
+	bool busy = sched->flight_count > 0 || sched->lanes_full || !sched_list_empty(&sched->kicked) ||
 		!sched_list_empty(&sched->blocked) || sched_kv_dirty_bytes(sched->kv) > 0;
 	int64_t now_ns, next_ns = sched->next_expiry_ns;
 

@@ -197,7 +197,7 @@ struct sched_counters {
 	double error_median, error_p99;       /* of predictions, |actual / predicted - 1|, lately */
 	/* How far backlogged tenants were apart at most, and may be: device time by weight. See sched/sched_share.c. */
 	uint64_t fair_drift_ns, fair_bound_ns;
-	uint64_t parked;                      /* times a stream had no credit */
+	uint64_t parked;                      /* times a stream had no credit, or its lane no room */
 	uint32_t sessions, clients, requests; /* live now */
 	uint64_t kv_bytes_used, kv_bytes_free, kv_bytes_dirty;
 	uint64_t kv_bytes_cached; /* not used: pages that nobody holds; any request that wants them gets them */

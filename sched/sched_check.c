@@ -246,7 +246,7 @@ static int check_client(const struct sched *sched, const struct sched_client *cl
 		return base_fail(EINVAL,
 			"client %u: its ready sessions and its being active disagree",
 			client->number);
-	if (!sched_list_empty(&client->parked) &&
+	if (!sched_list_empty(&client->parked) && !(sched->lanes_full & sched_lane_bit(sched, client->lane)) &&
 		client->credits > length(&client->ready, client->credits))
 		return base_fail(EINVAL, "client %u has %u credits and parked streams",
 			client->number, client->credits);

@@ -64,14 +64,14 @@ void sched_client_gone(struct sched *sched, struct sched_client *client)
 
 void sched_client_unpark(struct sched *sched, struct sched_client *client)
 {
-	uint32_t credits = client->credits;
+	uint32_t credits = sched->lanes_full & sched_lane_bit(sched, client->lane) ? 0 : client->credits;
 
 	while (credits > 0 && !sched_list_empty(&client->parked)) {
 		struct sched_session *session = sched_session_of_place(client->parked.next);
 		struct sched_request *request = sched_session_head(session);
 
-		/* Waiting for the client's own credit does not count against the time between
-		 * tokens. */
+		/* Waiting for the client's own credit, or for its front, does not count against the time
+		 * between tokens. */
 		if (request->generate.generated > 0 && request->generate.params.between_ns > 0)
 			sched_request_deadline(sched, request,
 				sched->now_ns + request->generate.params.between_ns);

@@ -47,6 +47,7 @@ enum {
 	SCHED_FLIGHTS = 2, /* works in the air; the backend takes at least two */
 	SCHED_MESSAGES_PER_POLL =
 		32, /* of all lanes, so that a flood of messages does not keep the device waiting */
+	SCHED_LANE_ROOM = 32, /* a full lane has so many free slots again when its streams go on; once all are promised it has 64 */
 	SCHED_STARTS_PER_POLL = 32,
 	SCHED_SESSION_REQUESTS_MAX = 256,
 	SCHED_ROOM_PART = 16,  /* so manieth of the blocks of each size is kept free of cached pages */
@@ -369,6 +370,7 @@ struct sched {
 	struct sched_lane_use lanes[SCHED_LANES_MAX];
 	uint32_t lane_count, lane_first; /* lane_first: whose messages this poll takes first */
 	uint32_t lane_messages;          /* taken of one lane by one poll */
+	uint32_t lanes_full;             /* a bit for each whose streams are parked until its `out` has room again */
 	struct base_clock *clock;
 	struct kern_backend *backend;
 	struct sched_client *clients; /* [clients_max] */
@@ -532,6 +534,10 @@ static inline bool sched_lane_room(const struct sched_lane_use *lane, uint64_t s
 {
 	return base_spsc_room(lane->out, lane->promised + slots);
 }
+static inline uint32_t sched_lane_bit(const struct sched *sched, const struct sched_lane_use *lane)
+{
+	return 1u << (lane - sched->lanes);
+}
 
 /* ---- sched_request.c ------------------------------------------------------------------ */
 
@@ -631,7 +637,7 @@ void sched_client_gone(struct sched *sched, struct sched_client *client);
 void sched_client_credit(struct sched *sched, struct sched_client *client, uint32_t credits);
 /* Says that a leaving client is quiet, once it is. */
 void sched_client_settle(struct sched *sched, struct sched_client *client);
-/* Lets as many parked streams go on as there are credits. */
+/* Lets as many parked streams go on as there are credits, unless the client's lane is full. */
 void sched_client_unpark(struct sched *sched, struct sched_client *client);
 void sched_client_cancel(
 	struct sched *sched, const struct sched_message *message, struct sched_client *client);
