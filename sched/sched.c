@@ -4,13 +4,13 @@
  * call.
  *
  * The latency floor runs through here: a NOP is answered by the poll that takes it, and touches its
- * message, its client's record, one slot of `out` and a few counts, nothing else.
+ * message, its client's record, one slot of its lane's `out` and a few counts, nothing else.
  */
 #include "sched/sched_private.h"
 
-struct sched_reply *sched_reply_claim(struct sched *sched)
+struct sched_reply *sched_reply_claim(struct sched_lane_use *lane)
 {
-	struct sched_reply *reply = base_spsc_claim(sched->out);
+	struct sched_reply *reply = base_spsc_claim(lane->out);
 
 	/* Every reply's slot was promised before its request was taken. */
 	BASE_ASSERT(reply != NULL);
@@ -18,15 +18,16 @@ struct sched_reply *sched_reply_claim(struct sched *sched)
 	return reply;
 }
 
-void sched_reply_send(struct sched *sched)
+void sched_reply_send(struct sched_lane_use *lane)
 {
-	base_spsc_publish(sched->out);
+	base_spsc_publish(lane->out);
 }
 
 void sched_answer(
 	struct sched *sched, const struct sched_message *message, struct sched_answer answer)
 {
-	struct sched_reply *reply = sched_reply_claim(sched);
+	struct sched_lane_use *lane = sched->clients[message->client].lane;
+	struct sched_reply *reply = sched_reply_claim(lane);
 	int64_t now_ns = base_clock_now(sched->clock);
 
 	reply->kind = SCHED_COMPLETION;
@@ -43,7 +44,7 @@ void sched_answer(
 		.value = answer.value,
 	};
 	sched_view_answered(sched, message, &reply->completion);
-	sched_reply_send(sched);
+	sched_reply_send(lane);
 	sched->counters.accepted++;
 	sched->counters.completed++;
 	sched->counters.by_status[answer.status]++;
@@ -75,12 +76,20 @@ static void nop(struct sched *sched, const struct sched_message *message)
 			.status = status, .result_bytes = status == ATTND_OK ? bytes : 0 });
 }
 
-static void take_request(struct sched *sched, const struct sched_message *message)
+/* Fronts number their clients. NULL: one that never came by this lane, or that the front said is gone. */
+static struct sched_client *sender(struct sched *sched, const struct sched_lane_use *lane, const struct sched_message *message)
 {
-	/* The front numbers clients; one that never came, or that it said is gone, has nobody to
-	 * answer. */
-	if (message->client >= sched->options.clients_max ||
-		sched->clients[message->client].state != CLIENT_LIVE)
+	struct sched_client *client;
+
+	if (message->client - lane->first >= lane->clients)
+		return NULL;
+	client = &sched->clients[message->client];
+	return client->state == CLIENT_LIVE ? client : NULL;
+}
+
+static void take_request(struct sched *sched, const struct sched_message *message, const struct sched_client *client)
+{
+	if (!client) /* nobody is there to be answered */
 		sched->counters.gone++;
 	else if (nop_plain(&message->record))
 		nop(sched, message);
@@ -88,46 +97,84 @@ static void take_request(struct sched *sched, const struct sched_message *messag
 		sched_request_take(sched, message);
 }
 
-static void take(struct sched *sched, const struct sched_message *message)
+static void take(struct sched *sched, const struct sched_lane_use *lane, const struct sched_message *message)
 {
+	struct sched_client *client = sender(sched, lane, message);
+
 	switch ((enum sched_message_kind)message->kind) {
-	case SCHED_REQUEST: take_request(sched, message); break;
-	case SCHED_CLIENT_ADD: sched_client_add(sched, message); break;
-	case SCHED_CLIENT_GONE: sched_client_gone(sched, message->client); break;
-	case SCHED_CREDIT: sched_client_credit(sched, message->client, message->credits); break;
+	case SCHED_REQUEST: take_request(sched, message, client); break;
+	case SCHED_CLIENT_ADD: sched_client_add(sched, lane, message); break;
+	case SCHED_CLIENT_GONE:
+		if (client)
+			sched_client_gone(sched, client);
+		break;
+	case SCHED_CREDIT:
+		if (client)
+			sched_client_credit(sched, client, message->credits);
+		break;
 	case SCHED_DRAIN: sched->draining = true; break;
 	}
 }
 
-static int take_messages(struct sched *sched)
+/* Adds to *taken. False: no lane's turn comes after this one. */
+static bool take_from(struct sched *sched, struct sched_lane_use *lane, int *taken)
 {
-	int taken = 0;
-
-	while (taken < SCHED_MESSAGES_PER_POLL) {
-		const struct sched_message *message = base_spsc_peek(sched->in);
+	for (uint32_t i = 0; i < sched->lane_messages; i++) {
+		const struct sched_message *message = base_spsc_peek(lane->in);
 
 		/* One slot beyond all that were promised: whatever this message leads to can be
 		 * answered. */
-		if (!message || !base_spsc_room(sched->out, sched->promised + 1))
+		if (!message || !sched_lane_room(lane, 1))
 			break;
 		bool large = message->kind == SCHED_REQUEST &&
 			message->record.op == ATTND_OP_NOP &&
 			message->record.in_bytes > SCHED_NOP_BYTES_SMALL;
 
-		take(sched, message);
-		base_spsc_release(sched->in);
-		taken++;
+		take(sched, lane, message);
+		base_spsc_release(lane->in);
+		++*taken;
 		if (large) /* its copy was this poll's share */
-			break;
+			return false;
 	}
+	return true;
+}
+
+/* Each lane has its share of every poll. Who is first moves on, since a large message ends the taking for all. */
+static int take_messages(struct sched *sched)
+{
+	uint32_t at = sched->lane_first;
+	int taken = 0;
+
+	sched->lane_first = at + 1 == sched->lane_count ? 0 : at + 1;
+	for (uint32_t i = 0; i < sched->lane_count && take_from(sched, &sched->lanes[at], &taken); i++)
+		at = at + 1 == sched->lane_count ? 0 : at + 1;
 	return taken;
+}
+
+/* Streams that were parked because their lane had no room go on once it has some for several of them. Rare: a front that drains
+ * never lets its lane become full. */
+static int lanes_resume(struct sched *sched)
+{
+	int resumed = 0;
+
+	for (uint32_t i = 0; sched->lanes_full >> i > 0; i++) {
+		const struct sched_lane_use *lane = &sched->lanes[i];
+
+		if (!(sched->lanes_full >> i & 1) || !sched_lane_room(lane, SCHED_LANE_ROOM))
+			continue;
+		sched->lanes_full &= ~(1u << i);
+		for (uint32_t c = 0; c < lane->clients; c++)
+			sched_client_unpark(sched, &sched->clients[lane->first + c]);
+		resumed++;
+	}
+	return resumed;
 }
 
 /* Nothing of what a poll does beyond messages could find work: the idle case costs a few loads and
  * no clock. */
 static bool quiet(const struct sched *sched)
 {
-	return sched->flight_count == 0 && sched_list_empty(&sched->kicked) &&
+	return sched->flight_count == 0 && sched->lanes_full == 0 && sched_list_empty(&sched->kicked) &&
 		sched_list_empty(&sched->active) && sched_list_empty(&sched->blocked) &&
 		sched->next_expiry_ns == INT64_MAX && sched_kv_dirty_bytes(sched->kv) == 0;
 }
@@ -141,6 +188,7 @@ int sched_poll(struct sched *sched)
 		return work;
 	}
 	sched->now_ns = base_clock_now(sched->clock);
+	work += lanes_resume(sched);
 	work += sched_requests_expire(sched);
 	work += sched_requests_start(sched);
 	work += sched_requests_unblock(sched);
@@ -154,12 +202,15 @@ int sched_poll(struct sched *sched)
 
 bool sched_idle(const struct sched *sched)
 {
-	return quiet(sched) && sched->counters.requests == 0 && base_spsc_count(sched->in) == 0;
+	for (uint32_t i = 0; i < sched->lane_count; i++)
+		if (base_spsc_count(sched->lanes[i].in) > 0)
+			return false;
+	return quiet(sched) && sched->counters.requests == 0;
 }
 
 int64_t sched_next_event_ns(const struct sched *sched)
 {
-	bool busy = sched->flight_count > 0 || !sched_list_empty(&sched->kicked) ||
+	bool busy = sched->flight_count > 0 || sched->lanes_full || !sched_list_empty(&sched->kicked) ||
 		!sched_list_empty(&sched->blocked) || sched_kv_dirty_bytes(sched->kv) > 0;
 	int64_t now_ns, next_ns = sched->next_expiry_ns;
 

@@ -2,11 +2,16 @@
  * The scheduler of one device: sessions, KV blocks, queues, batches. It decides what runs when; the
  * backend runs it.
  *
- * Pure over its clock, its backend and its two queues: no ring, packet, thread, file or system call
+ * Pure over its clock, its backend and its lanes: no ring, packet, thread, file or system call
  * is known here, so the simulator polls it like everything else. One thread, its owner, calls
  * sched_poll; everything else reaches it as a message. Nothing is allocated after sched_create.
  *
- *   front --- sched_message ---> [ in ]  sched  [ out ] --- sched_reply ---> front
+ *   front --- sched_message ---> [ in ]         [ out ] --- sched_reply ---> the same front
+ *                                        sched
+ *   front --- sched_message ---> [ in ]         [ out ] --- sched_reply ---> the same front
+ *
+ * Each front has a lane: a pair of queues of its own, for clients of its own. Every poll takes from
+ * each lane, and a lane that nobody drains holds up no other.
  *
  * The life of a request (the daemon's private bookkeeping; each arrow is taken by sched_poll
  * alone):
@@ -45,8 +50,8 @@ enum sched_message_kind {
 struct sched_message {               /* 128 bytes */
 	struct attnd_request record; /* the front's private copy */
 	uint32_t kind;
-	uint32_t client; /* the front's slot of the client, < clients_max; reused only after
-			    quiescence */
+	uint32_t client; /* a number of the lane that it comes by; reused only after quiescence.
+			    Of another lane's clients nothing is obeyed */
 	uint32_t argument, credits;
 	int64_t received_ns;
 	/* The ranges that the record names, already checked against the client's arena; NULL when
@@ -71,10 +76,22 @@ struct sched_reply {                        /* 128 bytes */
 };
 _Static_assert(sizeof(struct sched_reply) == 128, "two cache lines");
 
-/* The front must always drain `out`; the scheduler takes a request from `in` only while `out` has
- * room for its final completion and for those of all it accepted, so it never waits and never
- * drops. `out` holds at least clients_max + requests_max + 64 elements: one for each final
- * completion, one for each client's quiescence, and some for streams. */
+/* ---- lanes ---------------------------------------------------------------------------- */
+
+enum { SCHED_LANES_MAX = 4 };
+
+/* What lies between one front and the scheduler. Clients are numbered through all lanes: those of lane 0 are
+ * 0 .. lanes[0].clients - 1, those of lane 1 follow, and so on. What a client is owed comes out of the lane that it came by.
+ *
+ * The front must always drain `out`; the scheduler takes a request from `in` only while `out` has room for its final completion
+ * and for those of all it accepted by this lane, so it never waits and never drops. Where there is no room for more, the lane's
+ * messages stay in `in` and its streams are parked; those of other lanes go on. `out` holds at least clients + requests_max + 64
+ * elements: one for each final completion, which may all be this lane's, one for each client's quiescence, and some for
+ * streams. */
+struct sched_lane {
+	struct base_spsc *in, *out; /* of struct sched_message, struct sched_reply */
+	uint32_t clients;
+};
 
 /* ---- configuration -------------------------------------------------------------------- */
 
@@ -115,7 +132,8 @@ struct sched_options {
 	size_t struct_bytes;
 	struct base_clock *clock;
 	struct kern_backend *backend;
-	struct base_spsc *in, *out;
+	struct sched_lane lanes[SCHED_LANES_MAX];
+	uint32_t lane_count;
 	const struct sched_model *models; /* [model_count] */
 	uint32_t model_count;
 	const struct sched_tenant *tenants;
@@ -127,7 +145,7 @@ struct sched_options {
 	enum kern_kv kv_default;
 	uint64_t kv_bytes;        /* the KV pool */
 	uint64_t kv_extent_bytes; /* 0: chosen from kv_bytes */
-	uint32_t clients_max, sessions_max, requests_max;
+	uint32_t sessions_max, requests_max;
 	uint32_t client_requests_max; /* accepted and not completed, of one client: the contract's
 					 max_in_flight */
 	uint32_t tokens_max;          /* of one session */
@@ -179,7 +197,7 @@ struct sched_counters {
 	double error_median, error_p99;       /* of predictions, |actual / predicted - 1|, lately */
 	/* How far backlogged tenants were apart at most, and may be: device time by weight. See sched/sched_share.c. */
 	uint64_t fair_drift_ns, fair_bound_ns;
-	uint64_t parked;                      /* times a stream had no credit */
+	uint64_t parked;                      /* times a stream had no credit, or its lane no room */
 	uint32_t sessions, clients, requests; /* live now */
 	uint64_t kv_bytes_used, kv_bytes_free, kv_bytes_dirty;
 	uint64_t kv_bytes_cached; /* not used: pages that nobody holds; any request that wants them gets them */

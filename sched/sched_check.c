@@ -83,7 +83,8 @@ uint32_t sched_tenants_view(
 /* ---- invariants ----------------------------------------------------------------------- */
 
 struct census {
-	uint32_t requests, streams, clients, sessions;
+	uint32_t requests, clients, sessions;
+	uint64_t promised[SCHED_LANES_MAX];
 	struct sched_tenant_use uses[SCHED_TENANTS_MAX];
 	struct sched_streams streams_of[SCHED_MODELS_MAX];
 	uint32_t *references; /* per block number */
@@ -212,7 +213,7 @@ static int check_session(
 	return check_prefix(sched, session, census) < 0 ? -EINVAL : check_place(sched, session);
 }
 
-static int check_client(const struct sched_client *client, struct census *census)
+static int check_client(const struct sched *sched, const struct sched_client *client, struct census *census)
 {
 	uint32_t streams = 0;
 
@@ -245,14 +246,14 @@ static int check_client(const struct sched_client *client, struct census *census
 		return base_fail(EINVAL,
 			"client %u: its ready sessions and its being active disagree",
 			client->number);
-	if (!sched_list_empty(&client->parked) &&
+	if (!sched_list_empty(&client->parked) && !(sched->lanes_full & sched_lane_bit(sched, client->lane)) &&
 		client->credits > length(&client->ready, client->credits))
 		return base_fail(EINVAL, "client %u has %u credits and parked streams",
 			client->number, client->credits);
 	census->uses[client->tenant].requests += client->request_count;
 	census->clients++;
 	census->requests += client->request_count;
-	census->streams += streams;
+	census->promised[client->lane - sched->lanes] += 1 + (uint64_t)client->request_count + streams;
 	return 0;
 }
 
@@ -276,11 +277,6 @@ static int check_totals(const struct sched *sched, const struct census *census)
 	if (census->clients != c->clients)
 		return base_fail(
 			EINVAL, "clients: %u live, %u counted", census->clients, c->clients);
-	if (sched->promised != (uint64_t)census->requests + census->clients + census->streams)
-		return base_fail(EINVAL,
-			"%llu reply slots promised, for %u requests, %u clients, %u streams",
-			(unsigned long long)sched->promised, census->requests, census->clients,
-			census->streams);
 	for (uint32_t t = 0; t < sched->options.tenant_count; t++)
 		if (census->uses[t].sessions != sched->uses[t].sessions ||
 			census->uses[t].requests != sched->uses[t].requests ||
@@ -295,13 +291,29 @@ static int check_totals(const struct sched *sched, const struct census *census)
 	return 0;
 }
 
+/* A lane owes a reply to each of its clients, requests and streams in the air, and has room for all of them. */
+static int check_lanes(const struct sched *sched, const struct census *census)
+{
+	for (uint32_t i = 0; i < sched->lane_count; i++) {
+		const struct sched_lane_use *lane = &sched->lanes[i];
+
+		if (lane->promised != census->promised[i])
+			return base_fail(EINVAL, "lane %u: %llu reply slots promised, for %llu clients, requests and streams", i,
+				(unsigned long long)lane->promised, (unsigned long long)census->promised[i]);
+		if (!sched_lane_room(lane, 0))
+			return base_fail(EINVAL, "lane %u: no room for %llu replies that were promised", i,
+				(unsigned long long)lane->promised);
+	}
+	return 0;
+}
+
 /* A tenant is active while a client of it is. */
 static int check_tenant(const struct sched *sched, uint32_t tenant)
 {
 	const struct sched_tenant_use *use = &sched->uses[tenant];
-	uint32_t clients = 0, active = length(&use->active, sched->options.clients_max);
+	uint32_t clients = 0, active = length(&use->active, sched->clients_max);
 
-	for (uint32_t i = 0; i < sched->options.clients_max; i++)
+	for (uint32_t i = 0; i < sched->clients_max; i++)
 		clients += sched->clients[i].tenant == tenant &&
 			!sched_list_empty(&sched->clients[i].of_active);
 	if (clients != active || (active > 0) == sched_list_empty(&use->of_active))
@@ -519,8 +531,8 @@ static int check_all(const struct sched *sched, struct census *census)
 {
 	int rc = 0;
 
-	for (uint32_t i = 0; rc == 0 && i < sched->options.clients_max; i++)
-		rc = check_client(&sched->clients[i], census);
+	for (uint32_t i = 0; rc == 0 && i < sched->clients_max; i++)
+		rc = check_client(sched, &sched->clients[i], census);
 	for (uint32_t i = 0; rc == 0 && i < sched->options.sessions_max; i++)
 		if (sched->sessions[i].client)
 			rc = check_session(sched, &sched->sessions[i], census);
@@ -528,6 +540,8 @@ static int check_all(const struct sched *sched, struct census *census)
 		rc = check_asked(&sched->sessions[i], census);
 	if (rc == 0)
 		rc = check_totals(sched, census);
+	if (rc == 0)
+		rc = check_lanes(sched, census);
 	if (rc == 0)
 		rc = check_shares(sched);
 	if (rc == 0)

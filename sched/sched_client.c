@@ -8,12 +8,12 @@
  */
 #include "sched/sched_private.h"
 
-void sched_client_add(struct sched *sched, const struct sched_message *message)
+void sched_client_add(struct sched *sched, const struct sched_lane_use *lane, const struct sched_message *message)
 {
 	struct sched_client *client = &sched->clients[message->client];
 
 	/* The front numbers its clients, and uses a number again only after QUIESCED. */
-	BASE_ASSERT(message->client < sched->options.clients_max &&
+	BASE_ASSERT(message->client < sched->clients_max && client->lane == lane &&
 		message->argument < sched->options.tenant_count && client->state == CLIENT_FREE);
 	client->state = CLIENT_LIVE;
 	client->tenant = message->argument;
@@ -23,7 +23,7 @@ void sched_client_add(struct sched *sched, const struct sched_message *message)
 	client->credits_spent = 0;
 	client->served = sched->uses[client->tenant].turn;
 	sched_view_client_add(client, message);
-	sched->promised++; /* the slot of its QUIESCED */
+	client->lane->promised++; /* the slot of its QUIESCED */
 	sched->counters.clients++;
 }
 
@@ -36,21 +36,17 @@ void sched_client_settle(struct sched *sched, struct sched_client *client)
 		return;
 	client->state = CLIENT_FREE;
 	sched->counters.clients--;
-	reply = sched_reply_claim(sched);
+	reply = sched_reply_claim(client->lane);
 	reply->kind = SCHED_CLIENT_QUIESCED;
 	reply->client = client->number;
-	sched->promised--;
-	sched_reply_send(sched);
+	client->lane->promised--;
+	sched_reply_send(client->lane);
 }
 
-void sched_client_gone(struct sched *sched, uint32_t number)
+void sched_client_gone(struct sched *sched, struct sched_client *client)
 {
-	struct sched_client *client;
 	struct sched_list *link, *next;
 
-	if (number >= sched->options.clients_max || sched->clients[number].state != CLIENT_LIVE)
-		return;
-	client = &sched->clients[number];
 	client->state = CLIENT_LEAVING;
 	/* One too many to settle before both walks are over. */
 	client->session_count++;
@@ -68,14 +64,14 @@ void sched_client_gone(struct sched *sched, uint32_t number)
 
 void sched_client_unpark(struct sched *sched, struct sched_client *client)
 {
-	uint32_t credits = client->credits;
+	uint32_t credits = sched->lanes_full & sched_lane_bit(sched, client->lane) ? 0 : client->credits;
 
 	while (credits > 0 && !sched_list_empty(&client->parked)) {
 		struct sched_session *session = sched_session_of_place(client->parked.next);
 		struct sched_request *request = sched_session_head(session);
 
-		/* Waiting for the client's own credit does not count against the time between
-		 * tokens. */
+		/* Waiting for the client's own credit, or for its front, does not count against the time
+		 * between tokens. */
 		if (request->generate.generated > 0 && request->generate.params.between_ns > 0)
 			sched_request_deadline(sched, request,
 				sched->now_ns + request->generate.params.between_ns);
@@ -84,13 +80,8 @@ void sched_client_unpark(struct sched *sched, struct sched_client *client)
 	}
 }
 
-void sched_client_credit(struct sched *sched, uint32_t number, uint32_t credits)
+void sched_client_credit(struct sched *sched, struct sched_client *client, uint32_t credits)
 {
-	struct sched_client *client;
-
-	if (number >= sched->options.clients_max || sched->clients[number].state != CLIENT_LIVE)
-		return;
-	client = &sched->clients[number];
 	if (credits > UINT32_MAX - client->credits - client->promised)
 		credits = UINT32_MAX - client->credits - client->promised;
 	client->credits += credits;

@@ -46,7 +46,8 @@
 enum {
 	SCHED_FLIGHTS = 2, /* works in the air; the backend takes at least two */
 	SCHED_MESSAGES_PER_POLL =
-		32, /* so that a flood of messages does not keep the device waiting */
+		32, /* of all lanes, so that a flood of messages does not keep the device waiting */
+	SCHED_LANE_ROOM = 32, /* a full lane has so many free slots again when its streams go on; once all are promised it has 64 */
 	SCHED_STARTS_PER_POLL = 32,
 	SCHED_SESSION_REQUESTS_MAX = 256,
 	SCHED_ROOM_PART = 16,  /* so manieth of the blocks of each size is kept free of cached pages */
@@ -249,7 +250,15 @@ struct sched_session {
 
 enum sched_client_state { CLIENT_FREE, CLIENT_LIVE, CLIENT_LEAVING };
 
+/* A front's queues, and what its clients are owed by way of them. */
+struct sched_lane_use {
+	struct base_spsc *in, *out;
+	uint32_t first, clients; /* its clients' numbers */
+	uint64_t promised;       /* slots of `out`: final completions, quiescences, streams in flight */
+};
+
 struct sched_client {
+	struct sched_lane_use *lane;
 	uint32_t state; /* enum sched_client_state */
 	uint32_t number, tenant;
 	uint32_t request_count, session_count;
@@ -358,12 +367,14 @@ struct sched_turn {
 /* ---- all of it ------------------------------------------------------------------------ */
 
 struct sched {
-	struct base_spsc *in, *out;
+	struct sched_lane_use lanes[SCHED_LANES_MAX];
+	uint32_t lane_count, lane_first; /* lane_first: whose messages this poll takes first */
+	uint32_t lane_messages;          /* taken of one lane by one poll */
+	uint32_t lanes_full;             /* a bit for each whose streams are parked until its `out` has room again */
 	struct base_clock *clock;
 	struct kern_backend *backend;
 	struct sched_client *clients; /* [clients_max] */
-	uint64_t promised; /* slots of `out`: final completions, quiescences, streams in flight */
-	int64_t now_ns;    /* of this poll */
+	int64_t now_ns; /* of this poll */
 	int64_t next_expiry_ns; /* no deadline passes earlier */
 	int64_t last_landed_ns;
 	uint32_t flight_first, flight_count;
@@ -406,7 +417,8 @@ struct sched {
 	struct sched_tenant tenants[SCHED_TENANTS_MAX];
 	struct sched_model models[SCHED_MODELS_MAX];
 	struct sched_options options;
-	uint32_t blocks_max; /* of one session */
+	uint32_t clients_max; /* of all lanes */
+	uint32_t blocks_max;  /* of one session */
 	uint32_t members_max;
 	uint32_t computes_max; /* STEP and ATTEND works in the air at once */
 	uint64_t boot_tag;
@@ -514,9 +526,18 @@ struct sched_answer {
 };
 void sched_answer(
 	struct sched *sched, const struct sched_message *message, struct sched_answer answer);
-/* A slot of `out` that was promised: never NULL, zeroed. */
-struct sched_reply *sched_reply_claim(struct sched *sched);
-void sched_reply_send(struct sched *sched);
+/* A slot of the lane's `out` that was promised: never NULL, zeroed. */
+struct sched_reply *sched_reply_claim(struct sched_lane_use *lane);
+void sched_reply_send(struct sched_lane_use *lane);
+/* Room for so many replies beyond those that were promised? */
+static inline bool sched_lane_room(const struct sched_lane_use *lane, uint64_t slots)
+{
+	return base_spsc_room(lane->out, lane->promised + slots);
+}
+static inline uint32_t sched_lane_bit(const struct sched *sched, const struct sched_lane_use *lane)
+{
+	return 1u << (lane - sched->lanes);
+}
 
 /* ---- sched_request.c ------------------------------------------------------------------ */
 
@@ -611,12 +632,12 @@ int sched_reuse_relieve(struct sched *sched);
 
 /* ---- sched_client.c, sched_describe.c ------------------------------------------------- */
 
-void sched_client_add(struct sched *sched, const struct sched_message *message);
-void sched_client_gone(struct sched *sched, uint32_t number);
-void sched_client_credit(struct sched *sched, uint32_t number, uint32_t credits);
+void sched_client_add(struct sched *sched, const struct sched_lane_use *lane, const struct sched_message *message);
+void sched_client_gone(struct sched *sched, struct sched_client *client);
+void sched_client_credit(struct sched *sched, struct sched_client *client, uint32_t credits);
 /* Says that a leaving client is quiet, once it is. */
 void sched_client_settle(struct sched *sched, struct sched_client *client);
-/* Lets as many parked streams go on as there are credits. */
+/* Lets as many parked streams go on as there are credits, unless the client's lane is full. */
 void sched_client_unpark(struct sched *sched, struct sched_client *client);
 void sched_client_cancel(
 	struct sched *sched, const struct sched_message *message, struct sched_client *client);

@@ -100,7 +100,7 @@ static void enqueue(struct sched *sched, const struct sched_message *message,
 	session->queued++;
 	client->request_count++;
 	sched->uses[client->tenant].requests++;
-	sched->promised++;
+	client->lane->promised++;
 	sched->counters.accepted++;
 	sched->counters.requests++;
 	sched->counters.by_op[request->record.op]++;
@@ -349,7 +349,8 @@ int sched_requests_expire(struct sched *sched)
 static int64_t reply(struct sched *sched, const struct sched_request *request,
 	enum attnd_status status, uint8_t flags, uint64_t value)
 {
-	struct sched_reply *out = sched_reply_claim(sched);
+	struct sched_lane_use *lane = request->client->lane;
+	struct sched_reply *out = sched_reply_claim(lane);
 	const int64_t now_ns = base_clock_now(sched->clock);
 
 	out->kind = SCHED_COMPLETION;
@@ -367,7 +368,7 @@ static int64_t reply(struct sched *sched, const struct sched_request *request,
 		.done_ns = now_ns,
 		.value = value,
 	};
-	sched_reply_send(sched);
+	sched_reply_send(lane);
 	return now_ns;
 }
 
@@ -379,7 +380,7 @@ void sched_request_unpromise(struct sched *sched, struct sched_request *request)
 	if (streams == 0)
 		return;
 	request->streams = 0;
-	sched->promised -= streams;
+	client->lane->promised -= streams;
 	client->promised -= streams;
 	client->credits += streams;
 	sched_client_unpark(sched, client);
@@ -392,7 +393,7 @@ void sched_request_stream(struct sched *sched, struct sched_request *request, ui
 
 	BASE_ASSERT(request->streams > 0);
 	request->streams--;
-	sched->promised--;
+	client->lane->promised--;
 	client->promised--;
 	client->credits_spent++;
 	reply(sched, request, ATTND_OK, late ? ATTND_CPL_MISSED : 0, token);
@@ -416,7 +417,7 @@ void sched_request_complete(
 		sched->tries[sched_session_cost_model(session)] = NULL;
 	if (status != ATTND_OK && request->started_ns == 0)
 		sched_share_withdrawn(&sched->uses[client->tenant], request);
-	sched->promised--;
+	client->lane->promised--;
 	if (status != ATTND_OK)
 		sched_reuse_undo(sched, request);
 	if (client->state == CLIENT_LIVE)

@@ -10,13 +10,11 @@
 
 static int check_sizes(const struct sched_options *o)
 {
-	if (o->clients_max == 0 || o->sessions_max == 0 ||
-		o->sessions_max > 1u << SCHED_INDEX_BITS || o->requests_max == 0 ||
+	if (o->sessions_max == 0 || o->sessions_max > 1u << SCHED_INDEX_BITS || o->requests_max == 0 ||
 		o->client_requests_max == 0)
 		return base_fail(EINVAL,
-			"scheduler for %u clients, %u sessions (at most %u), %u requests, %u per client: none may be 0",
-			o->clients_max, o->sessions_max, 1u << SCHED_INDEX_BITS, o->requests_max,
-			o->client_requests_max);
+			"scheduler for %u sessions (at most %u), %u requests, %u per client: none may be 0",
+			o->sessions_max, 1u << SCHED_INDEX_BITS, o->requests_max, o->client_requests_max);
 	if (o->tokens_max == 0 || o->tokens_max > 1u << 24 || o->step_rows_max == 0 ||
 		o->prefill_chunk == 0 || o->out_rows_max == 0)
 		return base_fail(EINVAL,
@@ -29,19 +27,36 @@ static int check_sizes(const struct sched_options *o)
 	if (o->device >= 1u << SCHED_DEVICE_BITS)
 		return base_fail(
 			EINVAL, "device %u: at most %u", o->device, (1u << SCHED_DEVICE_BITS) - 1);
-	if (o->out->element_bytes != sizeof(struct sched_reply) ||
-		o->in->element_bytes != sizeof(struct sched_message))
-		return base_fail(EINVAL,
-			"the scheduler's queues have elements of %zu and %zu bytes, not %zu and %zu",
-			o->in->element_bytes, o->out->element_bytes, sizeof(struct sched_message),
-			sizeof(struct sched_reply));
-	if (o->out->capacity_mask + 1 < (uint64_t)o->clients_max + o->requests_max + 64)
-		return base_fail(EINVAL,
-			"the scheduler's reply queue holds %llu elements; %llu are needed for %u clients and %u requests",
-			(unsigned long long)o->out->capacity_mask + 1,
-			(unsigned long long)o->clients_max + o->requests_max + 64, o->clients_max,
-			o->requests_max);
 	return 0;
+}
+
+static int check_lane(const struct sched_lane *lane, uint32_t requests_max)
+{
+	const uint64_t needed = (uint64_t)lane->clients + requests_max + 64;
+
+	if (!lane->in || !lane->out || lane->clients == 0)
+		return base_fail(EINVAL, "it needs two queues and at least one client");
+	if (lane->out->element_bytes != sizeof(struct sched_reply) || lane->in->element_bytes != sizeof(struct sched_message))
+		return base_fail(EINVAL, "its queues have elements of %zu and %zu bytes, not %zu and %zu", lane->in->element_bytes,
+			lane->out->element_bytes, sizeof(struct sched_message), sizeof(struct sched_reply));
+	if (lane->out->capacity_mask + 1 < needed)
+		return base_fail(EINVAL, "its reply queue holds %llu elements; %llu are needed for %u clients and %u requests",
+			(unsigned long long)lane->out->capacity_mask + 1, (unsigned long long)needed, lane->clients, requests_max);
+	return 0;
+}
+
+static int check_lanes(const struct sched_options *o)
+{
+	uint64_t clients = 0;
+
+	if (o->lane_count == 0 || o->lane_count > SCHED_LANES_MAX)
+		return base_fail(EINVAL, "scheduler with %u lanes: 1 to %d", o->lane_count, SCHED_LANES_MAX);
+	for (uint32_t i = 0; i < o->lane_count; i++) {
+		if (check_lane(&o->lanes[i], o->requests_max) < 0)
+			return base_fail_within(EINVAL, "the scheduler's lane %u", i);
+		clients += o->lanes[i].clients;
+	}
+	return clients <= UINT32_MAX ? 0 : base_fail(EINVAL, "the scheduler's lanes have more clients than there are numbers");
 }
 
 static int check_models(const struct sched_options *o)
@@ -70,11 +85,10 @@ static int check_options(const struct sched_options *o)
 	if (!o || o->struct_bytes != sizeof(*o))
 		return base_fail(EINVAL, "scheduler options of %zu bytes, not %zu",
 			o ? o->struct_bytes : 0, sizeof(*o));
-	if (!o->clock || !o->backend || !o->in || !o->out || !o->tenants ||
-		(o->model_count > 0 && !o->models))
+	if (!o->clock || !o->backend || !o->tenants || (o->model_count > 0 && !o->models))
 		return base_fail(EINVAL,
-			"the scheduler needs a clock, a backend, two queues, tenants, and models where it counts some");
-	return check_sizes(o) < 0 || check_models(o) < 0 ? -EINVAL : 0;
+			"the scheduler needs a clock, a backend, tenants, and models where it counts some");
+	return check_sizes(o) < 0 || check_lanes(o) < 0 || check_models(o) < 0 ? -EINVAL : 0;
 }
 
 /* The largest block a model's session can have: f32, later blocks. */
@@ -233,7 +247,7 @@ static bool tables_create(struct sched *sched)
 	for (uint32_t i = 0; i < SCHED_FLIGHTS; i++)
 		if (!flight_create(sched, &sched->flights[i], vocab_max))
 			return false;
-	return (sched->clients = table(o->clients_max, sizeof(*sched->clients))) != NULL &&
+	return (sched->clients = table(sched->clients_max, sizeof(*sched->clients))) != NULL &&
 		(sched->requests = table(o->requests_max, sizeof(*sched->requests))) != NULL &&
 		(sched->sessions = table(sessions, sizeof(*sched->sessions))) != NULL &&
 		(sched->uses = table(o->tenant_count, sizeof(*sched->uses))) != NULL &&
@@ -251,9 +265,13 @@ static bool tables_create(struct sched *sched)
 
 static void clients_init(struct sched *sched)
 {
-	for (uint32_t i = 0; i < sched->options.clients_max; i++) {
+	struct sched_lane_use *lane = sched->lanes;
+
+	for (uint32_t i = 0; i < sched->clients_max; i++) {
 		struct sched_client *client = &sched->clients[i];
 
+		lane += i == lane->first + lane->clients;
+		client->lane = lane;
 		client->number = i;
 		sched_list_init(&client->requests);
 		sched_list_init(&client->sessions);
@@ -338,6 +356,18 @@ static void costs_init(struct sched *sched)
 		sched_cost_units(&sched->cost, i, sched->options.step_rows_max, &sched->units[i]);
 }
 
+static void lanes_keep(struct sched *sched, const struct sched_options *o)
+{
+	for (uint32_t i = 0; i < o->lane_count; i++) {
+		sched->lanes[i] = (struct sched_lane_use){
+			.in = o->lanes[i].in, .out = o->lanes[i].out, .first = sched->clients_max, .clients = o->lanes[i].clients
+		};
+		sched->clients_max += o->lanes[i].clients;
+	}
+	sched->lane_count = o->lane_count;
+	sched->lane_messages = SCHED_MESSAGES_PER_POLL / o->lane_count;
+}
+
 /* What the caller owns only during the call is copied. */
 static void options_keep(struct sched *sched, const struct sched_options *o)
 {
@@ -352,8 +382,7 @@ static void options_keep(struct sched *sched, const struct sched_options *o)
 	sched->options.build = sched->build;
 	sched->clock = o->clock;
 	sched->backend = o->backend;
-	sched->in = o->in;
-	sched->out = o->out;
+	lanes_keep(sched, o);
 	sched->next_expiry_ns = INT64_MAX;
 	sched->boot_tag = base_mix64(o->boot_id) >> (64 - SCHED_BOOT_BITS);
 	sched->started_ns = sched->now_ns = sched->last_landed_ns = base_clock_now(o->clock);

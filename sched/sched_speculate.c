@@ -74,7 +74,7 @@ static uint32_t room(struct sched *sched, const struct sched_member *member)
 	most = least(most, request->generate.params.max_tokens - 1 - request->generate.generated);
 	/* Its other sessions may want one each. */
 	most = least(most, client->credits - client->session_count);
-	return base_spsc_room(sched->out, sched->promised + most + SCHED_MESSAGES_PER_POLL) ? most : 0;
+	return sched_lane_room(client->lane, most + SCHED_MESSAGES_PER_POLL) ? most : 0;
 }
 
 static uint32_t chances_of(struct sched *sched, const struct sched_member *member, float chances[SCHED_DRAFT_MOST])
@@ -205,7 +205,7 @@ static void draft(struct sched *sched, struct sched_flight *flight, struct sched
 		return;
 	client->credits -= drafts;
 	client->promised += drafts;
-	sched->promised += drafts;
+	client->lane->promised += drafts;
 	member->request->streams += (uint8_t)drafts;
 	member->rows += drafts;
 	member->outs += drafts;

@@ -283,24 +283,25 @@ static uint64_t visits_of(uint32_t position, uint32_t rows)
 	return (uint64_t)rows * position + (uint64_t)rows * (rows + 1) / 2;
 }
 
-/* A stream's token needs a credit of its client, and a slot of `out` beyond those that are
- * promised. */
+/* A stream's token needs a credit of its client, and a slot of its lane's `out` beyond those
+ * that are promised. Who lacks one is parked, so that nobody of another lane waits for him. */
 static bool stream_promise(struct sched *sched, struct sched_request *request)
 {
 	struct sched_client *client = request->client;
+	const bool room = sched_lane_room(client->lane, 1);
 
-	if (client->credits == 0) {
+	if (client->credits == 0 || !room) {
+		if (client->credits > 0)
+			sched->lanes_full |= sched_lane_bit(sched, client->lane);
 		/* The clock between tokens stands still; sched_client_unpark starts it anew. */
 		if (request->generate.generated > 0)
 			sched_request_deadline(sched, request, INT64_MAX);
 		sched_session_enter_place(sched, request->session, PLACE_PARKED);
 		return false;
 	}
-	if (!base_spsc_room(sched->out, sched->promised + 1))
-		return false;
 	client->credits--;
 	client->promised++;
-	sched->promised++;
+	client->lane->promised++;
 	request->streams = 1;
 	return true;
 }

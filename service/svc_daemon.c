@@ -33,6 +33,65 @@ void svc_daemon_missing(struct svc_daemon *daemon, const char *what, const char 
 		missing->why);
 }
 
+/* ---- lanes ---------------------------------------------------------------------------- */
+
+/* Of one front. */
+static uint32_t lane_clients(const struct svc_daemon *daemon, uint32_t lane)
+{
+	const uint32_t clients[SVC_LANES] = { [SVC_LANE_SHM] = (uint32_t)daemon->config.max_clients };
+
+	return clients[lane];
+}
+
+static int lanes_create(const struct svc_daemon *daemon, struct svc_lane lanes[SVC_LANES])
+{
+	for (uint32_t i = 0; i < SVC_LANES; i++) {
+		size_t queue = (size_t)daemon->config.requests + 2 * (size_t)lane_clients(daemon, i);
+		int rc = base_spsc_create(&lanes[i].in, queue, sizeof(struct sched_message));
+
+		if (rc || (rc = base_spsc_create(&lanes[i].out, 2 * queue, sizeof(struct sched_reply))))
+			return rc;
+	}
+	return 0;
+}
+
+static void lanes_destroy(struct svc_lane lanes[SVC_LANES])
+{
+	for (uint32_t i = SVC_LANES; i-- > 0;) {
+		base_spsc_destroy(&lanes[i].out);
+		base_spsc_destroy(&lanes[i].in);
+	}
+}
+
+/* What a role is given of its lanes. */
+static void lanes_pass(const struct svc_daemon *daemon, struct svc_lane lanes[SVC_LANES], struct sched_lane *to)
+{
+	for (uint32_t i = 0; i < SVC_LANES; i++)
+		to[i] = (struct sched_lane){ &lanes[i].in, &lanes[i].out, lane_clients(daemon, i) };
+}
+
+/* Role's thread. */
+static bool lanes_waiting(struct svc_lane lanes[SVC_LANES])
+{
+	for (uint32_t i = 0; i < SVC_LANES; i++)
+		if (base_spsc_peek(&lanes[i].in))
+			return true;
+	return false;
+}
+
+/* Role's thread: a front on another one may sleep. */
+static void lanes_wake(struct svc_lane lanes[SVC_LANES])
+{
+	for (uint32_t i = 0; i < SVC_LANES; i++) {
+		uint64_t replies = atomic_load_explicit(&lanes[i].out.tail, memory_order_relaxed);
+
+		if (!lanes[i].front || replies == lanes[i].woken_at)
+			continue;
+		lanes[i].woken_at = replies;
+		svc_agent_wake(lanes[i].front);
+	}
+}
+
 /* ---- devices -------------------------------------------------------------------------- */
 
 struct load_progress {
@@ -109,12 +168,11 @@ static int device_sched(
 			.file = device->models[i],
 			.name = config->models[i].name,
 		};
-	const struct sched_options options = {
+	struct sched_options options = {
 		.struct_bytes = sizeof(options),
 		.clock = &device->agent.clock,
 		.backend = device->backend,
-		.in = &device->in,
-		.out = &device->out,
+		.lane_count = SVC_LANES,
 		.models = models,
 		.model_count = config->model_count,
 		.tenants = daemon->tenants,
@@ -123,7 +181,6 @@ static int device_sched(
 		.boot_id = daemon->boot_id,
 		.kv_default = (enum kern_kv)config->kv_default,
 		.kv_bytes = kv_pool_bytes(daemon, node),
-		.clients_max = (uint32_t)config->max_clients,
 		.sessions_max = (uint32_t)config->sessions,
 		.requests_max = (uint32_t)config->requests,
 		.client_requests_max = (uint32_t)config->client_requests,
@@ -138,6 +195,7 @@ static int device_sched(
 		.view = shm_view_device(&daemon->view, index),
 	};
 
+	lanes_pass(daemon, device->lanes, options.lanes);
 	return sched_create(&device->sched, &options);
 }
 
@@ -147,7 +205,6 @@ static int device_create(struct svc_daemon *daemon, uint32_t index)
 	const struct svc_place_device *place = &daemon->place.devices[index];
 	struct svc_device *device = &daemon->devices[index];
 	char name[16];
-	size_t queue = (size_t)config->requests + 2 * (size_t)config->max_clients;
 	const struct kern_cpu_options cpu = {
 		.struct_bytes = sizeof(cpu),
 		.workers = place->worker_count,
@@ -167,8 +224,7 @@ static int device_create(struct svc_daemon *daemon, uint32_t index)
 	device->agent.cpu = daemon->topo->is_this_machine ? place->data_cpu : -1;
 	device->agent.topo = daemon->topo;
 	device->agent.fifo = config->fifo;
-	if ((rc = base_spsc_create(&device->in, queue, sizeof(struct sched_message))) ||
-		(rc = base_spsc_create(&device->out, 2 * queue, sizeof(struct sched_reply))) ||
+	if ((rc = lanes_create(daemon, device->lanes)) ||
 		(rc = kern_cpu_create(&device->backend, &cpu)) ||
 		(rc = device_load(daemon, device)) ||
 		(rc = device_sched(daemon, device, index, place->node)))
@@ -191,8 +247,7 @@ static void device_destroy(struct svc_daemon *daemon, struct svc_device *device)
 			model_destroy(device->models[i]);
 	if (device->backend)
 		device->backend->ops->destroy(device->backend);
-	base_spsc_destroy(&device->out);
-	base_spsc_destroy(&device->in);
+	lanes_destroy(device->lanes);
 }
 
 /* ---- tenants -------------------------------------------------------------------------- */
@@ -266,17 +321,16 @@ static int text_create(struct svc_daemon *daemon)
 
 	for (uint32_t i = 0; i < daemon->config.model_count; i++)
 		daemon->tokenizers[i] = model_tokenizer(daemon->devices[0].models[i]);
-	const struct svc_text_options options = {
+	struct svc_text_options options = {
 		.clock = &daemon->text_agent.clock,
-		.in = &daemon->to_text,
-		.out = &daemon->from_text,
+		.lane_count = SVC_LANES,
 		.tokenizers = daemon->tokenizers,
 		.model_count = daemon->config.model_count,
-		.clients_max = (uint32_t)daemon->config.max_clients,
 		.tenant_models = daemon->tenant_models,
 		.tenant_count = daemon->tenant_count,
 	};
 
+	lanes_pass(daemon, daemon->text_lanes, options.lanes);
 	return rc ? rc : svc_text_create(&daemon->text, &options);
 }
 
@@ -297,10 +351,10 @@ static int front_create(struct svc_daemon *daemon)
 {
 	struct svc_front_options options = {
 		.clock = &daemon->devices[0].agent.clock,
-		.clients_max = (uint32_t)daemon->config.max_clients,
+		.clients_max = lane_clients(daemon, SVC_LANE_SHM),
 		.device_count = daemon->device_count,
-		.to_text = &daemon->to_text,
-		.from_text = &daemon->from_text,
+		.to_text = &daemon->text_lanes[SVC_LANE_SHM].in,
+		.from_text = &daemon->text_lanes[SVC_LANE_SHM].out,
 		.commands = &daemon->commands,
 		.events = &daemon->events,
 		.text_waker = { wake_agent, &daemon->text_agent },
@@ -308,12 +362,17 @@ static int front_create(struct svc_daemon *daemon)
 	};
 
 	for (uint32_t i = 0; i < daemon->device_count; i++) {
-		options.to_device[i] = &daemon->devices[i].in;
-		options.from_device[i] = &daemon->devices[i].out;
-		if (i) /* the front's own device shares its thread */
-			options.device_waker[i] =
-				(struct svc_waker){ wake_agent, &daemon->devices[i].agent };
+		struct svc_device *device = &daemon->devices[i];
+		struct svc_lane *lane = &device->lanes[SVC_LANE_SHM];
+
+		options.to_device[i] = &lane->in;
+		options.from_device[i] = &lane->out;
+		if (i == 0) /* the front's own device shares its thread */
+			continue;
+		lane->front = &daemon->devices[0].agent;
+		options.device_waker[i] = (struct svc_waker){ wake_agent, &device->agent };
 	}
+	daemon->text_lanes[SVC_LANE_SHM].front = &daemon->devices[0].agent;
 	return svc_front_create(&daemon->front, &options);
 }
 
@@ -321,18 +380,10 @@ static int front_create(struct svc_daemon *daemon)
 
 static int role_sched_poll(void *self)
 {
-	return sched_poll(((struct svc_device *)self)->sched);
-}
-
-/* A scheduler on a thread of its own also wakes the front, which may sleep. */
-static int role_far_sched_poll(void *self)
-{
 	struct svc_device *device = self;
-	uint64_t before = atomic_load_explicit(&device->out.tail, memory_order_relaxed);
 	int work = sched_poll(device->sched);
 
-	if (atomic_load_explicit(&device->out.tail, memory_order_relaxed) != before)
-		svc_agent_wake(device->front_agent);
+	lanes_wake(device->lanes);
 	return work;
 }
 
@@ -340,12 +391,12 @@ static int64_t role_sched_next(void *self)
 {
 	struct svc_device *device = self;
 
-	return base_spsc_count(&device->in) ? 0 : sched_next_event_ns(device->sched);
+	return lanes_waiting(device->lanes) ? 0 : sched_next_event_ns(device->sched);
 }
 
 static bool role_sched_sleep(void *self)
 {
-	return base_spsc_peek(&((struct svc_device *)self)->in) != NULL;
+	return lanes_waiting(((struct svc_device *)self)->lanes);
 }
 
 static bool role_probe_sleep(void *self)
@@ -359,14 +410,13 @@ static int role_text_poll(void *self)
 	struct svc_daemon *daemon = self;
 	int work = svc_text_poll(daemon->text);
 
-	if (work)
-		svc_agent_wake(&daemon->devices[0].agent);
+	lanes_wake(daemon->text_lanes);
 	return work;
 }
 
 static bool role_text_sleep(void *self)
 {
-	return base_spsc_peek(&((struct svc_daemon *)self)->to_text) != NULL;
+	return lanes_waiting(((struct svc_daemon *)self)->text_lanes);
 }
 
 static void add_roles(struct svc_daemon *daemon)
@@ -381,11 +431,10 @@ static void add_roles(struct svc_daemon *daemon)
 	for (uint32_t i = 0; i < daemon->device_count; i++) {
 		struct svc_device *device = &daemon->devices[i];
 
-		device->front_agent = &daemon->devices[0].agent;
 		svc_agent_add(&device->agent,
 			(struct svc_role){ .name = "sched",
 				.self = device,
-				.poll = i ? role_far_sched_poll : role_sched_poll,
+				.poll = role_sched_poll,
 				.next_event_ns = role_sched_next,
 				.sleep_begin = role_sched_sleep });
 		svc_agent_add(&device->agent,
@@ -435,16 +484,13 @@ static void note_missing(struct svc_daemon *daemon)
 static int create_parts(struct svc_daemon *daemon)
 {
 	const struct svc_config *config = &daemon->config;
-	size_t clients = (size_t)config->max_clients,
-	       text_queue = (size_t)config->requests + 2 * clients;
+	size_t clients = (size_t)config->max_clients;
 	int rc;
 
 	daemon->events_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (daemon->events_fd < 0)
 		return base_fail(errno, "eventfd: %s", strerror(errno));
-	if ((rc = base_spsc_create(&daemon->to_text, text_queue, sizeof(struct sched_message))) ||
-		(rc = base_spsc_create(
-			 &daemon->from_text, text_queue, sizeof(struct sched_reply))) ||
+	if ((rc = lanes_create(daemon, daemon->text_lanes)) ||
 		(rc = base_spsc_create(
 			 &daemon->commands, 4 * clients, sizeof(struct svc_command))) ||
 		(rc = base_spsc_create(&daemon->events, 2 * clients, sizeof(struct svc_event))))
@@ -522,8 +568,7 @@ void svc_daemon_destroy(struct svc_daemon *daemon)
 	shm_view_destroy(&daemon->view);
 	base_spsc_destroy(&daemon->events);
 	base_spsc_destroy(&daemon->commands);
-	base_spsc_destroy(&daemon->from_text);
-	base_spsc_destroy(&daemon->to_text);
+	lanes_destroy(daemon->text_lanes);
 	if (daemon->events_fd >= 0)
 		close(daemon->events_fd);
 	free(daemon->topo);

@@ -24,13 +24,23 @@
 
 enum { SVC_MISSING_MAX = 16 };
 
+/* Fronts, each with a lane to every device and to the text role, in the order of their clients' numbers. */
+enum { SVC_LANE_SHM, SVC_LANES };
+
+/* What lies between a front and one of these roles. */
+struct svc_lane {
+	struct base_spsc in, out;
+	struct svc_agent *front; /* woken when there is something in `out`; NULL: its thread is the role's own */
+	uint64_t woken_at;       /* for so many replies */
+};
+
 struct svc_device {
 	struct kern_backend *backend;
 	struct model *models[SCHED_MODELS_MAX];
 	struct sched_model sched_models[SCHED_MODELS_MAX];
 	struct sched *sched;
-	struct base_spsc in, out;
-	struct svc_agent agent, *front_agent;
+	struct svc_lane lanes[SVC_LANES];
+	struct svc_agent agent;
 	struct svc_probe *probe;
 };
 
@@ -57,7 +67,8 @@ struct svc_daemon {
 	struct svc_text *text;
 	const struct model_tokenizer *tokenizers[SCHED_MODELS_MAX];
 	struct svc_agent text_agent;
-	struct base_spsc to_text, from_text, commands, events;
+	struct svc_lane text_lanes[SVC_LANES];
+	struct base_spsc commands, events;
 	int events_fd; /* the front's word to control: an eventfd */
 	struct shm_view view; /* what operators see without asking */
 	int dma_latency_fd;

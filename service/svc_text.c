@@ -4,6 +4,7 @@
 #include "service/svc_text.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,11 +19,25 @@ enum {
 struct svc_text {
 	struct svc_text_options options;
 	struct model_token_scratch *scratch;
-	uint32_t *client_tenant; /* [clients_max] */
+	uint32_t *client_tenant; /* [clients of all lanes] */
+	uint32_t clients_first[SCHED_LANES_MAX];
+	uint32_t lane_first;     /* who is looked at first by the next poll */
 	char *copy;              /* [ATTND_TEXT_BYTES_MAX + 1]: of the client's input */
 	uint32_t *ids;           /* [TEXT_IDS_MAX] */
 	struct model_chat_message *messages;
 };
+
+/* Numbers the lanes' clients; returns how many there are. */
+static uint32_t clients_number(struct svc_text *text)
+{
+	uint32_t clients = 0;
+
+	for (uint32_t i = 0; i < text->options.lane_count; i++) {
+		text->clients_first[i] = clients;
+		clients += text->options.lanes[i].clients;
+	}
+	return clients;
+}
 
 int svc_text_create(struct svc_text **text_out, const struct svc_text_options *options)
 {
@@ -31,7 +46,7 @@ int svc_text_create(struct svc_text **text_out, const struct svc_text_options *o
 	if (!text)
 		return base_fail(ENOMEM, "text role: out of memory");
 	text->options = *options;
-	text->client_tenant = calloc(options->clients_max, sizeof(*text->client_tenant));
+	text->client_tenant = calloc(clients_number(text), sizeof(*text->client_tenant));
 	text->copy = malloc(ATTND_TEXT_BYTES_MAX + 1);
 	text->ids = malloc(TEXT_IDS_MAX * sizeof(*text->ids));
 	text->messages = calloc(TEXT_MESSAGES_MAX, sizeof(*text->messages));
@@ -196,23 +211,46 @@ static void answer(
 		completion->flags |= ATTND_CPL_MISSED;
 }
 
-int svc_text_poll(void *self)
+/* Whether the message may be released: false, where its reply finds no room. */
+static bool take(struct svc_text *text, const struct sched_message *message, struct base_spsc *out)
 {
-	struct svc_text *text = self;
-	const struct sched_message *message = base_spsc_peek(text->options.in);
-
-	if (!message)
-		return 0;
 	if (message->kind == SCHED_CLIENT_ADD) {
 		text->client_tenant[message->client] = message->argument;
 	} else if (message->kind == SCHED_REQUEST || message->kind == SCHED_CLIENT_GONE) {
-		struct sched_reply *reply = base_spsc_claim(text->options.out);
+		struct sched_reply *reply = base_spsc_claim(out);
 
 		if (!reply)
-			return 0; /* the front is behind: it will drain */
+			return false; /* the front is behind: it will drain */
 		answer(text, message, reply);
-		base_spsc_publish(text->options.out);
+		base_spsc_publish(out);
 	}
-	base_spsc_release(text->options.in);
-	return 1;
+	return true;
+}
+
+/* first: the number of the lane's first client. */
+static bool take_from(struct svc_text *text, const struct sched_lane *lane, uint32_t first)
+{
+	const struct sched_message *message = base_spsc_peek(lane->in);
+
+	/* What is about a client of another lane is nobody's. */
+	if (!message || (message->client - first < lane->clients && !take(text, message, lane->out)))
+		return false;
+	base_spsc_release(lane->in);
+	return true;
+}
+
+int svc_text_poll(void *self)
+{
+	struct svc_text *text = self;
+	const uint32_t count = text->options.lane_count;
+
+	for (uint32_t i = 0; i < count; i++) {
+		const uint32_t at = (text->lane_first + i) % count;
+
+		if (!take_from(text, &text->options.lanes[at], text->clients_first[at]))
+			continue;
+		text->lane_first = at + 1;
+		return 1;
+	}
+	return 0;
 }

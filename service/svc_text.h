@@ -2,7 +2,8 @@
  * The text role: TOKENIZE and DETOKENIZE, off the data path, so that a megabyte of text never
  * delays a step. It has an agent of its own.
  *
- * Untrusted text is copied out of the client's arena once, and the copy is worked on. Nothing is
+ * Untrusted text is copied out of the client's arena once, and the copy is worked on. Each poll
+ * serves one message, of the lanes in turn; a lane whose `out` is full waits alone. Nothing is
  * allocated after create.
  */
 #ifndef SVC_TEXT_H
@@ -17,12 +18,11 @@
 
 struct svc_text_options {
 	struct base_clock *clock;
-	struct base_spsc *in,
-		*out; /* struct sched_message, struct sched_reply: as the scheduler's */
+	struct sched_lane lanes[SCHED_LANES_MAX]; /* as the scheduler's, with queues of their own */
+	uint32_t lane_count;
 	const struct model_tokenizer *const
 		*tokenizers; /* [model_count]; NULL: the model has none */
 	uint32_t model_count;
-	uint32_t clients_max;
 	const uint64_t *tenant_models; /* [tenants]: bit i = may use model i */
 	uint32_t tenant_count;
 };

@@ -101,8 +101,8 @@ static int node_create(struct attnsim_world *world, struct attnsim_node *node, u
 	const struct sched_model model = { .program = &world->program, .info = &world->info };
 	struct sched_options options = { .struct_bytes = sizeof(options),
 		.clock = &world->clock,
-		.in = &node->in,
-		.out = &node->out,
+		.lanes = { { &node->in, &node->out, setup->tenants } },
+		.lane_count = 1,
 		.models = &model,
 		.model_count = 1,
 		.tenants = tenants,
@@ -112,7 +112,6 @@ static int node_create(struct attnsim_world *world, struct attnsim_node *node, u
 		.kv_default = setup->kv,
 		/* A little over, for blocks that wait to be cleared. */
 		.kv_bytes = world->cache_bytes + world->cache_bytes / 16,
-		.clients_max = setup->tenants,
 		.sessions_max = setup->sessions,
 		.requests_max = requests,
 		.client_requests_max = requests,

@@ -111,8 +111,8 @@ static void make_roles(struct world *world)
 	const struct sched_options sched = { .struct_bytes = sizeof(sched),
 		.clock = &world->clock,
 		.backend = world->backend,
-		.in = &world->in,
-		.out = &world->out,
+		.lanes = { { &world->in, &world->out, SIM_CLIENTS } },
+		.lane_count = 1,
 		.models = &world->sched_model,
 		.model_count = 1,
 		.tenants = &world->tenant,
@@ -120,7 +120,6 @@ static void make_roles(struct world *world)
 		.boot_id = world->options->seed,
 		.kv_default = KERN_KV_BF16,
 		.kv_bytes = world->options->cpu ? 8 << 20 : world->options->seed % 4 ? 3 << 20 : 1 << 20,
-		.clients_max = SIM_CLIENTS,
 		.sessions_max = 64,
 		.requests_max = 256,
 		.client_requests_max = SIM_IN_FLIGHT,
@@ -140,11 +139,10 @@ static void make_roles(struct world *world)
 		.commands = &world->commands,
 		.events = &world->events };
 	const struct svc_text_options text = { .clock = &world->clock,
-		.in = &world->to_text,
-		.out = &world->from_text,
+		.lanes = { { &world->to_text, &world->from_text, SIM_CLIENTS } },
+		.lane_count = 1,
 		.tokenizers = &world->tokenizer,
 		.model_count = 1,
-		.clients_max = SIM_CLIENTS,
 		.tenant_models = &world->tenant_models,
 		.tenant_count = 1 };
 

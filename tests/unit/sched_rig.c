@@ -35,8 +35,8 @@ void rig_init(struct rig *rig)
 	rig->options = (struct sched_options){
 		.struct_bytes = sizeof(rig->options),
 		.clock = &rig->clock,
-		.in = &rig->in,
-		.out = &rig->out,
+		.lanes = { { &rig->in[0], &rig->out[0], RIG_CLIENTS } },
+		.lane_count = 1,
 		.models = rig->models,
 		.model_count = RIG_MODELS,
 		.tenants = rig->tenants,
@@ -46,7 +46,6 @@ void rig_init(struct rig *rig)
 		.kv_default = KERN_KV_F32,
 		.kv_bytes = 4 << 20,
 		.kv_extent_bytes = 64 << 10,
-		.clients_max = RIG_CLIENTS,
 		.sessions_max = 128,
 		.requests_max = 512,
 		.client_requests_max = 64,
@@ -56,6 +55,36 @@ void rig_init(struct rig *rig)
 		.out_rows_max = 48,
 		.build = "rig",
 	};
+}
+
+void rig_two_lanes(struct rig *rig, uint32_t first, uint32_t second)
+{
+	rig->options.lanes[0].clients = first;
+	rig->options.lanes[1] = (struct sched_lane){ &rig->in[1], &rig->out[1], second };
+	rig->options.lane_count = 2;
+}
+
+static void lanes_create(struct rig *rig)
+{
+	for (uint32_t i = 0; i < rig->options.lane_count; i++) {
+		const struct sched_lane *lane = &rig->options.lanes[i];
+
+		assert_int_equal(base_spsc_create(lane->in, 4096, sizeof(struct sched_message)), 0);
+		assert_int_equal(base_spsc_create(lane->out, (size_t)lane->clients + rig->options.requests_max + 64,
+					 sizeof(struct sched_reply)),
+			0);
+	}
+}
+
+static uint32_t lane_of(const struct rig *rig, uint32_t client)
+{
+	return rig->options.lane_count > 1 && client >= rig->options.lanes[0].clients;
+}
+
+static void push(struct rig *rig, const struct sched_message *message)
+{
+	while (!base_spsc_push(&rig->in[lane_of(rig, message->client)], message))
+		rig_poll(rig);
 }
 
 void rig_start(struct rig *rig)
@@ -86,11 +115,7 @@ void rig_start(struct rig *rig)
 		rig->models[m] = (struct sched_model){ .program = &rig->programs[m],
 			.info = &rig->infos[m] };
 	}
-	assert_int_equal(base_spsc_create(&rig->in, 4096, sizeof(struct sched_message)), 0);
-	assert_int_equal(base_spsc_create(&rig->out,
-				 (size_t)rig->options.clients_max + rig->options.requests_max + 64,
-				 sizeof(struct sched_reply)),
-		0);
+	lanes_create(rig);
 	if (sched_create(&rig->sched, &rig->options) != 0)
 		fail_msg("%s", base_error_message());
 }
@@ -123,8 +148,10 @@ void rig_stop(struct rig *rig)
 		free(rig->views[c]);
 	}
 	sched_destroy(rig->sched);
-	base_spsc_destroy(&rig->in);
-	base_spsc_destroy(&rig->out);
+	for (uint32_t i = 0; i < RIG_LANES; i++) {
+		base_spsc_destroy(&rig->in[i]);
+		base_spsc_destroy(&rig->out[i]);
+	}
 	free(rig->replies);
 	sim_device_destroy(rig->device);
 }
@@ -138,8 +165,7 @@ void rig_message(
 		.kind = kind, .client = client, .argument = argument, .credits = credits
 	};
 
-	while (!base_spsc_push(&rig->in, &message))
-		rig_poll(rig);
+	push(rig, &message);
 }
 
 void rig_add(struct rig *rig, uint32_t client, uint32_t tenant, uint32_t credits)
@@ -160,8 +186,7 @@ void rig_add(struct rig *rig, uint32_t client, uint32_t tenant, uint32_t credits
 		assert_non_null(rig->views[client]);
 		message.out = rig->views[client];
 	}
-	while (!base_spsc_push(&rig->in, &message))
-		rig_poll(rig);
+	push(rig, &message);
 }
 
 void *rig_loan(struct rig *rig, uint32_t client, size_t bytes)
@@ -192,16 +217,16 @@ uint64_t rig_send(
 		message.record.request_id = ++rig->next_id;
 	if (message.record.version == 0)
 		message.record.version = ATTND_VERSION;
-	while (!base_spsc_push(&rig->in, &message))
-		rig_poll(rig);
+	push(rig, &message);
 	return message.record.request_id;
 }
 
-static void collect(struct rig *rig)
+static void collect_from(struct rig *rig, uint32_t lane)
 {
 	const struct sched_reply *reply;
 
-	while (!rig->stop_draining && (reply = base_spsc_peek(&rig->out)) != NULL) {
+	while (!rig->stop_draining[lane] && (reply = base_spsc_peek(&rig->out[lane])) != NULL) {
+		assert_int_equal(lane_of(rig, reply->client), lane);
 		if (reply->kind == SCHED_CLIENT_QUIESCED) {
 			rig->quiesced[reply->client]++;
 			free(rig->arenas[reply->client]);
@@ -211,7 +236,7 @@ static void collect(struct rig *rig)
 			assert_true(rig->reply_count < RIG_REPLIES);
 			rig->replies[rig->reply_count++] = *reply;
 		}
-		base_spsc_release(&rig->out);
+		base_spsc_release(&rig->out[lane]);
 	}
 }
 
@@ -221,7 +246,8 @@ int rig_poll(struct rig *rig)
 
 	if (sched_check(rig->sched) != 0)
 		fail_msg("%s", base_error_message());
-	collect(rig);
+	for (uint32_t i = 0; i < rig->options.lane_count; i++)
+		collect_from(rig, i);
 	return work;
 }
 

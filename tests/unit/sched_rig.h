@@ -2,7 +2,7 @@
  * A scheduler on a modelled device and a fake clock, for its unit tests: sends messages, polls,
  * lets time pass, and collects replies. After every poll all invariants are checked. Every client
  * has an arena of its own, freed when its QUIESCED arrives, so that a sanitizer sees any later
- * touch.
+ * touch. There is one lane unless a test asks for two; every reply must come by its client's.
  */
 #ifndef SCHED_RIG_H
 #define SCHED_RIG_H
@@ -12,6 +12,7 @@
 
 enum {
 	RIG_CLIENTS = 40,
+	RIG_LANES = 2,
 	RIG_MODELS = 2,
 	RIG_VOCAB = 64,
 	RIG_WIDTH = 16,
@@ -28,7 +29,7 @@ struct rig {
 	struct model_info infos[RIG_MODELS];
 	struct sched_model models[RIG_MODELS];
 	struct sim_device *device;
-	struct base_spsc in, out;
+	struct base_spsc in[RIG_LANES], out[RIG_LANES];
 	struct sched *sched;
 	unsigned char *arenas[RIG_CLIENTS];
 	size_t used[RIG_CLIENTS];
@@ -38,7 +39,7 @@ struct rig {
 	uint32_t reply_count;
 	uint64_t next_id;
 	uint32_t quiesced[RIG_CLIENTS]; /* times */
-	bool stop_draining;             /* leave replies in `out` */
+	bool stop_draining[RIG_LANES];  /* leave replies in `out` */
 	uint32_t vocab;                 /* of the models; may be changed as options may; so may */
 	uint32_t head_dim;              /* of their caches, by which sizes of blocks differ; 0: as small as can be */
 };
@@ -49,6 +50,8 @@ void rig_start(struct rig *rig);
 /* init, start, and clients 0 and 1 of tenant 0 with 1000 credits each */
 void rig_start_plain(struct rig *rig);
 /* Everybody leaves, everything comes back, and all is destroyed. */
+/* Before rig_start: the first so many clients are the first lane's, the others the second's. */
+void rig_two_lanes(struct rig *rig, uint32_t first, uint32_t second);
 void rig_stop(struct rig *rig);
 
 void rig_message(

@@ -119,7 +119,7 @@ static void poll_once(void)
 	const struct sched_reply *reply;
 
 	sched_poll(rig.sched);
-	while ((reply = base_spsc_peek(&rig.out)) != NULL) {
+	while ((reply = base_spsc_peek(&rig.out[0])) != NULL) {
 		uint32_t client = reply->client, s = 0;
 
 		if (reply->kind == SCHED_CLIENT_QUIESCED) {
@@ -136,7 +136,7 @@ static void poll_once(void)
 				sessions[client][s].raw = reply->completion.request_id >> 33;
 			}
 		}
-		base_spsc_release(&rig.out);
+		base_spsc_release(&rig.out[0]);
 	}
 	watch();
 }
@@ -256,7 +256,7 @@ static void world_start(uint64_t seed)
 	rig.device_options.no_results = true;
 	rig.device_options.row_ns = 100 + below(3000);
 	rig.device_options.work_ns = 1000 + below(100000);
-	rig.options.clients_max = CLIENTS;
+	rig.options.lanes[0].clients = CLIENTS;
 	rig.options.sessions_max = CLIENTS * SESSIONS_EACH;
 	rig.options.requests_max = 160;
 	rig.options.tokens_max = 512;

@@ -572,7 +572,7 @@ static void decoys_count_for_nobody(void **state)
 		rig_run(&rig);
 		rig_kept(&rig, id);
 		if (decoy == BEHIND_A_PARKED_HEAD) {
-			sched_client_credit(rig.sched, 1, 1);
+			sched_client_credit(rig.sched, &rig.sched->clients[1], 1);
 			assert_true(rig.sched->uses[1].waiting.rows >= BACKLOG * 500);
 		}
 		rig.reply_count = 0;

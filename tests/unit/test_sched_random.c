@@ -1,8 +1,9 @@
 /*
  * 200,000 random operations by clients that open, step, stream, fork, truncate, close, cancel,
  * starve themselves of credits, miss deadlines and die, on a small pool and a device that fails now
- * and then. After every poll all invariants hold; every request is completed exactly once; every
- * result is what its session's history alone says.
+ * and then; with every other seed by two fronts that fall behind now and then. After every poll all
+ * invariants hold; every request is completed exactly once; every result is what its session's
+ * history alone says.
  *
  * SEED=n in the environment replays one seed; OPS=n changes how long each runs. Time limit: 300 s.
  */
@@ -24,7 +25,8 @@ enum {
 	CLIENTS = 8,
 	SLOTS = 24,
 	SLOT_BYTES = 40 << 10,
-	SESSIONS = 64,
+	SESSIONS = 63,
+	SHADOWS = SESSIONS + CLIENTS * SLOTS, /* replies that say that one is closed may be read late */
 	TOKENS = 320,
 	REQUESTS_MAX = 1 << 20
 };
@@ -52,7 +54,7 @@ struct slot {
 
 static struct rig rig;
 static uint64_t random_state;
-static struct shadow sessions[SESSIONS];
+static struct shadow sessions[SHADOWS];
 static struct slot slots[CLIENTS][SLOTS];
 static uint8_t *finals; /* by request id */
 static uint64_t statuses[ATTND_STATUS_END], tokens_checked, rows_checked, tokens_reused, evictions, drafts,
@@ -75,7 +77,7 @@ static struct slot *slot_of(uint32_t client, uint64_t id)
 
 static struct shadow *shadow_new(uint32_t client, uint64_t handle)
 {
-	for (uint32_t s = 0; s < SESSIONS; s++) {
+	for (uint32_t s = 0; s < SHADOWS; s++) {
 		if (sessions[s].live)
 			continue;
 		memset(&sessions[s], 0, sizeof(sessions[s]));
@@ -219,10 +221,10 @@ static struct slot *slot_free(uint32_t client)
 
 static struct shadow *any_session(uint32_t client, bool raw)
 {
-	uint32_t from = below(SESSIONS);
+	uint32_t from = below(SHADOWS);
 
-	for (uint32_t s = 0; s < SESSIONS; s++) {
-		struct shadow *shadow = &sessions[(from + s) % SESSIONS];
+	for (uint32_t s = 0; s < SHADOWS; s++) {
+		struct shadow *shadow = &sessions[(from + s) % SHADOWS];
 
 		if (shadow->live && shadow->client == client && shadow->raw == raw &&
 			!shadow->closing)
@@ -336,8 +338,14 @@ static void op_cancel(uint32_t client)
 		NULL, NULL);
 }
 
+static void drain(void)
+{
+	rig.stop_draining[0] = rig.stop_draining[1] = false;
+}
+
 static void die(uint32_t client)
 {
+	drain();
 	rig_message(&rig, SCHED_CLIENT_GONE, client, 0, 0);
 	while (rig.arenas[client]) {
 		rig_poll(&rig);
@@ -349,7 +357,7 @@ static void die(uint32_t client)
 	}
 	for (uint32_t s = 0; s < SLOTS; s++)
 		slots[client][s].busy = false;
-	for (uint32_t s = 0; s < SESSIONS; s++)
+	for (uint32_t s = 0; s < SHADOWS; s++)
 		if (sessions[s].client == client)
 			sessions[s].live = false;
 }
@@ -406,8 +414,11 @@ static void start(uint64_t seed)
 	rig.device_options.seed = seed;
 	rig.device_options.regular_permille = seed % 3 ? 900 : 0;
 	rig.options.speculate = seed % 5 ? (uint32_t)(seed % 16) : 0;
-	rig.options.clients_max = CLIENTS;
-	rig.options.sessions_max = SESSIONS - 1;
+	if (seed % 2)
+		rig.options.lanes[0].clients = CLIENTS;
+	else
+		rig_two_lanes(&rig, CLIENTS / 4, CLIENTS - CLIENTS / 4);
+	rig.options.sessions_max = SESSIONS;
 	rig.options.tokens_max = TOKENS;
 	rig.options.requests_max = 96;
 	rig.options.client_requests_max = 20;
@@ -432,6 +443,8 @@ static void run_seed(uint64_t seed, uint32_t ops)
 	start(seed);
 	for (uint32_t i = 0; i < ops; i++) {
 		operate();
+		if (rig.options.lane_count > 1 && below(100) == 0)
+			rig.stop_draining[below(2)] ^= true;
 		for (uint32_t polls = below(3); polls > 0; polls--) {
 			rig_poll(&rig);
 			read_replies();
@@ -439,6 +452,7 @@ static void run_seed(uint64_t seed, uint32_t ops)
 		if (below(3) > 0)
 			rig.clock.fake_ns += below(20000);
 	}
+	drain();
 	/* Give every stream what it needs, and let everything end. */
 	for (uint32_t c = 0; c < CLIENTS; c++)
 		if (rig.arenas[c])

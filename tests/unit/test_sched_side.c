@@ -81,7 +81,7 @@ static double measure(uint32_t trials, uint32_t group)
 	rig.options.kv_bytes = 3 * rig.options.kv_extent_bytes; /* so small that pages are evicted */
 	rig.options.sessions_max = 4;
 	rig.options.requests_max = 16;
-	rig.options.clients_max = 2;
+	rig.options.lanes[0].clients = 2;
 	rig.device_options.jitter_permille = 100;
 	rig.tenants[0].prefix_group = rig.tenants[1].prefix_group = group;
 	rig_start(&rig);

@@ -375,7 +375,7 @@ static void undrained_replies(void **state)
 		ids[i] = rig_generate(&rig, 0, rig_open_now(&rig, 0, 0), histories[i], total,
 			params, NULL, (struct attnd_request){ 0 });
 	}
-	rig.stop_draining = true;
+	rig.stop_draining[0] = true;
 	for (uint32_t i = 0; i < 600; i++)
 		nops[i] =
 			rig_send(&rig, 0, (struct attnd_request){ .op = ATTND_OP_NOP }, NULL, NULL);
@@ -383,9 +383,9 @@ static void undrained_replies(void **state)
 		rig_poll(&rig);
 		rig.clock.fake_ns += 20000;
 	}
-	assert_true(base_spsc_count(&rig.in) > 0);
+	assert_true(base_spsc_count(&rig.in[0]) > 0);
 	assert_int_equal(rig.reply_count, 0);
-	rig.stop_draining = false;
+	rig.stop_draining[0] = false;
 	rig_run(&rig);
 	for (uint32_t i = 0; i < 600; i++)
 		assert_int_equal(rig_take(&rig, nops[i]).status, ATTND_OK);

@@ -102,7 +102,7 @@ struct attnd_view_now { /* 512 bytes */
 	int64_t begun_ns;       /* 0: it has none now; else since when it works on what has not landed */
 	uint64_t predicted_ns, actual_ns; /* sums over steps */
 	uint64_t steps, step_rows, decode_rows, prefill_rows, step_sequences, attends;
-	uint64_t stream_completions, parked; /* parked: times that a stream waited for its client to read */
+	uint64_t stream_completions, parked; /* parked: times that a stream waited for its client or front to read */
 	uint64_t gone;          /* requests whose client had left when they ended */
 	uint64_t waiting[ATTND_VIEW_CLASSES]; /* admitted, not yet begun: the queues */
 	uint64_t running[ATTND_VIEW_CLASSES]; /* begun, not done */
