@@ -15,6 +15,7 @@
 #include "base/base_error.h"
 #include "base/base_log.h"
 #include "sched/sched_draft.h"
+#include "service/svc_config_net.h"
 
 enum setting_type {
 	SETTING_TEXT,
@@ -107,6 +108,29 @@ static const struct setting settings[] = {
 		"Output rows of one step." },
 	{ "limits", "speculate", SETTING_COUNT, AT(speculate), 0, 0, SCHED_DRAFT_MOST, NULL, "15",
 		"Tokens that a stream may guess ahead in one step, where that pays; 0: none. What it says does not depend on it." },
+
+	{ "net", "transport", SETTING_CHOICE, AT(net_transport), 0, 0, 0, "auto io_uring sockets", "auto",
+		"How sockets are read and written; auto: io_uring, and plain calls where the kernel will not have it." },
+	{ "net", "connections", SETTING_COUNT, AT(net_connections), 0, 1, 65536, NULL, "1024", "Connections at a time, of all listeners." },
+	{ "net", "half_open", SETTING_COUNT, AT(net_half_open), 0, 1, 65536, NULL, "256",
+		"Connections that have not proved yet who they are; the oldest one makes room for the next." },
+	{ "net", "in_flight", SETTING_COUNT, AT(net_in_flight), 0, 1, 1023, NULL, "64", "Unfinished requests of one connection." },
+	{ "net", "streams", SETTING_COUNT, AT(net_streams), 0, 16, 1023, NULL, "64",
+		"Tokens on their way to one connection that it has not taken yet." },
+	{ "net", "window", SETTING_SIZE, AT(net_window_bytes), 0, 4 * K, 1024 * K *K, NULL, "4M",
+		"Memory for the requests of one connection, and as much for its results; one request may always have more." },
+	{ "net", "message", SETTING_SIZE, AT(net_message_bytes), 0, 4 * K, 256 * K *K, NULL, "16M",
+		"The longest input or output of a request." },
+	{ "net", "memory", SETTING_SIZE, AT(net_memory_bytes), 0, 64 * K, 64 * K *K *K, NULL, "256M",
+		"Memory for the requests and results of all connections." },
+	{ "net", "resume_ms", SETTING_COUNT, AT(net_resume_ms), 0, 0, 3600000, NULL, "10000",
+		"How long a connection that broke may be gone on with: its sessions and requests are kept." },
+	{ "net", "hello_ms", SETTING_COUNT, AT(net_hello_ms), 0, 10, 60000, NULL, "2000", "How long a connection may be half open." },
+	{ "net", "idle_s", SETTING_COUNT, AT(net_idle_s), 0, 1, 86400, NULL, "300", "How long a UDP connection may be silent." },
+	{ "net", "slow_s", SETTING_COUNT, AT(net_slow_s), 0, 1, 3600, NULL, "10",
+		"How long a connection may hold memory that others wait for, and take or send nothing." },
+	{ "net", "cookies", SETTING_FLAG, AT(net_cookies), 0, 0, 1, NULL, "no",
+		"Always have UDP clients show that they are where they say; no: only when many are half open." },
 };
 
 enum { SETTING_COUNT_ALL = sizeof(settings) / sizeof(settings[0]) };
@@ -340,6 +364,8 @@ static int tenant_set(
 		return parse_flag(value, &tenant->attention)
 			? bad_value("tenant", key, value, "say yes or no")
 			: 0;
+	if (!strcmp(key, "key_file"))
+		return parse_text("tenant", key, value, tenant->key_file, sizeof(tenant->key_file));
 	if (!strcmp(key, "group"))
 		return parse_text("tenant", key, value, tenant->group, sizeof(tenant->group));
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
@@ -352,7 +378,7 @@ static int tenant_set(
 	}
 	return bad_value("tenant", key, value,
 		"unknown key; a tenant has: uid gid models clients sessions kv attention weight requests device_ms "
-		"device_burst_ms group");
+		"device_burst_ms group key_file");
 }
 
 /* ---- the ways in ---------------------------------------------------------------------- */
@@ -364,6 +390,8 @@ static int set_key(
 		return model_set(config, section + 6, key, value);
 	if (!strncmp(section, "tenant ", 7))
 		return tenant_set(config, section + 7, key, value);
+	if (!strncmp(section, "listen ", 7))
+		return svc_config_listen_set(config, section + 7, key, value);
 	for (size_t i = 0; i < SETTING_COUNT_ALL; i++)
 		if (!strcmp(settings[i].section, section) && !strcmp(settings[i].key, key))
 			return set_value(config, &settings[i], value);
@@ -500,7 +528,7 @@ int svc_config_check(const struct svc_config *config)
 		if (rc)
 			return rc;
 	}
-	return 0;
+	return svc_config_net_check(config);
 }
 
 int svc_config_socket_mode(const struct svc_config *config)
@@ -539,7 +567,12 @@ void svc_config_print_defaults(FILE *file)
 	      "# and milliseconds of device time in a second, with a burst saved up: of each device, 0 for no limit.\n"
 	      "#weight = 1\n#requests = 0\n#device_ms = 0\n#device_burst_ms = 0\n"
 	      "# Tenants that name the same group find each other's cached prefixes, and can tell so from times; others never do.\n"
-	      "#group = research\n",
+	      "#group = research\n"
+	      "# Whoever has this key comes in over the network as this tenant: a file of 64 hexadecimal digits (openssl rand -hex 32).\n"
+	      "#key_file = /etc/attnd/strategies.key\n"
+	      "\n# Where to listen: tcp:ADDRESS:PORT, udp:ADDRESS:PORT or unix:/PATH; IPv6 in brackets. May repeat. With plain = yes also\n"
+	      "# connections without a key, as that tenant: on loopback, or where trusted = yes says that nobody else is on that net.\n"
+	      "#[listen lan]\n#address = tcp:0.0.0.0:7747\n#plain = no\n#trusted = no\n#tenant = strategies\n",
 		file);
 }
 
@@ -550,6 +583,9 @@ int svc_config_tenant(const struct svc_config *config, uint32_t uid, uint32_t gi
 	for (uint32_t i = 0; i < config->tenant_count; i++) {
 		const struct svc_tenant_config *tenant = &config->tenants[i];
 
+		/* Who has only a key comes by the network. */
+		if (tenant->key_file[0] && tenant->uid < 0 && tenant->gid < 0)
+			continue;
 		if ((tenant->uid < 0 || tenant->uid == uid) &&
 			(tenant->gid < 0 || tenant->gid == gid))
 			return (int)i;

@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "netio/net_port.h"
 #include "sched/sched.h"
 
 enum { SVC_NAME_BYTES = 64, SVC_PATH_BYTES = 1024, SVC_CPUS_MAX = 256, SVC_AUTO = -1 };
@@ -39,6 +40,16 @@ struct svc_tenant_config {
 	char group[SVC_NAME_BYTES]; /* finds the cached prefixes of tenants with the same one; "": of nobody else */
 	int64_t clients, sessions, kv_bytes, weight;
 	int64_t requests, device_ms, device_burst_ms; /* 0: no limit, no limit, a tenth of a second's */
+	char key_file[SVC_PATH_BYTES]; /* proves who is at the other end of a network connection; "": nobody comes that way */
+};
+
+enum svc_net_transport { SVC_NET_AUTO, SVC_NET_URING, SVC_NET_SOCKETS };
+
+struct svc_listen_config {
+	char name[SVC_NAME_BYTES];
+	struct net_listener at;
+	bool plain, trusted;         /* takes connections without a key; though it is not on loopback */
+	char tenant[SVC_NAME_BYTES]; /* whose these are; "": the first tenant's */
 };
 
 struct svc_config {
@@ -65,7 +76,13 @@ struct svc_config {
 
 	int64_t sessions, requests, client_requests, tokens, step_rows, prefill_chunk, out_rows, speculate;
 
-	uint32_t model_count, tenant_count;
+	int64_t net_transport; /* enum svc_net_transport */
+	int64_t net_connections, net_half_open, net_in_flight, net_streams, net_window_bytes, net_message_bytes, net_memory_bytes;
+	int64_t net_resume_ms, net_hello_ms, net_idle_s, net_slow_s;
+	bool net_cookies;
+
+	uint32_t model_count, tenant_count, listen_count;
+	struct svc_listen_config listens[NET_LISTENERS_MAX];
 	struct svc_model_config models[SCHED_MODELS_MAX];
 	struct svc_tenant_config tenants[SCHED_TENANTS_MAX];
 };

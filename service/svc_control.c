@@ -552,8 +552,26 @@ static void turn(struct svc_control *control)
 
 /* ---- going down ----------------------------------------------------------------------- */
 
+static uint64_t network_now(const struct svc_control *control, bool clients)
+{
+	const struct svc_network *network = control->daemon->network;
+	const struct svc_net_counters *counters = network ? svc_net_counters(network->net) : NULL;
+
+	return counters ? atomic_load_explicit(clients ? &counters->clients : &counters->in_flight, memory_order_relaxed) : 0;
+}
+
+static void network_drain(struct svc_control *control, bool close)
+{
+	if (!control->daemon->network)
+		return;
+	svc_net_drain(control->daemon->network->net, close);
+	svc_agent_wake(&control->daemon->devices[0].agent);
+}
+
 static bool all_idle(struct svc_control *control)
 {
+	if (network_now(control, false))
+		return false;
 	for (uint32_t i = 0; i < control->daemon->device_count; i++) {
 		struct svc_probe *probe = control->daemon->devices[i].probe;
 
@@ -584,14 +602,16 @@ static void drain(struct svc_control *control)
 	for (uint32_t i = 0; i < control->clients_max; i++)
 		if (control->clients[i].state == CLIENT_LIVE)
 			shm_daemon_end_state(&control->clients[i].rings->end, SHM_DRAINING);
+	network_drain(control, false);
 	command(control, SVC_DRAIN, 0, 0, NULL);
 	base_log(BASE_LOG_INFO, "control", "draining", "clients=%u", control->client_count);
 	while (!control->stopping && base_monotonic_ns() < until_ns && !all_idle(control))
 		turn(control);
 	for (uint32_t i = 0; i < control->clients_max; i++)
 		client_leave(control, i, "the daemon goes down");
+	network_drain(control, true);
 	until_ns = base_monotonic_ns() + 1000000000;
-	while (control->client_count && base_monotonic_ns() < until_ns)
+	while ((control->client_count || network_now(control, true)) && base_monotonic_ns() < until_ns)
 		turn(control);
 }
 

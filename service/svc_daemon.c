@@ -38,7 +38,8 @@ void svc_daemon_missing(struct svc_daemon *daemon, const char *what, const char 
 /* Of one front. */
 static uint32_t lane_clients(const struct svc_daemon *daemon, uint32_t lane)
 {
-	const uint32_t clients[SVC_LANES] = { [SVC_LANE_SHM] = (uint32_t)daemon->config.max_clients };
+	const uint32_t clients[SVC_LANES] = { [SVC_LANE_SHM] = (uint32_t)daemon->config.max_clients,
+		[SVC_LANE_NET] = daemon->config.listen_count ? (uint32_t)daemon->config.net_connections : 0 };
 
 	return clients[lane];
 }
@@ -376,6 +377,46 @@ static int front_create(struct svc_daemon *daemon)
 	return svc_front_create(&daemon->front, &options);
 }
 
+/* It shares the thread of the first device, as the other front does: what comes is executed, and goes, without another thread. */
+static int network_create(struct svc_daemon *daemon)
+{
+	struct svc_agent *agent = &daemon->devices[0].agent;
+	struct svc_net_options queues = {
+		.clock = &agent->clock,
+		.client_first = lane_clients(daemon, SVC_LANE_SHM),
+		.device_count = daemon->device_count,
+		.to_text = &daemon->text_lanes[SVC_LANE_NET].in,
+		.from_text = &daemon->text_lanes[SVC_LANE_NET].out,
+		.text_waker = { wake_agent, &daemon->text_agent },
+	};
+	struct epoll_event readable = { .events = EPOLLIN };
+	const uint32_t node = daemon->place.devices[0].node;
+	int rc;
+
+	if (!daemon->config.listen_count)
+		return 0;
+	for (uint32_t i = 0; i < daemon->device_count; i++) {
+		struct svc_lane *lane = &daemon->devices[i].lanes[SVC_LANE_NET];
+
+		queues.to_device[i] = &lane->in;
+		queues.from_device[i] = &lane->out;
+		if (i == 0)
+			continue;
+		lane->front = agent;
+		queues.device_waker[i] = (struct svc_waker){ wake_agent, &daemon->devices[i].agent };
+	}
+	daemon->text_lanes[SVC_LANE_NET].front = agent;
+	rc = svc_network_create(&daemon->network, &daemon->config, daemon->boot_id,
+		daemon->topo->numa ? (int)daemon->topo->nodes[node].os_index : -1, &queues);
+	if (rc)
+		return rc;
+	if (daemon->network->without[0])
+		svc_daemon_missing(daemon, "io_uring", daemon->network->without);
+	if (epoll_ctl(agent->epoll_fd, EPOLL_CTL_ADD, daemon->network->port.wait_fd, &readable))
+		return base_fail(errno, "net: epoll_ctl: %s", strerror(errno));
+	return 0;
+}
+
 /* ---- roles' view of their agents ------------------------------------------------------ */
 
 static int role_sched_poll(void *self)
@@ -428,6 +469,14 @@ static void add_roles(struct svc_daemon *daemon)
 			.next_event_ns = svc_front_next_event_ns,
 			.sleep_begin = svc_front_sleep_begin,
 			.sleep_end = svc_front_sleep_end });
+	if (daemon->network)
+		svc_agent_add(&daemon->devices[0].agent,
+			(struct svc_role){ .name = "net",
+				.self = daemon->network->net,
+				.poll = svc_net_poll,
+				.next_event_ns = svc_net_next_event_ns,
+				.sleep_begin = svc_net_sleep_begin,
+				.sleep_end = svc_net_sleep_end });
 	for (uint32_t i = 0; i < daemon->device_count; i++) {
 		struct svc_device *device = &daemon->devices[i];
 
@@ -503,7 +552,7 @@ static int create_parts(struct svc_daemon *daemon)
 		if (rc)
 			return rc;
 	}
-	if ((rc = text_create(daemon)) || (rc = front_create(daemon)))
+	if ((rc = text_create(daemon)) || (rc = front_create(daemon)) || (rc = network_create(daemon)))
 		return rc;
 	add_roles(daemon);
 	return 0;
@@ -561,6 +610,7 @@ void svc_daemon_destroy(struct svc_daemon *daemon)
 	svc_daemon_stop(daemon);
 	if (daemon->dma_latency_fd >= 0)
 		close(daemon->dma_latency_fd);
+	svc_network_destroy(daemon->network);
 	svc_front_destroy(daemon->front);
 	svc_text_destroy(daemon->text);
 	for (uint32_t i = daemon->device_count; i-- > 0;)

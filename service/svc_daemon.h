@@ -17,6 +17,7 @@
 #include "service/svc_agent.h"
 #include "service/svc_config.h"
 #include "service/svc_front.h"
+#include "service/svc_network.h"
 #include "service/svc_place.h"
 #include "service/svc_probe.h"
 #include "service/svc_text.h"
@@ -25,7 +26,7 @@
 enum { SVC_MISSING_MAX = 16 };
 
 /* Fronts, each with a lane to every device and to the text role, in the order of their clients' numbers. */
-enum { SVC_LANE_SHM, SVC_LANES };
+enum { SVC_LANE_SHM, SVC_LANE_NET, SVC_LANES };
 
 /* What lies between a front and one of these roles. */
 struct svc_lane {
@@ -64,6 +65,7 @@ struct svc_daemon {
 	struct svc_device devices[SVC_DEVICES_MAX];
 	uint32_t device_count;
 	struct svc_front *front;
+	struct svc_network *network; /* NULL: no listeners */
 	struct svc_text *text;
 	const struct model_tokenizer *tokenizers[SCHED_MODELS_MAX];
 	struct svc_agent text_agent;
