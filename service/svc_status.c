@@ -13,6 +13,7 @@
 #include "base/base_error.h"
 #include "base/base_features.h"
 #include "base/base_log.h"
+#include "service/svc_status_net.h"
 
 /* JSON numbers are doubles: handles and ids, which need all 64 bits, are written as text. */
 static void add_number(cJSON *object, const char *name, double value)
@@ -239,6 +240,7 @@ static void answer_status(struct svc_control *control, cJSON *root)
 		}
 	}
 	add_front(root, daemon);
+	svc_status_add_network(root, daemon);
 	add_clients(root, control);
 }
 

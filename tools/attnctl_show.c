@@ -72,9 +72,9 @@ static void show_missing(const cJSON *missing)
 }
 
 /* Counters that never moved say nothing. */
-static void show_counters(const cJSON *counters)
+static void show_counters(const cJSON *counters, const char *columns)
 {
-	struct tool_table *table = tool_table_new("counter|>so far");
+	struct tool_table *table = tool_table_new(columns);
 	const cJSON *one;
 	int shown = 0;
 
@@ -147,7 +147,8 @@ void attnctl_show_status(const cJSON *answer)
 {
 	show_daemon(answer);
 	show_missing(tool_json_member(answer, "missing"));
-	show_counters(tool_json_member(answer, "counters"));
+	show_counters(tool_json_member(answer, "counters"), "counter|>so far");
+	show_counters(tool_json_member(answer, "network"), "network|>so far");
 	show_tenants(tool_json_member(answer, "tenants"));
 	show_clients(tool_json_member(answer, "clients"));
 }
