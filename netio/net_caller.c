@@ -17,7 +17,7 @@ enum {
 };
 #define AGAIN_LEAST_NS INT64_C(2000000)
 #define AGAIN_MOST_NS INT64_C(100000000)
-#define STREAM_AGAIN_NS INT64_C(1000000000)      /* streams lose nothing: a last resort */
+#define STREAM_AGAIN_NS INT64_C(1000000000) /* streams lose nothing: a last resort */
 #define STREAM_AGAIN_MOST_NS INT64_C(8000000000)
 #define UNKNOWN_LEAST_NS INT64_C(10000000)
 #define ACK_AFTER_NS INT64_C(1000000) /* what no other packet has taken along by then goes alone */
@@ -90,10 +90,8 @@ static void tick(struct net_caller *caller, int64_t now_ns)
 /* Waits for an answer to what has been sent. */
 static void wait_for_answers(struct net_caller *caller, int64_t now_ns)
 {
-	/* A stream takes its time to bring what is long. */
-	if (!caller->options.datagram && net_outbox_waiting(caller->outbox))
-		net_again_stop(&caller->resend);
-	else if (caller->resend.at_ns == NET_NEVER && net_outbox_kept(caller->outbox) > 0)
+	/* A stream loses nothing; what was dropped at its end is asked for by AGAIN. */
+	if (caller->options.datagram && caller->resend.at_ns == NET_NEVER && net_outbox_kept(caller->outbox) > 0)
 		net_again_start(&caller->resend, now_ns, wait_ns(caller));
 	if (caller->probe.at_ns == NET_NEVER && net_calls_count(caller->calls) > 0)
 		net_again_start(&caller->probe, now_ns, wait_ns(caller));
@@ -256,7 +254,7 @@ static int note_taken(struct net_caller *caller, int64_t now_ns, const struct ne
 		return -EPROTO;
 	if (net_outbox_kept(caller->outbox) == 0)
 		net_again_stop(&caller->resend);
-	else if (net_outbox_kept(caller->outbox) < kept)
+	else if (caller->resend.at_ns != NET_NEVER && net_outbox_kept(caller->outbox) < kept)
 		net_again_start(&caller->resend, now_ns, wait_ns(caller));
 	return 0;
 }
@@ -541,7 +539,7 @@ bool net_caller_receive(struct net_caller *caller, struct attnd_completion *comp
 
 bool net_caller_ready(const struct net_caller *caller)
 {
-	return net_inbox_ready(caller->inbox);
+	return net_inbox_peek(caller->inbox) != NULL;
 }
 
 void net_caller_rest(struct net_caller *caller)

@@ -141,11 +141,6 @@ bool net_inbox_next(struct net_inbox *inbox, struct net_inbox_message *message)
 	return true;
 }
 
-bool net_inbox_ready(const struct net_inbox *inbox)
-{
-	return is_whole(slot_of(inbox, inbox->next));
-}
-
 void net_inbox_come(const struct net_inbox *inbox, struct net_come *come)
 {
 	uint32_t number = inbox->next;

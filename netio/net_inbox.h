@@ -47,8 +47,6 @@ int net_inbox_part(struct net_inbox *inbox, const struct net_part *part);
 const struct net_inbox_message *net_inbox_peek(const struct net_inbox *inbox);
 /* Takes it; false: it is not whole. */
 bool net_inbox_next(struct net_inbox *inbox, struct net_inbox_message *message);
-/* Whether net_inbox_next would have one. */
-bool net_inbox_ready(const struct net_inbox *inbox);
 
 /* What has come, for ACK or TAKEN: the caller sets `credits`. */
 void net_inbox_come(const struct net_inbox *inbox, struct net_come *come);

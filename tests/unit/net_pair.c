@@ -51,7 +51,7 @@ static bool happens(struct net_pair *pair, uint32_t of_1000)
 
 /* ---- ways --------------------------------------------------------------------------------------------------- */
 
-static void put(struct net_pair *pair, struct net_way *way, const unsigned char *packet, size_t bytes)
+static void put(struct net_pair *pair, struct pair_way *way, const unsigned char *packet, size_t bytes)
 {
 	int64_t at_ns = pair->now_ns + pair->trip_ns / 2;
 
@@ -71,7 +71,7 @@ static void put(struct net_pair *pair, struct net_way *way, const unsigned char 
 	way->count++;
 }
 
-static void send_packet(struct net_pair *pair, struct net_way *way, const unsigned char *packet, size_t bytes)
+static void send_packet(struct net_pair *pair, struct pair_way *way, const unsigned char *packet, size_t bytes)
 {
 	way->sent++;
 	if (!pair->options.datagram) {
@@ -90,7 +90,7 @@ static void send_packet(struct net_pair *pair, struct net_way *way, const unsign
 		put(pair, way, packet, bytes);
 }
 
-static int64_t arrival_ns(const struct net_way *way)
+static int64_t arrival_ns(const struct pair_way *way)
 {
 	int64_t first_ns = NET_NEVER;
 
@@ -100,7 +100,7 @@ static int64_t arrival_ns(const struct net_way *way)
 }
 
 /* The first one that has arrived, and of these the first one that was sent. */
-static unsigned char *arrived(struct net_way *way, int64_t now_ns, size_t *bytes)
+static unsigned char *arrived(struct pair_way *way, int64_t now_ns, size_t *bytes)
 {
 	const int64_t first_ns = arrival_ns(way);
 	unsigned char *packet;
@@ -117,7 +117,7 @@ static unsigned char *arrived(struct net_way *way, int64_t now_ns, size_t *bytes
 	return packet;
 }
 
-static void clear(struct net_way *way)
+static void clear(struct pair_way *way)
 {
 	while (way->count > 0)
 		free(way->packets[--way->count].packet);

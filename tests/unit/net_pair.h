@@ -13,7 +13,7 @@ enum { PAIR_PACKETS = 512 };
 /* Of 1,000 packets so many. */
 struct net_faults { uint32_t lost, doubled, late, changed; };
 
-struct net_way {
+struct pair_way {
 	struct { int64_t at_ns; size_t bytes; unsigned char *packet; } packets[PAIR_PACKETS];
 	uint32_t count;
 	int64_t last_ns; /* streams: nothing overtakes */
@@ -24,7 +24,7 @@ struct net_pair {
 	struct net_caller_options options;
 	struct net_caller *caller;
 	struct net_peer peer;
-	struct net_way there, back;
+	struct pair_way there, back;
 	struct net_faults faults;
 	int64_t now_ns, trip_ns;
 	uint64_t seed;

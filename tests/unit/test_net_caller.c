@@ -424,6 +424,24 @@ static void a_request_is_not_sent_all_the_time(void **state)
 	destroy(pair);
 }
 
+/* What takes long is asked after now and then, and not sent twice. */
+static void a_stream_resends_nothing(void **state)
+{
+	unsigned char in[5000] = { 1 };
+	const struct attnd_request held = { .op = ATTND_OP_STEP, .request_id = 100, .in_bytes = sizeof(in) };
+	struct net_pair *pair = opened(false);
+
+	(void)state;
+	assert_int_equal(net_caller_send(pair->caller, &held, in, NULL), 0);
+	net_pair_pass(pair, 20000 * ms);
+	assert_int_equal(net_caller_counts(pair->caller)->resends, 0);
+	assert_in_range(net_caller_counts(pair->caller)->probes, 3, 6);
+	net_peer_finish(&pair->peer, 0);
+	assert_int_equal(net_pair_receive(pair).value, 77);
+	assert_int_equal(pair->peer.repeated, 0);
+	destroy(pair);
+}
+
 /* A reply that is lost before another one comes is asked for at once. */
 static void a_gap_is_seen(void **state)
 {
@@ -607,6 +625,7 @@ int main(void)
 		cmocka_unit_test(whoever_looks_away),
 		cmocka_unit_test(a_request_is_sent_again),
 		cmocka_unit_test(a_request_is_not_sent_all_the_time),
+		cmocka_unit_test(a_stream_resends_nothing),
 		cmocka_unit_test(a_gap_is_seen),
 		cmocka_unit_test(no_block_for_a_while),
 		cmocka_unit_test(what_is_under_way_goes_on_over_another_socket),
