@@ -22,6 +22,7 @@ struct net_inbox {
 	struct slot *slots; /* [window]: number n lies at n % window */
 	uint32_t window, bytes_max;
 	uint32_t next;      /* number of the message that is delivered next */
+	uint32_t end;       /* no message from here on has begun */
 	struct net_blocks blocks;
 };
 
@@ -63,6 +64,8 @@ static int begin(struct net_inbox *inbox, struct slot *slot, const struct net_pa
 	slot->units_left = units;
 	slot->begun = true;
 	slot->has_record = false;
+	if (part->number - inbox->next >= inbox->end - inbox->next)
+		inbox->end = part->number + 1;
 	return NET_PART_KEPT;
 }
 
@@ -143,11 +146,11 @@ void net_inbox_come(const struct net_inbox *inbox, struct net_come *come)
 	uint32_t number = inbox->next;
 
 	*come = (struct net_come){ .words = 0 };
-	while (number - inbox->next < inbox->window && is_whole(slot_of(inbox, number)))
+	while (number != inbox->end && is_whole(slot_of(inbox, number)))
 		number++;
 	come->number = number - 1;
 	/* The one behind it has not come: its bit, the first one, stays 0. */
-	for (uint32_t i = 0; number + i - inbox->next < inbox->window && i < NET_BITMAP_WORDS_MAX * WORD_BITS; i++)
+	for (uint32_t i = 0; number + i != inbox->end && i < NET_BITMAP_WORDS_MAX * WORD_BITS; i++)
 		if (is_whole(slot_of(inbox, number + i))) {
 			come->bitmap[i / WORD_BITS] |= UINT64_C(1) << i % WORD_BITS;
 			come->words = i / WORD_BITS + 1;
@@ -165,7 +168,7 @@ void net_inbox_reset(struct net_inbox *inbox)
 			inbox->blocks.give(inbox->blocks.context, slot->message.payload);
 		slot->begun = false;
 	}
-	inbox->next = 1;
+	inbox->next = inbox->end = 1;
 }
 
 int net_inbox_create(struct net_inbox **inbox_out, uint32_t window, uint32_t message_bytes_max, const struct net_blocks *blocks)

@@ -71,6 +71,11 @@ uint32_t net_outbox_add(struct net_outbox *outbox, const void *record, void *pay
 	return number;
 }
 
+uint32_t net_outbox_next(const struct net_outbox *outbox)
+{
+	return outbox->next;
+}
+
 bool net_outbox_waiting(const struct net_outbox *outbox)
 {
 	return outbox->waiting > 0;

@@ -24,6 +24,9 @@ bool net_outbox_room(const struct net_outbox *outbox, uint32_t bytes);
  * on. Returns its number. */
 uint32_t net_outbox_add(struct net_outbox *outbox, const void *record, void *payload, uint32_t bytes);
 
+/* The number that the next one will have. */
+uint32_t net_outbox_next(const struct net_outbox *outbox);
+
 /* Puts parts of what is to be sent into a packet, of the kind of first parts. Whether something is left for another packet. */
 bool net_outbox_fill(struct net_outbox *outbox, enum net_kind first_kind, struct net_writer *writer);
 /* Whether something is to be sent. */

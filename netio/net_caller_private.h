@@ -1,0 +1,81 @@
+/*
+ * What the parts of net_caller share: net_caller_hello.c (handshake), net_caller.c (everything after it).
+ */
+#ifndef NET_CALLER_PRIVATE_H
+#define NET_CALLER_PRIVATE_H
+
+#include "netio/net_caller.h"
+#include "netio/net_calls.h"
+#include "netio/net_outbox.h"
+
+/* Everything about saying HELLO; of no use once WELCOME has come. */
+struct caller_hello {
+	struct net_noise noise;
+	unsigned char body[NET_HELLO_DATAGRAM_BYTES];
+	size_t bytes;
+	unsigned char cookie[NET_COOKIE_BYTES];
+	int64_t clock_ns;      /* as it says */
+	struct net_again again;
+	int64_t refused_ns;    /* datagrams: when to believe that it was; NET_NEVER */
+	uint8_t cipher;
+	bool fell_back;        /* to a cipher that the daemon has */
+	bool resume, said;
+};
+
+struct net_caller {
+	enum net_caller_state state;
+	uint32_t why;
+	struct net_packets packets;
+	struct net_inbox *inbox;
+	struct net_outbox *outbox;
+	struct net_calls *calls;
+	uint32_t datagram_bytes;
+
+	/* what is to be said, and when */
+	bool ack_due, probe_due, ping_due, pong_due, close_due;
+	struct net_again resend, probe;
+	int64_t ack_ns;        /* when to acknowledge, if nothing goes out before; NET_NEVER */
+	int64_t heard_ns;      /* when the last word came that was the daemon's */
+	int64_t pinged_ns;     /* the last PING; its sender's clock */
+	int64_t asked_ns;      /* the first PING since then; NET_NEVER: none */
+	int64_t unknown_ns;    /* when to believe that the daemon does not know us; NET_NEVER */
+	int64_t probed_ns;     /* the last PROBE */
+	uint64_t numbers_end;  /* of datagrams: one more than the highest */
+	struct net_times pong;
+
+	/* what was acknowledged */
+	uint32_t acked, delivered;          /* replies: numbers up to which */
+	uint32_t credits_acked, credits;    /* completions without FINAL, in all */
+	uint64_t unacked_bytes;             /* of results delivered */
+
+	struct net_pace pace;
+	struct net_welcome welcome;
+	uint32_t window;                    /* of replies */
+	struct net_caller_counts counts;
+	bool starved;                       /* a part was dropped for want of a block */
+
+	/* below here is not touched per request */
+	size_t partial_bytes;
+	unsigned char partial[NET_PACKET_BYTES_MAX]; /* of a stream: the beginning of a packet */
+	struct caller_hello hello;
+	struct net_caller_options options;
+};
+
+/* ---- net_caller_hello.c ---- */
+
+/* Makes a HELLO; it goes out with the next packet. */
+void caller_hello_start(struct net_caller *caller, int64_t now_ns, bool resume);
+/* Packets of the handshake. */
+void caller_hello_packet(struct net_caller *caller, int64_t now_ns, const struct net_packet_head *head, const unsigned char *body);
+/* HELLO, where it is to be said, or said again. */
+size_t caller_hello_next(struct net_caller *caller, int64_t now_ns, unsigned char *packet);
+int64_t caller_hello_event_ns(const struct net_caller *caller);
+
+/* ---- net_caller.c ---- */
+
+/* WELCOME has come: the connection is open. */
+void caller_open(struct net_caller *caller, int64_t now_ns);
+/* The daemon has broken the protocol. */
+void caller_broken(struct net_caller *caller);
+
+#endif
