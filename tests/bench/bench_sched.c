@@ -110,8 +110,8 @@ static void begin(uint32_t tenant_count)
 	const struct sim_device_options device_options = { .clock = &fake, .work_ns = 1000000, .row_ns = 1000, .visit_ps = 10,
 		.kib_ns = 20, .host_memory = true, .no_results = true };
 	struct sched_options options = { .struct_bytes = sizeof(options), .clock = &fake, .lanes = { { &in, &out, 1024 } },
-		.lane_count = 1, .models = &model, .model_count = 1, .tenants = tenants, .tenant_count = tenant_count, .boot_id = 77, .kv_default = KERN_KV_F32,
-		.kv_bytes = 1u << 30, .kv_extent_bytes = 1 << 20, .sessions_max = SESSIONS + 1,
+		.lane_count = 1, .models = &model, .model_count = 1, .tenants = tenants, .tenant_count = tenant_count,
+		.boot_id = 77, .kv_default = KERN_KV_F32, .kv_bytes = 1u << 30, .kv_extent_bytes = 1 << 20, .sessions_max = SESSIONS + 1,
 		.requests_max = 8192, .client_requests_max = 8000, .tokens_max = 2048, .step_rows_max = STEP_ROWS,
 		.prefill_chunk = STEP_ROWS, .out_rows_max = STEP_ROWS, .build = "bench" };
 	static const struct attnd_open_params open = { .struct_bytes = sizeof(open), .kind = ATTND_SESSION_MODEL };

@@ -17,8 +17,11 @@
 #include "service/svc_text.h"
 #include "tests/sim/sim_client.h"
 #include "tests/sim/sim_device.h"
+#include "tests/sim/sim_net.h"
 
 enum { ROWS_MAX = 64, OUT_ROWS_MAX = 16, POLLS_MAX = 100000, QUIET_POLLS = 4 };
+/* Over a network the front still knows clients whom it waits for while others have taken their places. */
+enum { CLIENTS_MAX = 2 * SIM_CLIENTS };
 
 struct world {
 	const struct sim_world_options *options;
@@ -38,6 +41,7 @@ struct world {
 	struct base_spsc in, out, replies, to_text, from_text, commands, events;
 	struct sched *sched;
 	struct svc_front *front;
+	struct sim_net *net; /* in its place */
 	struct svc_text *text;
 	struct sim_client *clients[SIM_CLIENTS]; /* NULL: the place is free */
 	bool leaving[SIM_CLIENTS];
@@ -106,12 +110,34 @@ static void make_cpu(struct world *world)
 		.info = model_info(world->model) };
 }
 
+static void make_net(struct world *world)
+{
+	const enum sim_way way = world->options->way;
+	const bool rough = world->options->seed % 4 != 0;
+	const struct sim_net_options options = { .clock = &world->clock,
+		.seed = world->options->seed,
+		.datagrams = way != SIM_WAY_STREAM,
+		.plain = way == SIM_WAY_PLAIN_DATAGRAM,
+		.faults = { .lost = rough ? 100 : 0, .doubled = rough ? 50 : 0, .late = rough ? 100 : 0, .changed = rough ? 10 : 0,
+			.broken = rough ? 1 : 0 },
+		.clients_max = SIM_CLIENTS,
+		.in_flight = SIM_IN_FLIGHT,
+		.streams = 24,
+		.memory_bytes = world->options->seed % 2 ? 4 << 20 : 1 << 18,
+		.to_device = &world->in,
+		.from_device = &world->replies,
+		.to_text = &world->to_text,
+		.from_text = &world->from_text };
+
+	world->net = sim_net_create(&options);
+}
+
 static void make_roles(struct world *world)
 {
 	const struct sched_options sched = { .struct_bytes = sizeof(sched),
 		.clock = &world->clock,
 		.backend = world->backend,
-		.lanes = { { &world->in, &world->out, SIM_CLIENTS } },
+		.lanes = { { &world->in, &world->out, CLIENTS_MAX } },
 		.lane_count = 1,
 		.models = &world->sched_model,
 		.model_count = 1,
@@ -139,7 +165,7 @@ static void make_roles(struct world *world)
 		.commands = &world->commands,
 		.events = &world->events };
 	const struct svc_text_options text = { .clock = &world->clock,
-		.lanes = { { &world->to_text, &world->from_text, SIM_CLIENTS } },
+		.lanes = { { &world->to_text, &world->from_text, CLIENTS_MAX } },
 		.lane_count = 1,
 		.tokenizers = &world->tokenizer,
 		.model_count = 1,
@@ -149,9 +175,11 @@ static void make_roles(struct world *world)
 	front.to_device[0] = &world->in;
 	front.from_device[0] =
 		&world->replies; /* between them, a place to plant a doubled or lost reply */
-	if (sched_create(&world->sched, &sched) || svc_front_create(&world->front, &front) ||
-		svc_text_create(&world->text, &text))
+	if (sched_create(&world->sched, &sched) || svc_text_create(&world->text, &text) ||
+		(world->options->way == SIM_WAY_SHM && svc_front_create(&world->front, &front)))
 		fail(world, "creation: %s", base_error_message());
+	if (world->options->way != SIM_WAY_SHM)
+		make_net(world);
 }
 
 static void world_create(struct world *world)
@@ -185,6 +213,8 @@ static void world_destroy(struct world *world)
 			sim_client_destroy(world->clients[i]);
 	svc_text_destroy(world->text);
 	svc_front_destroy(world->front);
+	if (world->net)
+		sim_net_destroy(world->net);
 	sched_destroy(world->sched);
 	if (world->model)
 		model_destroy(world->model);
@@ -257,10 +287,16 @@ static void plant_leak(struct world *world)
 
 static void check(struct world *world)
 {
-	const struct svc_front_counters *front = svc_front_counters(world->front);
+	const struct svc_front_counters *front;
 
 	if (sched_check(world->sched))
 		fail(world, "scheduler: %s", base_error_message());
+	if (world->net) {
+		if (sim_net_check(world->net))
+			fail(world, "%s", base_error_message());
+		return;
+	}
+	front = svc_front_counters(world->front);
 	if (atomic_load(&front->unowed))
 		fail(world, "front: a completion that nobody was owed");
 	if (atomic_load(&front->queue_full))
@@ -274,7 +310,7 @@ static void check(struct world *world)
 static void poll_all(struct world *world)
 {
 	for (int i = 0, quiet = 0; i < POLLS_MAX; i++) {
-		int moved = svc_front_poll(world->front), polled = sched_poll(world->sched);
+		int moved = world->net ? sim_net_poll(world->net) : svc_front_poll(world->front), polled = sched_poll(world->sched);
 
 		moved += carry_replies(world) + svc_text_poll(world->text) +
 			(world->device ? 0 : polled);
@@ -286,6 +322,14 @@ static void poll_all(struct world *world)
 	fail(world, "the roles never came to rest at one moment of time");
 }
 
+static void place_is_free(struct world *world, uint32_t place)
+{
+	sim_client_destroy(world->clients[place]);
+	world->clients[place] = NULL;
+	world->leaving[place] = false;
+	world->born_ns[place] = world->clock.fake_ns + (int64_t)base_rand_below(&world->random, 500000000);
+}
+
 static void take_events(struct world *world)
 {
 	const struct svc_event *event;
@@ -295,11 +339,7 @@ static void take_events(struct world *world)
 
 		if (!world->leaving[place])
 			fail(world, "front: client %u quiet without having left", place);
-		sim_client_destroy(world->clients[place]);
-		world->clients[place] = NULL;
-		world->leaving[place] = false;
-		world->born_ns[place] =
-			world->clock.fake_ns + (int64_t)base_rand_below(&world->random, 500000000);
+		place_is_free(world, place);
 		base_spsc_release(&world->events);
 	}
 }
@@ -308,6 +348,13 @@ static void client_dies(struct world *world, uint32_t place)
 {
 	const struct svc_command command = { .kind = SVC_CLIENT_REMOVE, .client = place };
 
+	if (world->net) {
+		/* Nobody else touches its memory. */
+		world->report->deaths++;
+		sim_net_unplug(world->net, place);
+		place_is_free(world, place);
+		return;
+	}
 	world->leaving[place] = true;
 	world->report->deaths++;
 	BASE_ASSERT(base_spsc_push(&world->commands, &command));
@@ -322,6 +369,10 @@ static void client_is_born(struct world *world, uint32_t place)
 	};
 
 	world->clients[place] = client;
+	if (world->net) {
+		sim_net_plug(world->net, place, sim_client_rings(client));
+		return;
+	}
 	BASE_ASSERT(base_spsc_push(&world->commands, &command));
 }
 
@@ -351,7 +402,7 @@ static bool clients_act(struct world *world, bool acting)
 			if (sim_client_act(client))
 				client_dies(world, i);
 		}
-		if (sim_client_failure(client, message, sizeof(message)))
+		if (world->clients[i] && sim_client_failure(client, message, sizeof(message)))
 			fail(world, "client %u: %s", i, message);
 	}
 	return any;
@@ -371,6 +422,8 @@ static int64_t next_moment(struct world *world, bool acting)
 	sooner(&next_ns, sched_next_event_ns(world->sched), now_ns);
 	if (world->device)
 		sooner(&next_ns, sim_device_next_ns(world->device), now_ns);
+	if (world->net)
+		sooner(&next_ns, sim_net_next_ns(world->net), now_ns);
 	for (uint32_t i = 0; acting && i < SIM_CLIENTS; i++)
 		if (!world->leaving[i])
 			sooner(&next_ns,
@@ -422,6 +475,19 @@ static void wind_down(struct world *world)
 			counters.requests, counters.clients,
 			(unsigned long long)counters.kv_bytes_used,
 			(unsigned long long)counters.kv_bytes_dirty);
+	if (world->net) {
+		const struct sim_net_totals *totals = sim_net_totals(world->net);
+
+		world->report->packets = totals->packets;
+		world->report->lost = totals->lost;
+		world->report->doubled = totals->doubled;
+		world->report->late = totals->late;
+		world->report->changed = totals->changed;
+		world->report->broken = totals->broken;
+		world->report->resumed = totals->resumed;
+		if (!sim_net_empty(world->net))
+			fail(world, "at the end: the network front still has clients");
+	}
 	world->report->accepted = counters.accepted;
 	world->report->completed = counters.completed;
 	world->report->streams = counters.stream_completions;

@@ -18,12 +18,16 @@ enum sim_plant {
 	SIM_PLANT_PAGE_LEAK
 };
 
+/* How clients reach the service: by their rings, or over a network that breaks, and for datagrams does everything else too. */
+enum sim_way { SIM_WAY_SHM, SIM_WAY_STREAM, SIM_WAY_DATAGRAM, SIM_WAY_PLAIN_DATAGRAM };
+
 struct sim_world_options {
 	uint64_t seed;
 	int64_t duration_ns;  /* simulated */
 	enum sim_plant plant; /* a bug to put in, once, about half-way */
 	bool cpu; /* the real inline CPU backend on a tiny model instead of the modelled device */
 	const char *model_path; /* with cpu */
+	enum sim_way way;
 };
 
 struct sim_world_report {
@@ -33,6 +37,7 @@ struct sim_world_report {
 	int64_t failed_at_ns; /* simulated */
 	uint64_t accepted, completed, streams, deaths, steps, drafts, drafts_accepted;
 	uint64_t by_status[64];
+	uint64_t packets, lost, doubled, late, changed, broken, resumed; /* over a network */
 	uint64_t digest; /* of every completion seen, in order: equal for equal seeds */
 };
 

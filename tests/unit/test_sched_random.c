@@ -345,7 +345,10 @@ static void drain(void)
 
 static void die(uint32_t client)
 {
+	/* What came late is looked at while the client's memory is there. */
 	drain();
+	rig_poll(&rig);
+	read_replies();
 	rig_message(&rig, SCHED_CLIENT_GONE, client, 0, 0);
 	while (rig.arenas[client]) {
 		rig_poll(&rig);
