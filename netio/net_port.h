@@ -1,0 +1,109 @@
+/*
+ * What a transport is to those above it: listeners, streams that were accepted, datagrams; bytes in, bytes out. It knows nothing of
+ * the protocol.
+ *
+ * One thread, the owner of the transport, calls everything here, and is called; only create and destroy may be another one's, before
+ * the first poll and after the last. Nothing is allocated after create. A transport is polled, and never waits.
+ */
+#ifndef NET_PORT_H
+#define NET_PORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum net_port_kind { NET_PORT_TCP, NET_PORT_UDP, NET_PORT_UNIX };
+
+enum {
+	NET_PLACE_BYTES = 128,
+	NET_LISTENERS_MAX = 16,
+	NET_STREAMS_MAX = 1 << 16,
+	NET_ADDRESS_BYTES = 32,
+	NET_ROOM_BYTES_MAX = 16424, /* the longest packet: the most that may be asked for, and the longest datagram */
+};
+
+#define NET_NO_STREAM UINT32_MAX
+
+/* Where to listen. */
+struct net_listener {
+	uint8_t kind; /* enum net_port_kind */
+	uint16_t port;
+	uint16_t mode; /* of a Unix socket's file; 0: 0600 */
+	char place[NET_PLACE_BYTES]; /* an address of this machine, IPv4 or IPv6 ("::" takes both), or the path of a Unix socket */
+};
+
+/* Where a packet came from, and where answers go. */
+struct net_way {
+	uint32_t listener; /* which of the transport's */
+	uint32_t stream;   /* the transport's name for an accepted stream, < streams_max; NET_NO_STREAM: datagrams */
+	unsigned char address[NET_ADDRESS_BYTES]; /* as the transport has it, equal where the bytes are. Of streams: who is at the other end, as
+						     far as is known; answers do not need it */
+};
+
+/* Whom the transport tells, from within its poll. What is told may ask for room, put, flush, and close any stream. */
+struct net_above {
+	void *context;
+	/* A stream was accepted. `name` is handed back with all that happens on it. false: it is closed at once. */
+	bool (*opened)(void *context, const struct net_way *way, uint32_t *name);
+	/* Bytes of a stream, in order; may be changed in place until the call returns, and are gone then. false: close it; `gone` is not
+	 * called. */
+	bool (*received)(void *context, uint32_t name, unsigned char *bytes, size_t count);
+	/* The stream ended, or failed. Nothing more comes of it, and its number may be given to another one. What was put before is sent
+	 * where the other side still takes it at once. */
+	void (*gone)(void *context, uint32_t name);
+	/* A stream that had no room has some again. */
+	void (*writable)(void *context, uint32_t name);
+	/* A datagram, as `received`. */
+	void (*datagram)(void *context, const struct net_way *way, unsigned char *bytes, size_t count);
+};
+
+struct net_port_counters {
+	uint64_t accepted, refused;   /* streams; refused: all places were taken, or `opened` said no */
+	uint64_t accept_paused;       /* times that descriptors or memory were lacking: who wants in waits */
+	uint64_t received, sent;      /* runs of bytes of streams, and datagrams */
+	uint64_t received_bytes, sent_bytes;
+	uint64_t received_cut;        /* datagrams that were longer than any packet, and dropped */
+	uint64_t send_dropped;        /* datagrams that the kernel did not take */
+	uint64_t send_blocked;        /* times that a stream's other side did not take all at once */
+	uint64_t system_calls;
+};
+
+/* A transport. Its functions take it as `self`. */
+struct net_port {
+	const char *name;
+	void *self;
+	/* Takes what has come, tells above, and goes on with what is being sent. The amount of work done; 0: nothing. */
+	int (*poll)(void *self);
+	/* Memory to write what is to be sent into, at least `least` bytes (at most NET_ROOM_BYTES_MAX), and how much it is. NULL: not now. A
+	 * stream says `writable` later, once all that it was given is on its way; for datagrams, ask again in a later poll. Valid until put or
+	 * the end of the poll; one at a time. */
+	unsigned char *(*room)(void *self, const struct net_way *way, size_t least, size_t *bytes);
+	/* Sends the first `bytes` of the last room: whole packets of a stream, or one datagram. 0: nothing after all. */
+	void (*put)(void *self, const struct net_way *way, size_t bytes);
+	/* Gives the kernel what was put and has not been given yet: once for many. */
+	void (*flush)(void *self);
+	/* Closes a stream after what was put is sent, or not. `gone` is not called; its number may be given to another one. */
+	void (*close)(void *self, uint32_t stream);
+	/* Before a sleep: whether there is work after all. A descriptor in `wait_fd` becomes readable (level-triggered) when there is. */
+	bool (*sleep_begin)(void *self);
+	void (*sleep_end)(void *self);
+	int wait_fd;
+	void (*counters)(const void *self, struct net_port_counters *counters);
+	/* The port that a listener got, where 0 was asked for. */
+	uint16_t (*port_of)(const void *self, uint32_t listener);
+	void (*destroy)(void *self);
+};
+
+struct net_port_options {
+	const struct net_listener *listeners;
+	uint32_t listener_count;
+	uint32_t streams_max;
+	struct net_above above;
+};
+
+/* Plain calls and epoll: any kernel. -errno with a message that names the listener. */
+int net_sockets_create(struct net_port *port, const struct net_port_options *options);
+/* io_uring. -ENOSYS, -EPERM or -EOPNOTSUPP with a message that names what the running kernel lacks; also where it was built without. */
+int net_uring_create(struct net_port *port, const struct net_port_options *options);
+
+#endif
