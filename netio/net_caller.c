@@ -364,6 +364,7 @@ static void read_data(struct net_caller *caller, int64_t now_ns, unsigned char *
 		return;
 	}
 	caller->counts.packets_in++;
+	caller->answered = true;
 	heard(caller, now_ns);
 	if (caller->options.datagram)
 		note_number(caller, now_ns, head->number);
@@ -561,6 +562,7 @@ void caller_open(struct net_caller *caller, int64_t now_ns)
 	caller->ping_due = true; /* the first word, by which the daemon knows that WELCOME came */
 	caller->pinged_ns = caller->probed_ns = now_ns;
 	caller->numbers_end = 0;
+	net_outbox_resend(caller->outbox); /* what went over the old socket, if there was one */
 	if (!(caller->welcome.flags & NET_RESUMED))
 		return;
 	caller->counts.resumes++;
@@ -568,8 +570,7 @@ void caller_open(struct net_caller *caller, int64_t now_ns)
 		caller_broken(caller);
 		return;
 	}
-	net_outbox_resend(caller->outbox);
-	caller->probe_due = true; /* replies that went over the old socket */
+	caller->probe_due = true; /* replies that went over it */
 }
 
 static void forget(struct net_caller *caller)
@@ -579,7 +580,7 @@ static void forget(struct net_caller *caller)
 	net_calls_reset(caller->calls);
 	caller->acked = caller->delivered = caller->credits_acked = caller->credits = caller->window = 0;
 	caller->unacked_bytes = 0;
-	caller->starved = false;
+	caller->starved = caller->answered = false;
 	caller->pace = (struct net_pace){ .trip_ns = 0 };
 	caller->welcome = (struct net_welcome){ .features = 0 };
 }

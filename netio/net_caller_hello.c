@@ -162,19 +162,33 @@ static uint32_t window_of(uint32_t messages)
 	return window;
 }
 
-/* Whether it fits what was asked for, and what was agreed on before. */
-static bool is_sound(const struct net_caller *caller, const struct net_welcome *welcome)
+/* Whether it says what was agreed on before. */
+static bool is_as_before(const struct net_caller *caller, const struct net_welcome *welcome)
 {
 	const struct net_welcome *before = &caller->welcome;
 
+	return welcome->boot_id == before->boot_id && welcome->max_in_flight == before->max_in_flight &&
+		welcome->stream_credits == before->stream_credits && welcome->window_bytes == before->window_bytes &&
+		welcome->message_bytes == before->message_bytes;
+}
+
+/* The connection broke before the daemon had heard of it: then it was never confirmed, nothing of it was executed, and all of it may be said to
+ * the one that was given in its stead. Had it been confirmed, the daemon would have waited for us for resume_ms. */
+static bool was_never_there(const struct net_caller *caller, int64_t now_ns, const struct net_welcome *welcome)
+{
+	return !caller->answered && is_as_before(caller, welcome) &&
+		now_ns - caller->heard_ns < (int64_t)caller->welcome.resume_ms * 1000000;
+}
+
+/* Whether it fits what was asked for. */
+static bool is_sound(const struct net_caller *caller, const struct net_welcome *welcome)
+{
 	if (welcome->clock_ns != caller->hello.clock_ns || welcome->max_in_flight + welcome->stream_credits > NET_WINDOW_MAX ||
 			(is_datagram(caller) && welcome->datagram_bytes < NET_DATAGRAM_BYTES_LEAST))
 		return false;
 	if (!(welcome->flags & NET_RESUMED))
 		return true;
-	return caller->hello.resume && welcome->boot_id == before->boot_id && welcome->max_in_flight == before->max_in_flight &&
-		welcome->stream_credits == before->stream_credits && welcome->window_bytes == before->window_bytes &&
-		welcome->message_bytes == before->message_bytes;
+	return caller->hello.resume && is_as_before(caller, welcome);
 }
 
 /* Opens it without harm to the handshake: what does not open may be anybody's. 0, or -EBADMSG. */
@@ -209,7 +223,7 @@ static void read_welcome(struct net_caller *caller, int64_t now_ns, const unsign
 		bad_answer(caller, &caller->counts.not_ours);
 		return;
 	}
-	if (caller->hello.resume && !(welcome.flags & NET_RESUMED)) {
+	if (caller->hello.resume && !(welcome.flags & NET_RESUMED) && !was_never_there(caller, now_ns, &welcome)) {
 		caller->state = NET_CALLER_ENDED;
 		caller->why = NET_WHY_UNKNOWN;
 		return;

@@ -35,6 +35,7 @@ struct net_caller {
 	bool ack_due, probe_due, ping_due, pong_due, close_due;
 	struct net_again resend, probe;
 	int64_t ack_ns;        /* when to acknowledge, if nothing goes out before; NET_NEVER */
+	bool answered;         /* DATA has come since the connection was new: the daemon has taken it for confirmed */
 	int64_t heard_ns;      /* when the last word came that was the daemon's */
 	int64_t pinged_ns;     /* the last PING; its sender's clock */
 	int64_t asked_ns;      /* the first PING since then; NET_NEVER: none */

@@ -297,9 +297,11 @@ static void on_gone(void *context, uint32_t name)
 static void on_writable(void *context, uint32_t name)
 {
 	struct net_host *host = context;
-	const struct link *link = &host->links[name];
+	struct link *link = &host->links[name];
 
-	if (link->state == LINK_CONFIRMED)
+	if (link->state == LINK_WELCOMED && link->welcome_due)
+		net_host_say_welcome(host, link);
+	else if (link->state == LINK_CONFIRMED)
 		host->options.above.writable(host->options.above.context, link->owner, name);
 }
 

@@ -201,6 +201,11 @@ static void write_welcome(struct net_host *host, struct link *link, struct greet
 	link->welcome_bytes = (uint32_t)net_packet_clear(link->welcome, link->packets.datagram, NET_WELCOME, link->packets.name, bytes);
 }
 
+void net_host_say_welcome(struct net_host *host, struct link *link)
+{
+	link->welcome_due = !send_packet(host, &link->way, link->welcome, link->welcome_bytes);
+}
+
 static uint32_t welcome_link(struct net_host *host, struct link *link, struct greeting *greeting)
 {
 	const struct net_host_above *above = &host->options.above;
@@ -216,7 +221,7 @@ static uint32_t welcome_link(struct net_host *host, struct link *link, struct gr
 	link->datagram_bytes = link->packets.datagram ? datagram_bytes_of(&greeting->hello) : 0;
 	link->state = LINK_WELCOMED;
 	write_welcome(host, link, greeting, &welcome);
-	(void)send_packet(host, &link->way, link->welcome, link->welcome_bytes);
+	net_host_say_welcome(host, link);
 	return NET_WHY_BYE;
 }
 
@@ -258,7 +263,7 @@ void net_host_greet_datagram(struct net_host *host, const struct net_way *way, c
 	}
 	link = link_of_hello(host, way, id);
 	if (link) {
-		(void)send_packet(host, way, link->welcome, link->welcome_bytes);
+		net_host_say_welcome(host, link);
 		return;
 	}
 	if (wants_cookies(host) && !is_cookie(host, way, body + NET_CLEAR_BYTES - NET_COOKIE_BYTES)) {

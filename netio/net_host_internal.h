@@ -7,7 +7,7 @@
 #include "netio/net_host.h"
 
 enum {
-	NET_HELLO_ID_BYTES = 32, /* of what follows HELLO's clear part: says whether it is the same HELLO again */
+	NET_HELLO_ID_BYTES = 40, /* of what follows HELLO's clear part, plain or not: says whether it is the same HELLO again */
 	NET_WELCOME_PACKET_BYTES = NET_DATAGRAM_HEAD_BYTES + NET_NOISE_BYTES + NET_WELCOME_BYTES,
 };
 
@@ -29,7 +29,8 @@ struct link {
 	uint32_t part_bytes;
 	int64_t part_since_ns;
 	unsigned char part_head[NET_STREAM_HEAD_BYTES];
-	/* Datagrams that are half open: to say WELCOME once more. */
+	/* While it is half open: to say WELCOME once more, on streams when there is room at last. */
+	bool welcome_due;
 	unsigned char hello_id[NET_HELLO_ID_BYTES];
 	unsigned char welcome[NET_WELCOME_PACKET_BYTES];
 	uint32_t welcome_bytes;
@@ -70,6 +71,8 @@ void net_host_link_free(struct net_host *host, struct link *link);
 
 /* A stream's first packet. Whether the stream goes on. */
 bool net_host_greet_stream(struct net_host *host, struct link *link, const unsigned char *body, size_t bytes);
+/* Says WELCOME, once more or at last. */
+void net_host_say_welcome(struct net_host *host, struct link *link);
 void net_host_greet_datagram(struct net_host *host, const struct net_way *way, const unsigned char *body, size_t bytes);
 /* Says REFUSED to whoever sent a datagram that nobody knows. */
 void net_host_refuse_datagram(struct net_host *host, const struct net_way *way, uint32_t why);

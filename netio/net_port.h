@@ -2,8 +2,8 @@
  * What a transport is to those above it: listeners, streams that were accepted, datagrams; bytes in, bytes out. It knows nothing of
  * the protocol.
  *
- * One thread, the owner of the transport, calls everything here, and is called. Nothing is allocated after create. A transport
- * is polled, and never waits.
+ * One thread, the owner of the transport, calls everything here, and is called; only create and destroy may be another one's, before
+ * the first poll and after the last. Nothing is allocated after create. A transport is polled, and never waits.
  */
 #ifndef NET_PORT_H
 #define NET_PORT_H
@@ -40,14 +40,16 @@ struct net_way {
 						     far as is known; answers do not need it */
 };
 
-/* Whom the transport tells, from within its poll. */
+/* Whom the transport tells, from within its poll. What is told may ask for room, put, flush, and close any stream. */
 struct net_above {
 	void *context;
 	/* A stream was accepted. `name` is handed back with all that happens on it. false: it is closed at once. */
 	bool (*opened)(void *context, const struct net_way *way, uint32_t *name);
-	/* Bytes of a stream, in order; may be changed in place until the call returns, and are gone then. false: close it; `gone` is not called. */
+	/* Bytes of a stream, in order; may be changed in place until the call returns, and are gone then. false: close it; `gone` is not
+	 * called. */
 	bool (*received)(void *context, uint32_t name, unsigned char *bytes, size_t count);
-	/* The stream ended, or failed. Nothing more comes of it. */
+	/* The stream ended, or failed. Nothing more comes of it, and its number may be given to another one. What was put before is sent
+	 * where the other side still takes it at once. */
 	void (*gone)(void *context, uint32_t name);
 	/* A stream that had no room has some again. */
 	void (*writable)(void *context, uint32_t name);
@@ -72,9 +74,9 @@ struct net_port {
 	void *self;
 	/* Takes what has come, tells above, and goes on with what is being sent. The amount of work done; 0: nothing. */
 	int (*poll)(void *self);
-	/* Memory to write what is to be sent into, at least `least` bytes (at most 16,424), and how much it is. NULL: not now. A stream says
-	 * `writable` later, once all that it was given is on its way; for datagrams, ask again in a later poll. Valid until put or the end of the poll;
-	 * one at a time. */
+	/* Memory to write what is to be sent into, at least `least` bytes (at most NET_ROOM_BYTES_MAX), and how much it is. NULL: not now. A
+	 * stream says `writable` later, once all that it was given is on its way; for datagrams, ask again in a later poll. Valid until put or
+	 * the end of the poll; one at a time. */
 	unsigned char *(*room)(void *self, const struct net_way *way, size_t least, size_t *bytes);
 	/* Sends the first `bytes` of the last room: whole packets of a stream, or one datagram. 0: nothing after all. */
 	void (*put)(void *self, const struct net_way *way, size_t bytes);

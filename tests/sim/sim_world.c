@@ -450,12 +450,18 @@ static void run_until(struct world *world, int64_t end_ns, bool acting)
 	}
 }
 
+/* Connections never rest: they ask each other whether they live. */
+static int64_t end_of_winding_down(const struct world *world)
+{
+	return world->net ? world->clock.fake_ns + INT64_C(60) * 1000000000 : INT64_MAX;
+}
+
 /* Everybody stops asking; what is owed must come. Then everybody leaves; nothing may be left. */
 static void wind_down(struct world *world)
 {
 	struct sched_counters counters;
 
-	run_until(world, INT64_MAX, false);
+	run_until(world, end_of_winding_down(world), false);
 	for (uint32_t i = 0; i < SIM_CLIENTS && !world->report->failed; i++)
 		if (world->clients[i] && sim_client_outstanding(world->clients[i]))
 			fail(world, "client %u: %u requests were never completed", i,
@@ -463,7 +469,7 @@ static void wind_down(struct world *world)
 	for (uint32_t i = 0; i < SIM_CLIENTS; i++)
 		if (world->clients[i] && !world->leaving[i])
 			client_dies(world, i);
-	run_until(world, INT64_MAX, false);
+	run_until(world, end_of_winding_down(world), false);
 	sched_counters_read(world->sched, &counters);
 	if (!sched_idle(world->sched) || counters.accepted != counters.completed ||
 		counters.sessions || counters.requests || counters.clients ||

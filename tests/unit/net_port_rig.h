@@ -1,0 +1,76 @@
+/*
+ * A transport with an echo above it, and clients of plain sockets, in one thread: whoever waits for something polls the transport
+ * meanwhile.
+ */
+#ifndef NET_PORT_RIG_H
+#define NET_PORT_RIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "netio/net_port.h"
+
+enum { RIG_STREAMS_MAX = 512, RIG_LISTENERS_MAX = 8 };
+
+typedef int rig_create_function(struct net_port *port, const struct net_port_options *options);
+
+/* What is done with a new stream. */
+enum rig_mode {
+	RIG_ECHO,
+	RIG_FLOOD,  /* sends without end: bytes that count up, by 4 */
+	RIG_REFUSE, /* says no */
+	RIG_QUIT,   /* echoes the first bytes, and says false */
+	RIG_CLOSE,  /* echoes the first bytes, and closes from within */
+};
+
+struct rig_stream {
+	struct net_way way;
+	uint32_t name;
+	enum rig_mode mode;
+	bool is_open, is_waiting; /* for `writable` */
+	unsigned char *queue;     /* what is to be echoed and had no room */
+	size_t queue_bytes, queue_max;
+	uint32_t flooded;         /* words */
+	int first;                /* byte that came; -1: none has. RIG_ECHO with check_same: all others must be the same */
+};
+
+struct rig {
+	struct net_port port;
+	enum rig_mode mode;
+	bool check_same;
+	uint32_t opened, gone, received, writable, wrong;
+	struct rig_stream streams[RIG_STREAMS_MAX]; /* by name, which is not the transport's number */
+	struct net_listener listeners[RIG_LISTENERS_MAX];
+	uint32_t listener_count;
+	char folder[32];
+};
+
+/* A socket's listener: an address, or where it begins with '/' a Unix socket in the rig's folder. Before rig_start. */
+uint32_t rig_listen(struct rig *rig, enum net_port_kind kind, const char *place);
+int rig_start(struct rig *rig, rig_create_function *create, uint32_t streams_max);
+void rig_stop(struct rig *rig);
+
+/* One poll and what it made, flushed. */
+int rig_step(struct rig *rig);
+/* Polls for a while, or until `done` says so; a test that waits too long fails. */
+void rig_steps(struct rig *rig, unsigned count);
+void rig_until_gone(struct rig *rig, uint32_t count);
+void rig_until_opened(struct rig *rig, uint32_t count);
+
+/* A client that does not wait, connected; accepted where it is a stream. address: to connect to instead of the listener's; NULL: that. */
+int rig_connect(struct rig *rig, uint32_t listener, const char *address);
+/* The same for a transport that another thread polls: the client waits in its calls, at most 15 seconds in each. */
+int rig_connect_waiting(struct rig *rig, uint32_t listener);
+void rig_send(struct rig *rig, int fd, const void *bytes, size_t count);
+/* Exactly so many. */
+void rig_receive(struct rig *rig, int fd, void *bytes, size_t count);
+/* The next datagram's length. */
+size_t rig_receive_datagram(struct rig *rig, int fd, void *bytes, size_t most);
+/* Reads the other side's end, and what comes before it. How many bytes. */
+size_t rig_receive_end(struct rig *rig, int fd, void *bytes, size_t most);
+
+bool rig_has_ipv6(void);
+unsigned rig_descriptors(void);
+
+#endif

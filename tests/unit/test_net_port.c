@@ -1,0 +1,715 @@
+/*
+ * The transports over the kernel's network: each test runs over each of them. Contents and order, slow readers, ends of all kinds, sizes,
+ * sleeping, and what cannot be made.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/base_clock.h"
+#include "base/base_error.h"
+#include "base/base_rand.h"
+#include "tests/unit/net_port_rig.h"
+
+struct transport {
+	const char *name;
+	rig_create_function *create;
+	bool is_missing;
+};
+
+static struct transport transports[] = {
+	{ "sockets", net_sockets_create, false },
+};
+
+static struct rig rig;
+
+/* Skips where this machine lacks the transport. */
+static void start(void **state, uint32_t streams_max)
+{
+	const struct transport *transport = *state;
+
+	if (transport->is_missing)
+		skip();
+	assert_int_equal(rig_start(&rig, transport->create, streams_max), 0);
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	rig_stop(&rig);
+	return 0;
+}
+
+static void fill(unsigned char *bytes, size_t count, uint64_t seed)
+{
+	for (size_t i = 0; i < count; i++)
+		bytes[i] = (unsigned char)base_rand_next(&seed);
+}
+
+/* Sends so many bytes, and gets the same ones back. */
+static void echo(int fd, size_t count, uint64_t seed)
+{
+	unsigned char *sent = malloc(count), *got = malloc(count);
+
+	fill(sent, count, seed);
+	rig_send(&rig, fd, sent, count);
+	rig_receive(&rig, fd, got, count);
+	assert_memory_equal(sent, got, count);
+	free(sent);
+	free(got);
+}
+
+static void echo_datagram(int fd, size_t count, uint64_t seed)
+{
+	unsigned char sent[NET_ROOM_BYTES_MAX], got[NET_ROOM_BYTES_MAX + 1];
+
+	fill(sent, count, seed);
+	assert_int_equal(send(fd, sent, count, 0), count);
+	assert_int_equal(rig_receive_datagram(&rig, fd, got, sizeof(got)), count);
+	assert_memory_equal(sent, got, count);
+}
+
+/* ---- contents and order ----------------------------------------------------------------------------------- */
+
+static void test_all_listeners(void **state)
+{
+	const bool six = rig_has_ipv6();
+	int fds[8], count = 0;
+
+	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
+	if (six) {
+		rig_listen(&rig, NET_PORT_TCP, "::1");
+		rig_listen(&rig, NET_PORT_TCP, "::");
+		rig_listen(&rig, NET_PORT_UDP, "::1");
+		rig_listen(&rig, NET_PORT_UDP, "::");
+	}
+	start(state, 16);
+	fds[count++] = rig_connect(&rig, 0, NULL);
+	fds[count++] = rig_connect(&rig, 1, NULL);
+	if (six) {
+		fds[count++] = rig_connect(&rig, 3, NULL);
+		fds[count++] = rig_connect(&rig, 4, "::1");
+		fds[count++] = rig_connect(&rig, 4, "127.0.0.1");
+	}
+	for (int i = 0; i < 50 * count; i++)
+		echo(fds[i % count], (size_t)(1 + i * 37 % 5000), (uint64_t)i);
+	for (int i = 0; i < count; i++)
+		close(fds[i]);
+	rig_until_gone(&rig, (uint32_t)count);
+
+	count = 0;
+	fds[count++] = rig_connect(&rig, 2, NULL);
+	if (six) {
+		fds[count++] = rig_connect(&rig, 5, NULL);
+		fds[count++] = rig_connect(&rig, 6, "::1");
+		fds[count++] = rig_connect(&rig, 6, "127.0.0.1");
+	}
+	for (int i = 0; i < 50 * count; i++)
+		echo_datagram(fds[i % count], (size_t)(1 + i * 37 % 5000), (uint64_t)i);
+	for (int i = 0; i < count; i++)
+		close(fds[i]);
+	assert_int_equal(rig.wrong, 0);
+}
+
+/* Who is at the other end: the same for each of a client's datagrams, another one for another client. */
+static void test_ways(void **state)
+{
+	struct ucred who;
+	int a, b;
+
+	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	start(state, 4);
+	a = rig_connect(&rig, 0, NULL);
+	b = rig_connect(&rig, 1, NULL);
+	assert_int_equal(rig.streams[0].way.listener, 0);
+	assert_int_equal(rig.streams[1].way.listener, 1);
+	assert_int_not_equal(rig.streams[0].way.stream, rig.streams[1].way.stream);
+	memcpy(&who, rig.streams[1].way.address + 4, sizeof(who));
+	if (who.pid != 0) {
+		assert_int_equal(who.pid, getpid());
+		assert_int_equal(who.uid, getuid());
+	}
+	close(a);
+	close(b);
+}
+
+static void test_large_small_reads(void **state)
+{
+	enum { BYTES = 1 << 20 };
+	unsigned char *sent = malloc(BYTES), *got = malloc(BYTES);
+	size_t at = 0;
+
+	fill(sent, BYTES, 1);
+	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	start(state, 4);
+	for (uint32_t kind = 0; kind < 2; kind++) {
+		int fd = rig_connect(&rig, kind, NULL);
+
+		rig_send(&rig, fd, sent, BYTES);
+		for (at = 0; at < BYTES; at += 777)
+			rig_receive(&rig, fd, got + at, BYTES - at < 777 ? BYTES - at : 777);
+		assert_memory_equal(sent, got, BYTES);
+		close(fd);
+	}
+	free(sent);
+	free(got);
+}
+
+static void test_datagram_sizes(void **state)
+{
+	static const unsigned char long_one[60000];
+	struct net_port_counters counters;
+	int fd;
+
+	rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
+	start(state, 0);
+	fd = rig_connect(&rig, 0, NULL);
+	for (size_t bytes = 1; bytes <= NET_ROOM_BYTES_MAX; bytes += bytes < 2000 ? 1 : 37)
+		echo_datagram(fd, bytes, bytes);
+	echo_datagram(fd, NET_ROOM_BYTES_MAX, 5);
+	/* Longer ones are dropped, and do no harm. */
+	assert_int_equal(send(fd, long_one, NET_ROOM_BYTES_MAX + 1, 0), NET_ROOM_BYTES_MAX + 1);
+	echo_datagram(fd, 100, 6);
+	assert_int_equal(send(fd, long_one, sizeof(long_one), 0), sizeof(long_one));
+	echo_datagram(fd, NET_ROOM_BYTES_MAX, 7);
+	rig.port.counters(rig.port.self, &counters);
+	assert_int_equal(counters.received_cut, 2);
+	assert_int_equal(counters.send_dropped, 0);
+	close(fd);
+}
+
+/* More at once than any vector or ring holds, from several clients to several sockets; each client's stay in order. */
+static void test_datagram_burst(void **state)
+{
+	enum { CLIENTS = 8, AT_ONCE = 50, ROUNDS = 20 };
+	uint32_t words[250] = { 0 };
+	int fds[CLIENTS];
+
+	rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
+	rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
+	start(state, 0);
+	for (uint32_t i = 0; i < CLIENTS; i++)
+		fds[i] = rig_connect(&rig, i % 2, NULL);
+	for (uint32_t round = 0; round < ROUNDS; round++) {
+		for (uint32_t i = 0; i < CLIENTS * AT_ONCE; i++) {
+			words[0] = words[249] = round * AT_ONCE + i / CLIENTS;
+			assert_int_equal(send(fds[i % CLIENTS], words, sizeof(words), 0), sizeof(words));
+		}
+		for (uint32_t i = 0; i < CLIENTS * AT_ONCE; i++) {
+			assert_int_equal(rig_receive_datagram(&rig, fds[i % CLIENTS], words, sizeof(words)), sizeof(words));
+			assert_int_equal(words[0], round * AT_ONCE + i / CLIENTS);
+			assert_int_equal(words[249], words[0]);
+		}
+	}
+	for (uint32_t i = 0; i < CLIENTS; i++)
+		close(fds[i]);
+}
+
+/* ---- slow readers ----------------------------------------------------------------------------------------- */
+
+static void read_flood(int fd, uint32_t *word, size_t bytes)
+{
+	unsigned char got[4000];
+
+	for (size_t at = 0; at < bytes; at += sizeof(got)) {
+		rig_receive(&rig, fd, got, sizeof(got));
+		for (size_t i = 0; i < sizeof(got); i += 4, (*word)++)
+			assert_memory_equal(got + i, word, 4);
+	}
+}
+
+/* Many who read nothing, more than there are warm buffers; others are served as before, and those find everything when they read. */
+static void test_slow_readers(void **state)
+{
+	enum { SLOW = 120 };
+	struct net_port_counters counters;
+	uint32_t words[SLOW] = { 0 };
+	int slow[SLOW], quick[2];
+
+	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	start(state, SLOW + 2);
+	rig.mode = RIG_FLOOD;
+	for (uint32_t i = 0; i < SLOW; i++) {
+		slow[i] = rig_connect(&rig, i % 8 ? 1 : 0, NULL);
+		rig_send(&rig, slow[i], "go", 2);
+	}
+	rig.mode = RIG_ECHO;
+	for (uint32_t i = 0; i < 2; i++) {
+		quick[i] = rig_connect(&rig, i, NULL);
+		echo(quick[i], 300000, i);
+	}
+	for (uint32_t i = 0; i < 1000; i++)
+		echo(quick[i % 2], 1 + i % 3000, i);
+	rig.port.counters(rig.port.self, &counters);
+	assert_true(counters.send_blocked >= SLOW);
+	for (uint32_t i = 0; i < SLOW; i++)
+		read_flood(slow[i], &words[i], i % 8 ? 400000 : 8000);
+	echo(quick[0], 1000, 9);
+	assert_true(rig.writable > 0);
+	/* They leave while much is unsent. */
+	for (uint32_t i = 0; i < SLOW; i++)
+		close(slow[i]);
+	rig_until_gone(&rig, SLOW);
+	echo(quick[1], 1000, 10);
+	close(quick[0]);
+	close(quick[1]);
+	assert_int_equal(rig.wrong, 0);
+}
+
+/* ---- ends ------------------------------------------------------------------------------------------------- */
+
+static void reset(int fd)
+{
+	const struct linger linger = { .l_onoff = 1, .l_linger = 0 };
+
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+	close(fd);
+}
+
+static void test_reset(void **state)
+{
+	int fd;
+
+	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	start(state, 2);
+	for (uint32_t i = 0; i < 50; i++) {
+		rig.mode = i % 2 ? RIG_FLOOD : RIG_ECHO;
+		fd = rig_connect(&rig, 0, NULL);
+		rig_send(&rig, fd, "hello", 5);
+		rig_steps(&rig, i % 5);
+		reset(fd);
+		rig_until_gone(&rig, i + 1);
+	}
+	rig.mode = RIG_ECHO;
+	fd = rig_connect(&rig, 0, NULL);
+	echo(fd, 1000, 1);
+	close(fd);
+	assert_int_equal(rig.wrong, 0);
+}
+
+/* The other side says all and then reads: it gets all of it. */
+static void test_half_close(void **state)
+{
+	unsigned char sent[20000], got[20001];
+
+	fill(sent, sizeof(sent), 3);
+	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	start(state, 2);
+	for (uint32_t i = 0; i < 20; i++) {
+		int fd = rig_connect(&rig, i % 2, NULL);
+
+		assert_int_equal(send(fd, sent, sizeof(sent), 0), sizeof(sent));
+		assert_int_equal(shutdown(fd, SHUT_WR), 0);
+		assert_int_equal(rig_receive_end(&rig, fd, got, sizeof(got)), sizeof(sent));
+		assert_memory_equal(sent, got, sizeof(sent));
+		close(fd);
+		rig_until_gone(&rig, i + 1);
+	}
+	assert_int_equal(rig.wrong, 0);
+}
+
+/* Above ends a stream; what it put before is sent. */
+static void test_closed_by_above(void **state)
+{
+	unsigned char got[100];
+
+	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	start(state, 2);
+	for (uint32_t i = 0; i < 200; i++) {
+		int fd;
+
+		rig.mode = i % 4 < 2 ? RIG_QUIT : RIG_CLOSE;
+		fd = rig_connect(&rig, i % 2, NULL);
+		rig_send(&rig, fd, "farewell", 8);
+		assert_int_equal(rig_receive_end(&rig, fd, got, sizeof(got)), 8);
+		assert_memory_equal(got, "farewell", 8);
+		close(fd);
+	}
+	assert_int_equal(rig.gone, 0);
+	assert_int_equal(rig.wrong, 0);
+}
+
+static void test_refused(void **state)
+{
+	struct net_port_counters counters;
+	unsigned char got[10];
+	int fds[4];
+
+	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	start(state, 3);
+	rig.mode = RIG_REFUSE;
+	fds[0] = rig_connect(&rig, 0, NULL);
+	assert_int_equal(rig_receive_end(&rig, fds[0], got, sizeof(got)), 0);
+	close(fds[0]);
+	rig.mode = RIG_ECHO;
+	for (uint32_t i = 0; i < 3; i++)
+		fds[i] = rig_connect(&rig, 0, NULL);
+	/* All places are taken. */
+	rig.mode = RIG_REFUSE;
+	fds[3] = rig_connect(&rig, 0, NULL);
+	assert_int_equal(rig_receive_end(&rig, fds[3], got, sizeof(got)), 0);
+	close(fds[3]);
+	rig.mode = RIG_ECHO;
+	rig.port.counters(rig.port.self, &counters);
+	assert_int_equal(counters.accepted, 3);
+	assert_int_equal(counters.refused, 2);
+	close(fds[0]);
+	rig_until_gone(&rig, 1);
+	fds[0] = rig_connect(&rig, 0, NULL);
+	for (uint32_t i = 0; i < 3; i++) {
+		echo(fds[i], 100, i);
+		close(fds[i]);
+	}
+}
+
+/* ---- many ------------------------------------------------------------------------------------------------- */
+
+/* Streams come and go in any order and place; no byte goes astray, and nothing is left behind. */
+static void test_churn(void **state)
+{
+	enum { PLACES = 40, CONNECTIONS = 2000 };
+	const unsigned descriptors_before = rig_descriptors();
+	int fds[PLACES];
+	unsigned char bytes[3000], got[3000];
+	struct net_port_counters counters;
+	uint64_t seed = 7;
+
+	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	start(state, PLACES + 8); /* those that left and are not noticed yet */
+	rig.check_same = true;
+	memset(fds, -1, sizeof(fds));
+	for (uint32_t i = 0; i < CONNECTIONS; i++) {
+		int *fd = &fds[base_rand_next(&seed) % PLACES];
+		const size_t count = 1 + base_rand_next(&seed) % sizeof(bytes);
+		const bool is_unix = base_rand_next(&seed) % 2;
+
+		if (*fd >= 0 && !is_unix && i % 3 == 0)
+			reset(*fd);
+		else if (*fd >= 0)
+			close(*fd);
+		rig.mode = base_rand_next(&seed) % 8 == 0 ? RIG_FLOOD : RIG_ECHO;
+		*fd = rig_connect(&rig, is_unix, NULL);
+		memset(bytes, (int)(i % 251), count);
+		rig_send(&rig, *fd, bytes, count);
+		if (rig.mode == RIG_ECHO && i % 4) {
+			rig_receive(&rig, *fd, got, count);
+			assert_memory_equal(bytes, got, count);
+		}
+	}
+	for (uint32_t i = 0; i < PLACES; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	rig_until_gone(&rig, CONNECTIONS);
+	assert_int_equal(rig.wrong, 0);
+	rig.port.counters(rig.port.self, &counters);
+	assert_int_equal(counters.accepted, CONNECTIONS);
+	/* All places are free again. */
+	rig.mode = RIG_ECHO;
+	for (uint32_t i = 0; i < PLACES; i++)
+		fds[i] = rig_connect(&rig, i % 2, NULL);
+	for (uint32_t i = 0; i < PLACES; i++) {
+		echo(fds[i], 10, i);
+		close(fds[i]);
+	}
+	rig_stop(&rig);
+	assert_int_equal(rig_descriptors(), descriptors_before);
+}
+
+/* Above closes streams while their clients send on, and others take their places at once. */
+static void test_closed_in_the_middle(void **state)
+{
+	unsigned char bytes[5000];
+	int old, fd;
+
+	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	start(state, 4);
+	rig.check_same = true;
+	for (uint32_t i = 0; i < 500; i++) {
+		old = rig_connect(&rig, i % 2, NULL);
+		memset(bytes, 1, sizeof(bytes));
+		for (uint32_t j = 0; j < i % 7; j++)
+			(void)!send(old, bytes, sizeof(bytes), MSG_NOSIGNAL);
+		rig_steps(&rig, i % 3);
+		rig.port.close(rig.port.self, rig.streams[0].way.stream);
+		rig.streams[0].is_open = false;
+		fd = rig_connect(&rig, (i / 2) % 2, NULL);
+		memset(bytes, 2, sizeof(bytes));
+		rig_send(&rig, fd, bytes, 100);
+		(void)!send(old, bytes, sizeof(bytes), MSG_NOSIGNAL);
+		rig_receive(&rig, fd, bytes, 100);
+		close(old);
+		close(fd);
+		rig_until_gone(&rig, i + 1);
+	}
+	assert_int_equal(rig.wrong, 0);
+}
+
+/* Where descriptors are lacking, nothing spins and nobody is thrown out; who came meanwhile is let in afterwards. */
+static void test_no_descriptors(void **state)
+{
+	struct rlimit limit, none;
+	struct net_port_counters counters;
+	const struct timespec pause = { .tv_nsec = 1000000 };
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	unsigned work = 0;
+	int fd, first;
+
+	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	start(state, 4);
+	first = rig_connect(&rig, 0, NULL);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	memcpy(address.sun_path, rig.listeners[0].place, sizeof(address.sun_path));
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	none = (struct rlimit){ .rlim_cur = (rlim_t)fd, .rlim_max = limit.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	for (int i = 0; i < 20; i++) {
+		work += (unsigned)rig_step(&rig);
+		nanosleep(&pause, NULL);
+	}
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	rig.port.counters(rig.port.self, &counters);
+	assert_true(work <= 2);
+	assert_true(counters.accept_paused > 0 || counters.accepted == 2);
+	echo(first, 100, 1);
+	echo(fd, 100, 2);
+	close(first);
+	close(fd);
+}
+
+/* ---- sleeping --------------------------------------------------------------------------------------------- */
+
+struct sleeper {
+	_Atomic bool stop;
+	_Atomic uint64_t sleeps, lost;
+};
+
+/* As svc_agent does. */
+static void *sleep_and_serve(void *context)
+{
+	struct sleeper *sleeper = context;
+	struct epoll_event event = { .events = EPOLLIN };
+	int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+
+	epoll_ctl(epoll_fd, EPOLL_CTL_ADD, rig.port.wait_fd, &event);
+	while (!sleeper->stop) {
+		while (rig_step(&rig) > 0)
+			;
+		/* Whoever says stop sends something then: it is either still to come, or stop is seen here. */
+		if (!rig.port.sleep_begin(rig.port.self) && !sleeper->stop) {
+			sleeper->sleeps++;
+			/* Longer than any client waits on purpose, also on a machine that is busy. */
+			if (epoll_wait(epoll_fd, &event, 1, 20000) == 0)
+				sleeper->lost++;
+		}
+		rig.port.sleep_end(rig.port.self);
+	}
+	close(epoll_fd);
+	return NULL;
+}
+
+/* A client's request at any moment of the other side's falling asleep. */
+static void test_sleep(void **state)
+{
+	enum { ROUNDS = 10000 };
+	struct sleeper sleeper = { .stop = false };
+	pthread_t thread;
+	uint64_t seed = 3;
+	uint32_t got;
+	int fds[4];
+
+	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
+	start(state, 8);
+	pthread_create(&thread, NULL, sleep_and_serve, &sleeper);
+	for (uint32_t i = 0; i < 3; i++)
+		fds[i] = rig_connect_waiting(&rig, i);
+	for (uint32_t i = 0; i < ROUNDS && !sleeper.lost; i++) {
+		const int fd = fds[base_rand_next(&seed) % 3];
+
+		for (volatile uint64_t pause = base_rand_next(&seed) % (i % 16 ? 2000 : 40000); pause > 0; pause--)
+			;
+		if (i % 256 == 0) {
+			fds[3] = rig_connect_waiting(&rig, i / 256 % 2);
+			close(fds[3]);
+		}
+		assert_int_equal(send(fd, &i, sizeof(i), MSG_NOSIGNAL), sizeof(i));
+		assert_int_equal(recv(fd, &got, sizeof(got), MSG_WAITALL), sizeof(got));
+		assert_int_equal(got, i);
+	}
+	sleeper.stop = true;
+	(void)!send(fds[0], &got, sizeof(got), MSG_NOSIGNAL);
+	pthread_join(thread, NULL);
+	for (uint32_t i = 0; i < 3; i++)
+		close(fds[i]);
+	assert_int_equal(sleeper.lost, 0);
+	assert_true(sleeper.sleeps > ROUNDS / 100);
+	assert_int_equal(rig.wrong, 0);
+}
+
+/* ---- what cannot be made ---------------------------------------------------------------------------------- */
+
+/* One listener that fails, behind one that does not: nothing is left of either. */
+static void check_fails(void **state, enum net_port_kind kind, const char *place, uint16_t port, int error, const char *says)
+{
+	const struct transport *transport = *state;
+	const unsigned descriptors_before = rig_descriptors();
+	char first[NET_PLACE_BYTES];
+
+	rig.listener_count = 0;
+	rig_listen(&rig, NET_PORT_UNIX, "/first.sock");
+	memcpy(first, rig.listeners[0].place, sizeof(first));
+	rig_listen(&rig, kind, place);
+	rig.listeners[1].port = port;
+	assert_int_equal(rig_start(&rig, transport->create, 4), -error);
+	assert_null(rig.port.self);
+	if (!strstr(base_error_message(), says))
+		fail_msg("\"%s\" does not say \"%s\"", base_error_message(), says);
+	assert_int_equal(access(first, F_OK), -1);
+	assert_int_equal(rig_descriptors(), descriptors_before);
+}
+
+static void test_fails(void **state)
+{
+	const struct transport *transport = *state;
+	struct rig other = { .opened = 0 };
+	char long_path[NET_PLACE_BYTES];
+
+	memset(long_path, 'x', sizeof(long_path));
+	long_path[0] = '/';
+	long_path[100] = '\0';
+	if (transport->is_missing)
+		skip();
+	check_fails(state, NET_PORT_TCP, "300.1.2.3", 0, EINVAL, "300.1.2.3");
+	check_fails(state, NET_PORT_UDP, "", 0, EINVAL, "not an address");
+	check_fails(state, NET_PORT_TCP, "localhost", 0, EINVAL, "localhost");
+	check_fails(state, NET_PORT_UDP, "192.0.2.1", 0, EADDRNOTAVAIL, "UDP 192.0.2.1");
+	check_fails(state, NET_PORT_UNIX, long_path, 0, ENAMETOOLONG, "at most 107 characters");
+	check_fails(state, NET_PORT_UNIX, "/no/folder.sock", 0, ENOENT, "/no/folder.sock");
+	check_fails(state, (enum net_port_kind)7, "127.0.0.1", 0, EINVAL, "unknown kind 7");
+
+	rig_listen(&other, NET_PORT_TCP, "127.0.0.1");
+	rig_listen(&other, NET_PORT_UDP, "127.0.0.1");
+	assert_int_equal(rig_start(&other, transport->create, 4), 0);
+	check_fails(state, NET_PORT_TCP, "127.0.0.1", other.port.port_of(other.port.self, 0), EADDRINUSE, "TCP 127.0.0.1 port");
+	check_fails(state, NET_PORT_UDP, "127.0.0.1", other.port.port_of(other.port.self, 1), EADDRINUSE, "UDP 127.0.0.1 port");
+	rig_stop(&other);
+
+	rig.listener_count = 0;
+	assert_int_equal(rig_start(&rig, transport->create, 4), -EINVAL);
+	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	assert_int_equal(rig_start(&rig, transport->create, NET_STREAMS_MAX + 1), -EINVAL);
+	assert_null(rig.port.self);
+}
+
+static int bound_socket(const char *path, int backlog)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	assert_int_equal(listen(fd, backlog), 0);
+	return fd;
+}
+
+/* A Unix socket that is served is left alone, as is a file of another kind; what a dead process left is removed, and at the end only
+ * what is still ours. */
+static void test_unix_path(void **state)
+{
+	const char *path = rig.listeners[0].place;
+	struct stat status;
+	int live, fd;
+
+	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	live = bound_socket(path, 1);
+	if (((const struct transport *)*state)->is_missing) {
+		close(live);
+		unlink(path);
+		skip();
+	}
+	assert_int_equal(rig_start(&rig, ((const struct transport *)*state)->create, 4), -EADDRINUSE);
+	assert_non_null(strstr(base_error_message(), "another process serves it"));
+	assert_int_equal(access(path, F_OK), 0);
+	close(live);
+	start(state, 4);
+	assert_int_equal(stat(path, &status), 0);
+	assert_int_equal(status.st_mode & 0777, 0600);
+	fd = rig_connect(&rig, 0, NULL);
+	echo(fd, 100, 1);
+	close(fd);
+
+	/* Somebody took it away and made his own. */
+	unlink(path);
+	live = bound_socket(path, 1);
+	rig.port.destroy(rig.port.self);
+	rig.port.self = NULL;
+	assert_int_equal(access(path, F_OK), 0);
+	close(live);
+	unlink(path);
+
+	fd = creat(path, 0600);
+	close(fd);
+	assert_int_equal(rig_start(&rig, ((const struct transport *)*state)->create, 4), -EADDRINUSE);
+	assert_int_equal(access(path, F_OK), 0);
+	unlink(path);
+	rig.listeners[0].mode = 0666;
+	start(state, 4);
+	assert_int_equal(stat(path, &status), 0);
+	assert_int_equal(status.st_mode & 0777, 0666);
+}
+
+/* ---- all of it -------------------------------------------------------------------------------------------- */
+
+#define TEST(function) { #function, function, NULL, teardown, NULL }
+
+static const struct CMUnitTest each[] = {
+	TEST(test_all_listeners), TEST(test_ways), TEST(test_large_small_reads), TEST(test_datagram_sizes), TEST(test_datagram_burst),
+	TEST(test_slow_readers), TEST(test_reset), TEST(test_half_close), TEST(test_closed_by_above), TEST(test_refused), TEST(test_churn),
+	TEST(test_closed_in_the_middle), TEST(test_no_descriptors), TEST(test_sleep), TEST(test_fails), TEST(test_unix_path),
+};
+
+enum { TRANSPORTS = sizeof(transports) / sizeof(transports[0]), TESTS = sizeof(each) / sizeof(each[0]) };
+
+int main(void)
+{
+	static char names[TRANSPORTS * TESTS][64];
+	struct CMUnitTest tests[TRANSPORTS * TESTS];
+
+	for (unsigned i = 0; i < TRANSPORTS * TESTS; i++) {
+		struct transport *transport = &transports[i / TESTS];
+
+		snprintf(names[i], sizeof(names[i]), "%s: %s", transport->name, each[i % TESTS].name);
+		tests[i] = each[i % TESTS];
+		tests[i].name = names[i];
+		tests[i].initial_state = transport;
+	}
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
