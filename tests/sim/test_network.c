@@ -17,7 +17,7 @@
 
 #include "tests/sim/sim_world.h"
 
-enum { SEEDS = 40, SEEDS_SANITIZED = 4 };
+enum { SEEDS = 12, SEEDS_SANITIZED = 2 };
 
 #define SECOND_NS INT64_C(1000000000)
 
