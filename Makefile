@@ -77,6 +77,7 @@ CFLAGS_ALL := -std=c17 -D_GNU_SOURCE -pthread -g $(WARNINGS) -fPIC -fvisibility=
 	$(INCLUDES) $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null) $(shell pkg-config --cflags cmocka 2>/dev/null) $(CFLAGS)
 LDFLAGS_ALL := -pthread -Wl,--as-needed -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
 LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null) -lm
+CLIENT_LIBS := $(shell pkg-config --libs libsodium 2>/dev/null) -lm
 TEST_LIBS := $(shell pkg-config --libs cmocka 2>/dev/null)
 
 # Instruction sets belong to single files, named after them; everything else runs on any x86-64.
@@ -232,7 +233,7 @@ CLIENT_PARTS := -Wl,--whole-archive $(O)/lib/libclient-lib.a -Wl,--no-whole-arch
 
 $(O)/libattnd.so: client-lib/libattnd.map $(ARCHIVES)
 	$(call say,LD,$@)$(CC) -shared $(LDFLAGS_ALL) -Wl,-soname,$(SONAME) -Wl,--version-script=$< \
-		$(if $(SAN),,-Wl,-z,defs) -o $@ $(CLIENT_PARTS) -lm && ln -sf libattnd.so $(O)/$(SONAME)
+		$(if $(SAN),,-Wl,-z,defs) -o $@ $(CLIENT_PARTS) $(CLIENT_LIBS) && ln -sf libattnd.so $(O)/$(SONAME)
 
 $(O)/libattnd.a: $(ARCHIVES)
 	$(call say,AR,$@)rm -f $@ && $(CC) -r -nostdlib -o $(O)/obj/libattnd.o $(CLIENT_PARTS) && \

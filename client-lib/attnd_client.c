@@ -17,7 +17,8 @@ enum { DEFAULT_ARENA_BYTES = 16 << 20, DEFAULT_SUBMISSION_SLOTS = 256, DEFAULT_C
 #define DEFAULT_CONNECT_NS INT64_C(5000000000)
 #define DEFAULT_DEAD_NS INT64_C(1000000000)
 
-static const struct client_transport *const transports[] = { &client_shm_transport };
+static const struct client_transport *const transports[] = {
+	&client_shm_transport, &client_tcp_transport, &client_udp_transport, &client_unix_transport };
 
 /* ---- options and addresses ------------------------------------------------------------------- */
 
@@ -62,7 +63,8 @@ static int connect_to(struct attnd_client *client, const char *address)
 
 	client->transport = transport_of(address, &place);
 	if (!client->transport)
-		return base_fail(EINVAL, "address \"%s\": this library knows shm:/path/of/the/socket", address);
+		return base_fail(EINVAL, "address \"%s\": this library knows shm:/path/of/the/socket, attnd://host:port, "
+			"attnd+udp://host:port and attnd+unix:///path/of/the/socket", address);
 	error = client->transport->connect(client, place);
 	if (error)
 		return error == -EACCES ? -EPERM : error;
@@ -104,6 +106,31 @@ static int connect_any(struct attnd_client *client)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
+/* What the options point to is the caller's; copies count. */
+static int options_keep(struct attnd_client *client)
+{
+	struct attnd_options *options = &client->options;
+
+	if (options->address && strlen(options->address) >= sizeof(client->address))
+		return base_fail(ENAMETOOLONG, "an address has at most %zu characters", sizeof(client->address) - 1);
+	if (options->address)
+		memcpy(client->address, options->address, strlen(options->address) + 1);
+	options->address = NULL;
+	if (options->key_file) {
+		client->key_file = strdup(options->key_file);
+		if (!client->key_file)
+			return base_fail(ENOMEM, "no memory for a client");
+	}
+	options->key_file = client->key_file;
+	return 0;
+}
+
+static void client_free(struct attnd_client *client)
+{
+	free(client->key_file);
+	free(client);
+}
+
 int attnd_connect(struct attnd_client **client, const struct attnd_options *options)
 {
 	struct attnd_client *new = calloc(1, sizeof(*new));
@@ -113,12 +140,9 @@ int attnd_connect(struct attnd_client **client, const struct attnd_options *opti
 	if (!new)
 		return base_fail(ENOMEM, "no memory for a client");
 	error = options_fill(&new->options, options);
-	if (!error && new->options.address && strlen(new->options.address) >= sizeof(new->address))
-		error = base_fail(ENAMETOOLONG, "an address has at most %zu characters", sizeof(new->address) - 1);
+	if (!error)
+		error = options_keep(new);
 	if (!error) {
-		if (new->options.address)
-			memcpy(new->address, new->options.address, strlen(new->options.address) + 1);
-		new->options.address = NULL; /* the caller's; the copy counts */
 		new->clock = &new->clock_state;
 		base_clock_init(new->clock);
 		new->spin_ns = new->options.spin_ns;
@@ -128,7 +152,7 @@ int attnd_connect(struct attnd_client **client, const struct attnd_options *opti
 		error = connect_any(new);
 	}
 	if (error) {
-		free(new);
+		client_free(new);
 		return error;
 	}
 	*client = new;
@@ -152,7 +176,7 @@ void attnd_disconnect(struct attnd_client *client)
 	if (!client)
 		return;
 	drop(client);
-	free(client);
+	client_free(client);
 }
 
 int attnd_reconnect(struct attnd_client *client)
@@ -197,5 +221,19 @@ uint64_t attnd_boot_id(const struct attnd_client *client)
 
 int64_t attnd_now_ns(const struct attnd_client *client)
 {
-	return base_clock_now(client->clock);
+	const int64_t now_ns = base_clock_now(client->clock);
+	int64_t error_ns;
+
+	return client->link && client->transport->clock ? now_ns + client->transport->clock(client->link, now_ns, &error_ns) : now_ns;
+}
+
+int64_t attnd_clock_error_ns(const struct attnd_client *client)
+{
+	int64_t error_ns = 0;
+
+	if (!client->link)
+		return base_fail(ENOTCONN, "this client is not connected");
+	if (client->transport->clock)
+		(void)client->transport->clock(client->link, base_clock_now(client->clock), &error_ns);
+	return error_ns;
 }

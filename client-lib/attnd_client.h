@@ -5,7 +5,7 @@
  *   attnd_client.c   connect, disconnect, liveness      attnd_submit.c  submit, poll, wait (the hot path)
  *   attnd_shm.c      the shared-memory transport        attnd_sync.c    synchronous helpers
  *   attnd_arena.c    loans                              attnd_names.c   names and texts of codes
- *   attnd_view.c     what the daemon shows without being asked
+ *   attnd_net.c      the network transports             attnd_view.c    what the daemon shows without being asked
  *
  * One thread at a time per client; nothing here is shared between clients.
  */
@@ -56,9 +56,11 @@ struct client_transport {
 	int (*alive)(void *link);
 	/* What the daemon shows of this client's requests. NULL: a transport without. -ENOTSUP, -EPROTO with a message. */
 	int (*view)(const void *link, struct client_view *view);
+	/* The daemon's clock less this machine's, and by how much that may be wrong. NULL: they are the same. */
+	int64_t (*clock)(const void *link, int64_t now_ns, int64_t *error_ns);
 };
 
-extern const struct client_transport client_shm_transport;
+extern const struct client_transport client_shm_transport, client_tcp_transport, client_udp_transport, client_unix_transport;
 
 /* ---- arena ----------------------------------------------------------------------------------- */
 
@@ -117,6 +119,7 @@ struct attnd_client {
 	struct attnd_completion last;
 	struct attnd_options options; /* defaults filled in */
 	char address[ATTND_ADDRESS_BYTES];
+	char *key_file;                 /* a copy; NULL: none was named */
 	struct base_clock clock_state;
 };
 

@@ -65,14 +65,19 @@ static int64_t death_ns(const struct net_caller *caller)
 
 static int64_t ping_ns(const struct net_caller *caller)
 {
-	if (caller->ping_due)
-		return 0;
 	return (caller->heard_ns > caller->pinged_ns ? caller->heard_ns : caller->pinged_ns) + ping_every_ns(caller);
 }
 
-/* Looks at every clock; what is due is said by the packet that follows. */
-static void tick(struct net_caller *caller, int64_t now_ns)
+static void ask(struct net_caller *caller, int64_t now_ns)
 {
+	caller->ping_due = true;
+	caller->asked_ns = earlier(caller->asked_ns, now_ns);
+}
+
+void net_caller_pass(struct net_caller *caller, int64_t now_ns)
+{
+	if (caller->state != NET_CALLER_OPEN)
+		return;
 	if (now_ns >= death_ns(caller) || now_ns >= caller->unknown_ns) {
 		caller->state = NET_CALLER_LOST;
 		return;
@@ -85,6 +90,8 @@ static void tick(struct net_caller *caller, int64_t now_ns)
 		caller->probe_due = true;
 	if (now_ns >= caller->ack_ns)
 		caller->ack_due = true;
+	if (now_ns >= ping_ns(caller))
+		ask(caller, now_ns);
 }
 
 /* Waits for an answer to what has been sent. */
@@ -107,7 +114,7 @@ int64_t net_caller_event_ns(const struct net_caller *caller)
 		return 0;
 	if (caller->state != NET_CALLER_OPEN)
 		return NET_NEVER;
-	if (caller->ack_due || caller->probe_due || caller->pong_due || net_outbox_waiting(caller->outbox))
+	if (caller->ack_due || caller->probe_due || caller->ping_due || caller->pong_due || net_outbox_waiting(caller->outbox))
 		return 0;
 	event_ns = earlier(caller->resend.at_ns, caller->probe.at_ns);
 	event_ns = earlier(event_ns, earlier(death_ns(caller), caller->unknown_ns));
@@ -145,7 +152,6 @@ static void put_ping(struct net_caller *caller, int64_t now_ns, struct net_write
 	caller->counts.pings++;
 	caller->ping_due = false;
 	caller->pinged_ns = now_ns;
-	caller->asked_ns = earlier(caller->asked_ns, now_ns);
 }
 
 static void put_pong(struct net_caller *caller, int64_t now_ns, struct net_writer *body)
@@ -169,7 +175,7 @@ static bool is_unacknowledged(const struct net_caller *caller)
 
 static void fill(struct net_caller *caller, int64_t now_ns, struct net_writer *body)
 {
-	const bool pings = now_ns >= ping_ns(caller);
+	const bool pings = caller->ping_due;
 
 	if (pings)
 		put_ping(caller, now_ns, body);
@@ -211,8 +217,7 @@ size_t net_caller_next_packet(struct net_caller *caller, int64_t now_ns, unsigne
 
 	if (caller->state == NET_CALLER_SHAKING)
 		return caller_hello_next(caller, now_ns, packet);
-	if (caller->state == NET_CALLER_OPEN)
-		tick(caller, now_ns);
+	net_caller_pass(caller, now_ns);
 	if (caller->state == NET_CALLER_OPEN || caller->close_due)
 		bytes = data_packet(caller, now_ns, packet);
 	wait_for_answers(caller, now_ns);
@@ -380,7 +385,7 @@ static void read_late_refusal(struct net_caller *caller, int64_t now_ns, const u
 	if (net_refused_read(body, bytes, &refused) != 0 || refused.why != NET_WHY_UNKNOWN || caller->unknown_ns != NET_NEVER)
 		return;
 	caller->unknown_ns = now_ns + (trips_ns > UNKNOWN_LEAST_NS ? trips_ns : UNKNOWN_LEAST_NS);
-	caller->ping_due = true;
+	ask(caller, now_ns);
 }
 
 static void read_packet(struct net_caller *caller, int64_t now_ns, unsigned char *packet, const struct net_packet_head *head)
@@ -559,7 +564,7 @@ void caller_open(struct net_caller *caller, int64_t now_ns)
 	caller->state = NET_CALLER_OPEN;
 	caller->why = NET_WHY_BYE;
 	heard(caller, now_ns);
-	caller->ping_due = true; /* the first word, by which the daemon knows that WELCOME came */
+	ask(caller, now_ns); /* the first word, by which the daemon knows that WELCOME came */
 	caller->pinged_ns = caller->probed_ns = now_ns;
 	caller->numbers_end = 0;
 	net_outbox_resend(caller->outbox); /* what went over the old socket, if there was one */

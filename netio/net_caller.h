@@ -87,6 +87,8 @@ void net_caller_packet(struct net_caller *caller, int64_t now_ns, unsigned char 
 /* Makes the next packet that is to be sent now; room: NET_PACKET_BYTES_MAX. Its bytes; 0: nothing more for now. Timers are looked at
  * here, so that it is called at net_caller_event_ns at the latest. */
 size_t net_caller_next_packet(struct net_caller *caller, int64_t now_ns, unsigned char *packet);
+/* Looks at timers alone: for whoever has a socket that takes no packets, so that its end is noticed. */
+void net_caller_pass(struct net_caller *caller, int64_t now_ns);
 
 /* When net_caller_next_packet has something to do, if nothing happens before; 0: now; NET_NEVER. */
 int64_t net_caller_event_ns(const struct net_caller *caller);

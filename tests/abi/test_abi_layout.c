@@ -93,7 +93,7 @@ static const struct { const char *name; size_t value; } layout[] = {
 	AT(attnd_options, struct_bytes), AT(attnd_options, address), AT(attnd_options, arena_bytes),
 	AT(attnd_options, submission_slots), AT(attnd_options, completion_slots),
 	AT(attnd_options, spin_ns), AT(attnd_options, connect_timeout_ns),
-	AT(attnd_options, dead_after_ns),
+	AT(attnd_options, dead_after_ns), AT(attnd_options, key_file),
 	SIZE(attnd_message),
 	AT(attnd_message, role), AT(attnd_message, text),
 	SIZE(shm_client_line),

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The symbols of libattnd.so and libattnd.a are exactly those of tests/abi/symbols.txt; the shared library needs
-# nothing but the C library, and has the name that programs are linked to.
+# nothing but the C library and libsodium, and has the name that programs are linked to.
 set -eu
 build=${ATTND_BUILD:-build}
 library=$build/libattnd.so
@@ -20,6 +20,6 @@ for kind in so a; do
 done
 
 readelf -d "$library" | grep -q 'SONAME.*\[libattnd.so.0\]' || { echo "the soname has changed"; exit 1; }
-needed=$(readelf -d "$library" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | grep -vE '^(libc|libm|ld-linux.*)\.so' || true)
+needed=$(readelf -d "$library" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | grep -vE '^(libc|libm|libsodium|ld-linux.*)\.so' || true)
 [ -z "$needed" ] || { echo "libattnd.so needs $needed"; exit 1; }
 echo "$(wc -l <"$work/so") symbols as listed"

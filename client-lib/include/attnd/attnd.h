@@ -5,6 +5,11 @@
  * whose memory the daemon's kernels read and write directly. Buffers are loaned from the arena,
  * filled, named in a request, and returned when its final completion has come.
  *
+ * Over a network the calls and their meaning are the same. The arena is this process's own; inputs are sent from it and results put into
+ * it. When a connection breaks the library makes a new one by itself, from within poll and wait, and requests in flight go on; only when
+ * the daemon cannot be reached for dead_after_ns, or does not know them any more, they are lost: -ENOTCONN. So is whoever does not poll:
+ * the daemon drops what is silent for minutes.
+ *
  * attnd/view.h has what is seen of the daemon without a request: a client's own requests step by step, and for operators all of it.
  *
  * Threads: one thread at a time per client; different clients are independent. A client does not
@@ -34,19 +39,24 @@ struct attnd_client;
 
 struct attnd_options {
 	size_t struct_bytes;       /* sizeof(struct attnd_options) */
-	const char *address;       /* "shm:/run/attnd/attnd.sock"; NULL: $ATTND_ADDRESS, then the usual places */
+	/* "shm:/run/attnd/attnd.sock"; "attnd://host:7747" (TCP), "attnd+udp://host:7747", "attnd+unix:///path": the network's protocol. NULL:
+	 * $ATTND_ADDRESS, then the usual places of shared memory. */
+	const char *address;
 	uint64_t arena_bytes;      /* 0: 16 MiB */
 	uint32_t submission_slots; /* 0: 256; power of two */
 	uint32_t completion_slots; /* 0: 1024; power of two */
 	int64_t spin_ns;           /* how long wait spins before it sleeps; 0: 50 us; < 0: for ever */
 	int64_t connect_timeout_ns;/* 0: 5 s */
 	int64_t dead_after_ns;     /* the daemon's death is noticed within this bound; 0: 1 s */
+	/* Network: the file of the tenant's key, 64 hexadecimal digits that nobody else may read. NULL: $ATTND_KEY_FILE; if that is not
+	 * set either the connection is plain, which daemons take on few listeners. */
+	const char *key_file;
 };
 
 /* ---- connection ------------------------------------------------------------------------------ */
 
 /* options may be NULL. -ENOENT, -ECONNREFUSED: no daemon at the address; -EPROTO: another
- * version; -EPERM: not allowed; -ETIMEDOUT. */
+ * version; -EPERM: not allowed; -EBUSY: no place for one more; -ETIMEDOUT. */
 int attnd_connect(struct attnd_client **client, const struct attnd_options *options);
 /* Also ends every request and session of this client. NULL is fine. */
 void attnd_disconnect(struct attnd_client *client);
@@ -58,8 +68,10 @@ int attnd_reconnect(struct attnd_client *client);
 const char *attnd_error(void);
 const char *attnd_version(void);
 uint64_t attnd_boot_id(const struct attnd_client *client);
-/* Now, on the clock that deadlines and completions use. */
+/* Now, on the clock that deadlines and completions use: the daemon's. */
 int64_t attnd_now_ns(const struct attnd_client *client);
+/* By how much that may be wrong: 0 over shared memory; over a network about half a round trip. -ENOTCONN. */
+int64_t attnd_clock_error_ns(const struct attnd_client *client);
 /* "ok", "refused-deadline", ...; never NULL. */
 const char *attnd_status_name(unsigned status);
 const char *attnd_op_name(unsigned op);
