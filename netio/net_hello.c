@@ -61,11 +61,11 @@ int net_clear_read(const unsigned char from[NET_CLEAR_BYTES], struct net_clear *
 	if (base_load16(from + 8) != NET_VERSION)
 		return -EPROTONOSUPPORT;
 	clear->cipher = from[10];
-	if (clear->cipher >= NET_CIPHER_END || from[11] != 0 || base_load32(from + 12) != 0)
+	if (from[11] != 0 || base_load32(from + 12) != 0)
 		return -EPROTO;
 	memcpy(clear->key, from + 16, NET_NAME_BYTES);
 	memcpy(clear->cookie, from + 32, NET_COOKIE_BYTES);
-	return 0;
+	return clear->cipher == NET_CIPHER_PLAIN && !sodium_is_zero(clear->key, NET_NAME_BYTES) ? -EPROTO : 0;
 }
 
 void net_hello_write(unsigned char to[NET_HELLO_BYTES], const struct net_hello *hello)
@@ -128,8 +128,11 @@ int net_welcome_read(const unsigned char from[NET_WELCOME_BYTES], struct net_wel
 	welcome->datagram_bytes = base_load32(from + 72);
 	welcome->flags = base_load32(from + 76);
 	welcome->name = base_load64(from + 80);
-	return is_window(welcome->max_in_flight) && is_window(welcome->stream_credits) && !(welcome->flags & ~(uint32_t)NET_RESUMED) ? 0 :
-		-EPROTO;
+	if (welcome->features != 0 || welcome->flags & ~(uint32_t)NET_RESUMED)
+		return -EPROTO;
+	if (!is_window(welcome->max_in_flight) || !is_window(welcome->stream_credits))
+		return -EPROTO;
+	return is_window(welcome->max_in_flight + welcome->stream_credits) ? 0 : -EPROTO;
 }
 
 /* ---- REFUSED ---------------------------------------------------------------------------------------------- */

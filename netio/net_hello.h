@@ -1,7 +1,8 @@
 /*
  * What both sides say first: HELLO, WELCOME, REFUSED. docs/PROTOCOL.md, Network, has the bytes.
  *
- * Pure: structs to bytes and back. What is read comes from anybody: readers return 0 or -EPROTO, and check that reserved fields are zero.
+ * Pure: structs to bytes and back. What is read comes from anybody: readers return 0 or -EPROTO, and check that reserved fields are zero;
+ * but not those of REFUSED, which has to be understood whatever version said it.
  */
 #ifndef NET_HELLO_H
 #define NET_HELLO_H
@@ -38,13 +39,13 @@ enum net_why {
 enum { NET_RESUMED = 1 };
 
 struct net_clear {
-	uint8_t cipher; /* enum net_cipher */
+	uint8_t cipher; /* enum net_cipher, or one that is not known here */
 	unsigned char key[NET_NAME_BYTES];
 	unsigned char cookie[NET_COOKIE_BYTES]; /* zeros: none */
 };
 
 struct net_hello {
-	uint64_t features;                    /* none so far: 0 */
+	uint64_t features;                    /* what the client offers; what is not known here is no mistake */
 	unsigned char resume[NET_NAME_BYTES]; /* zeros: a new connection */
 	uint32_t replies;                     /* come so far; 0 */
 	uint32_t datagram_bytes;              /* the longest that the way to the sender takes; streams: 0 */
@@ -52,7 +53,7 @@ struct net_hello {
 };
 
 struct net_welcome {
-	uint64_t features, boot_id;
+	uint64_t features, boot_id;             /* of the features offered those that hold: none so far */
 	unsigned char token[NET_NAME_BYTES];
 	int64_t now_ns, clock_ns;               /* the daemon's clock; HELLO's, as it came */
 	uint32_t max_in_flight, stream_credits; /* requests; completions without FINAL that may be on their way */

@@ -182,7 +182,7 @@ static void *part_take(struct net_host *host, uint32_t bytes)
 	return host->options.blocks.take(host->options.blocks.context, bytes);
 }
 
-/* Adds bytes to a packet that is not whole. How many were taken; -EPROTO, -ENOMEM. */
+/* Adds bytes to a packet that is not whole. How many were taken; -EPROTO, -EMSGSIZE, -ENOMEM. */
 static int64_t part_add(struct net_host *host, struct link *link, const unsigned char *bytes, size_t count, struct net_packet_head *head)
 {
 	const size_t left = link->part_bytes < NET_STREAM_HEAD_BYTES ? NET_STREAM_HEAD_BYTES - link->part_bytes : 0;
@@ -263,6 +263,8 @@ static bool on_received(void *context, uint32_t name, unsigned char *bytes, size
 	if (taken >= 0)
 		return true;
 	if (taken == -EPROTO)
+		net_count(&host->counters.malformed);
+	else if (taken == -EMSGSIZE)
 		net_count(&host->counters.oversized);
 	else if (taken == -ENOMEM)
 		net_count(&host->counters.no_memory);

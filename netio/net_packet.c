@@ -30,7 +30,15 @@ int net_packet_stream_head(const unsigned char *bytes, size_t count, struct net_
 		return 0;
 	word = base_load32(bytes);
 	*head = (struct net_packet_head){ .kind = (uint8_t)(word >> KIND_SHIFT), .body_bytes = word & LENGTH_MASK };
-	return is_kind(head->kind) && head->body_bytes <= SEALED_BYTES_MAX ? 1 : -EPROTO;
+	if (!is_kind(head->kind))
+		return -EPROTO;
+	return head->body_bytes <= SEALED_BYTES_MAX ? 1 : -EMSGSIZE;
+}
+
+/* Only DATA has a number, and whoever has no name yet says 0. */
+static bool has_zeros(const struct net_packet_head *head)
+{
+	return head->kind == NET_DATA || (head->number == 0 && (head->kind == NET_WELCOME || head->name == 0));
 }
 
 int net_packet_datagram_head(const unsigned char *bytes, size_t count, struct net_packet_head *head)
@@ -42,7 +50,7 @@ int net_packet_datagram_head(const unsigned char *bytes, size_t count, struct ne
 		.name = base_load64(bytes + 8),
 		.number = base_load64(bytes + 16) };
 	/* The kind's byte and zeros. */
-	return is_kind(head->kind) && base_load64(bytes) == head->kind ? 0 : -EPROTO;
+	return is_kind(head->kind) && base_load64(bytes) == head->kind && has_zeros(head) ? 0 : -EPROTO;
 }
 
 static void put_head(unsigned char *packet, bool datagram, enum net_packet_kind kind, uint64_t name, uint64_t number, size_t body_bytes)

@@ -26,7 +26,7 @@ struct net_packet_head {
 	uint64_t number;     /* datagrams: of DATA, from 0 in each direction */
 };
 
-/* The head at the beginning of what a stream brought. 1; 0: not all of it is there; -EPROTO: no such kind, or too long. */
+/* The head at the beginning of what a stream brought. 1; 0: not all of it is there; -EPROTO: no such kind; -EMSGSIZE: too long. */
 int net_packet_stream_head(const unsigned char *bytes, size_t count, struct net_packet_head *head);
 /* Of a datagram. 0 or -EPROTO. */
 int net_packet_datagram_head(const unsigned char *bytes, size_t count, struct net_packet_head *head);

@@ -14,6 +14,7 @@
 
 enum { UNIT_SHIFT = 10, ORDERS = 31 };
 #define NONE UINT32_MAX
+#define BYTES_MAX (UINT64_C(1) << (ORDERS - 1 + UNIT_SHIFT))
 enum { IS_INSIDE = 0, IS_FREE = 1, IS_TAKEN = 2 };
 
 struct unit {
@@ -173,8 +174,11 @@ int net_pool_check(const struct net_pool *pool)
 		at += 1U << unit->order;
 	}
 	for (uint32_t order = 0; order <= pool->top; order++)
-		for (uint32_t at = pool->lists[order]; at != NONE; at = pool->units[at].next)
+		for (uint32_t at = pool->lists[order]; at != NONE; at = pool->units[at].next) {
+			if (pool->units[at].state != IS_FREE || pool->units[at].order != order)
+				return base_fail(EINVAL, "pool: unit %u is in the list of order %u, and is no such free block", at, order);
 			listed += 1U << order;
+		}
 	return free_units == pool->free_units && listed == free_units ? 0 :
 		base_fail(EINVAL, "pool: %llu units are free, %llu listed, %llu counted", (unsigned long long)free_units,
 			(unsigned long long)listed, (unsigned long long)pool->free_units);
@@ -186,7 +190,7 @@ int net_pool_create(struct net_pool **pool_out, uint64_t bytes, int node)
 	struct net_pool *pool;
 	int rc;
 
-	if (bytes == 0 || top >= ORDERS)
+	if (bytes == 0 || bytes > BYTES_MAX)
 		return base_fail(EINVAL, "pool: %llu bytes are not between 1 and 2^40", (unsigned long long)bytes);
 	pool = calloc(1, sizeof(*pool));
 	if (!pool)
