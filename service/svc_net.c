@@ -75,7 +75,7 @@ static void wake_waiting(struct svc_net *net)
 	net->waiting_count = 0;
 }
 
-/* Those to whom not all could be sent for want of room for datagrams stay in the list. */
+/* Those to whom not all was sent, for want of room for datagrams or because it waits for the next poll, stay in the list. */
 static void serve_touched(struct svc_net *net)
 {
 	const uint32_t count = net->touched_count;
@@ -89,7 +89,7 @@ static void serve_touched(struct svc_net *net)
 			continue;
 		svc_net_return_credits(net, client);
 		svc_net_deliver(net, client);
-		if (!svc_net_send(net, client) && net_host_is_datagram(net->host, client->link))
+		if ((!svc_net_send(net, client) && net_host_is_datagram(net->host, client->link)) || svc_net_says_later(net, client))
 			svc_net_touch(net, client);
 	}
 }
@@ -145,6 +145,7 @@ int svc_net_poll(void *self)
 	int work;
 
 	net->now_ns = base_clock_now(net->options.clock);
+	net->polls++;
 	work = net_host_poll(net->host);
 	for (uint32_t i = 0; i < net->options.device_count; i++)
 		work += take_replies(net, net->options.from_device[i], i);

@@ -40,6 +40,7 @@ struct net_client {
 	bool away;     /* in the queue of those without a link */
 	bool say_taken, must_say_taken, say_again, say_pong;
 	bool bye;      /* it said so */
+	uint32_t taken_poll; /* in which say_taken was set */
 	uint32_t tenant, link, promised_link;
 	unsigned char token[NET_NAME_BYTES];
 	uint32_t next, before; /* among the free (next), or the away */
@@ -73,6 +74,7 @@ struct svc_net {
 	uint32_t *waiting, waiting_count;
 	bool released;              /* memory was given back since the waiting were looked at */
 	int64_t now_ns, slow_look_ns;
+	uint32_t polls;
 	uint32_t open_turn;         /* which device the next OPEN goes to */
 	_Atomic uint32_t draining;  /* 1: nobody new; 2: everybody goes */
 	uint32_t drained;           /* as far as it has been done */
@@ -124,6 +126,8 @@ void svc_net_reply(struct svc_net *net, struct net_client *client, const struct 
 void svc_net_return_credits(struct svc_net *net, struct net_client *client);
 /* Sends what there is to be said; false: not all of it. */
 bool svc_net_send(struct svc_net *net, struct net_client *client);
+/* Whether something to be said waits for the next poll. */
+bool svc_net_says_later(const struct svc_net *net, const struct net_client *client);
 void svc_net_tell(struct svc_net *net, uint32_t device, const struct sched_message *message);
 
 #endif

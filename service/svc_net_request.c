@@ -291,6 +291,7 @@ static int take_part(struct svc_net *net, struct net_client *client, const struc
 		break;
 	}
 	client->say_taken = true;
+	client->taken_poll = net->polls;
 	return rc < 0 ? rc : 0;
 }
 
@@ -388,11 +389,22 @@ static bool fill(void *context, struct net_writer *body)
 	return net_outbox_fill(client->outbox, NET_REPLY, body);
 }
 
-/* Of what has been taken nobody waits to hear on a stream: it goes along with the next reply. */
+/* Of what has been taken nobody waits to hear on a stream: it goes along with the next reply. On a datagram socket it waits for one poll, in
+ * which a quick answer comes that it can go along with. */
+static bool has_to_say_taken(const struct svc_net *net, const struct net_client *client)
+{
+	return client->say_taken && net_host_is_datagram(net->host, client->link) && (client->open == 0 || client->taken_poll != net->polls);
+}
+
+bool svc_net_says_later(const struct svc_net *net, const struct net_client *client)
+{
+	return client->say_taken && client->link != SVC_NO_LINK && net_host_is_datagram(net->host, client->link);
+}
+
 static bool has_something_to_say(const struct svc_net *net, const struct net_client *client)
 {
 	return client->must_say_taken || client->say_pong || net_outbox_waiting(client->outbox) || (client->say_again && !client->waiting) ||
-		(client->say_taken && net_host_is_datagram(net->host, client->link));
+		has_to_say_taken(net, client);
 }
 
 bool svc_net_send(struct svc_net *net, struct net_client *client)
