@@ -139,23 +139,31 @@ static int follow_drain(struct svc_net *net)
 
 /* ---- the role --------------------------------------------------------------------------------------------- */
 
-int svc_net_poll(void *self)
+static int serve(struct svc_net *net)
 {
-	struct svc_net *net = self;
-	int work;
+	const int work = (int)net->touched_count;
 
-	net->now_ns = base_clock_now(net->options.clock);
-	net->polls++;
-	work = net_host_poll(net->host);
-	for (uint32_t i = 0; i < net->options.device_count; i++)
-		work += take_replies(net, net->options.from_device[i], i);
-	work += take_replies(net, net->options.from_text, SVC_FROM_TEXT);
-	work += svc_net_expire(net) + drop_slow(net) + follow_drain(net);
 	wake_waiting(net);
-	work += (int)net->touched_count;
 	serve_touched(net);
 	net->port->flush(net->port->self);
 	return work;
+}
+
+int svc_net_poll(void *self)
+{
+	struct svc_net *net = self;
+	int work = 0;
+
+	net->now_ns = base_clock_now(net->options.clock);
+	net->polls++;
+	/* Answers go out before it is looked what has come: looking may be a system call. */
+	for (uint32_t i = 0; i < net->options.device_count; i++)
+		work += take_replies(net, net->options.from_device[i], i);
+	work += take_replies(net, net->options.from_text, SVC_FROM_TEXT);
+	work += serve(net);
+	work += net_host_poll(net->host);
+	work += svc_net_expire(net) + drop_slow(net) + follow_drain(net);
+	return work + serve(net);
 }
 
 int64_t svc_net_next_event_ns(void *self)
