@@ -297,10 +297,11 @@ static void read_hello(struct net_peer *peer, const unsigned char *body, size_t 
 	peer->hellos++;
 	assert_true(bytes >= NET_CLEAR_BYTES + NET_HELLO_BYTES);
 	assert_int_equal(net_clear_read(body, &clear), 0);
-	if (peer->open && !peer->confirmed && peer->datagram) {
-		peer->answer_due = true; /* the same once more */
+	if (peer->open && peer->datagram && memcmp(peer->hello_body, body, sizeof(peer->hello_body)) == 0) {
+		peer->answer_due |= !peer->confirmed; /* the same once more, or late */
 		return;
 	}
+	memcpy(peer->hello_body, body, sizeof(peer->hello_body));
 	if (peer->datagram && peer->wants_cookie && memcmp(clear.cookie, peer->cookie, NET_COOKIE_BYTES) != 0) {
 		say_cookie(peer);
 	} else if (peer->refuses) {

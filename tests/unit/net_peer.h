@@ -43,6 +43,7 @@ struct net_peer {
 	struct net_outbox *outbox;
 	unsigned char token[NET_NAME_BYTES], cookie[NET_COOKIE_BYTES];
 	struct net_hello hello;
+	unsigned char hello_body[NET_CLEAR_BYTES + NET_HELLO_BYTES]; /* the beginning of the last one */
 	int64_t now_ns, offset_ns; /* of its clock to the one that it is told */
 	unsigned char answer[1024]; /* to HELLO: a whole packet */
 	size_t answer_bytes;
