@@ -474,6 +474,14 @@ void net_caller_packet(struct net_caller *caller, int64_t now_ns, unsigned char 
 
 /* ---- requests ----------------------------------------------------------------------------------------------- */
 
+/* What is under way stays within what the daemon keeps memory for; alone, any request may. */
+static bool fits_window(const struct net_caller *caller, uint32_t bytes)
+{
+	const uint64_t under_way = net_calls_in_bytes(caller->calls);
+
+	return bytes == 0 || under_way == 0 || under_way + bytes <= caller->welcome.window_bytes;
+}
+
 int net_caller_send(struct net_caller *caller, const struct attnd_request *request, void *in, void *out)
 {
 	struct attnd_request record = *request;
@@ -484,7 +492,7 @@ int net_caller_send(struct net_caller *caller, const struct attnd_request *reque
 	if (record.in_bytes > caller->welcome.message_bytes)
 		return -EMSGSIZE;
 	/* A request that is answered was taken, so that no more are kept than are unfinished. */
-	if (net_calls_count(caller->calls) >= caller->welcome.max_in_flight)
+	if (net_calls_count(caller->calls) >= caller->welcome.max_in_flight || !fits_window(caller, record.in_bytes))
 		return -EAGAIN;
 	if (record.out_capacity > caller->welcome.message_bytes)
 		record.out_capacity = caller->welcome.message_bytes;

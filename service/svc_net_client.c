@@ -16,8 +16,8 @@ static void *take_in(void *context, uint32_t bytes)
 	struct net_pool *pool = client->net->options.in;
 	void *block;
 
-	/* One request may always come, however long; beside it, what the window takes. */
-	if (client->in_bytes > 0 && client->in_bytes + bytes > client->net->options.window_bytes)
+	/* One request may always come, however long; beside it, what the window takes. A block is up to twice its contents. */
+	if (client->in_bytes > 0 && client->in_bytes + bytes > client->net->in_bytes_max)
 		return NULL;
 	block = net_pool_take(pool, bytes);
 	if (block)
@@ -314,6 +314,7 @@ int svc_net_clients_create(struct svc_net *net)
 	int rc = 0;
 
 	net->outbox_max = power_of_two(options->in_flight + options->streams);
+	net->in_bytes_max = 2 * ((uint64_t)options->window_bytes + (uint64_t)options->in_flight * NET_POOL_LEAST_BYTES);
 	net->streams_mask = power_of_two(options->streams) - 1;
 	net->clients = calloc(options->clients_max, sizeof(*net->clients));
 	net->calls = calloc((size_t)options->clients_max * options->in_flight, sizeof(*net->calls));

@@ -68,6 +68,7 @@ struct svc_net {
 	struct net_call *calls;     /* all clients' */
 	uint8_t *stream_devices;
 	uint32_t streams_mask, outbox_max;
+	uint64_t in_bytes_max; /* of blocks for one client's requests */
 	uint32_t free_first, used;
 	uint32_t away_first, away_last;
 	uint32_t *touched, touched_count;
