@@ -358,7 +358,7 @@ uint32_t svc_net_on_body(void *context, uint32_t owner, uint32_t link, struct ne
 		return NET_WHY_PROTOCOL;
 	}
 	svc_net_touch(net, client);
-	return client->bye ? NET_WHY_UNKNOWN : NET_WHY_BYE;
+	return client->bye ? NET_WHY_SAID : NET_WHY_BYE;
 }
 
 /* ---- sending ---------------------------------------------------------------------------------------------- */
