@@ -129,6 +129,11 @@ const struct net_inbox_message *net_inbox_peek(const struct net_inbox *inbox)
 	return is_whole(slot) ? &slot->message : NULL;
 }
 
+uint32_t net_inbox_awaited(const struct net_inbox *inbox)
+{
+	return inbox->next;
+}
+
 bool net_inbox_next(struct net_inbox *inbox, struct net_inbox_message *message)
 {
 	struct slot *slot = slot_of(inbox, inbox->next);

@@ -49,6 +49,11 @@ uint32_t net_outbox_kept(const struct net_outbox *outbox)
 	return outbox->next - outbox->first;
 }
 
+uint64_t net_outbox_bytes(const struct net_outbox *outbox)
+{
+	return outbox->bytes;
+}
+
 bool net_outbox_room(const struct net_outbox *outbox, uint32_t bytes)
 {
 	if (net_outbox_kept(outbox) == outbox->messages_max)

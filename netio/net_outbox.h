@@ -37,8 +37,9 @@ int net_outbox_come(struct net_outbox *outbox, const struct net_come *come);
 /* All that has not come, as far as the other side has said, is to be sent again. */
 void net_outbox_resend(struct net_outbox *outbox);
 
-/* Messages that have not come yet. */
+/* Messages that have not come yet, and what is kept of their payloads. */
 uint32_t net_outbox_kept(const struct net_outbox *outbox);
+uint64_t net_outbox_bytes(const struct net_outbox *outbox);
 /* Forgets everything and gives all blocks back; numbers begin at 1 again. */
 void net_outbox_reset(struct net_outbox *outbox);
 

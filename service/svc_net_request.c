@@ -60,8 +60,12 @@ void svc_net_return_credits(struct svc_net *net, struct net_client *client)
 	if (credits > net->outbox_max - taken)
 		credits = net->outbox_max - taken;
 	for (uint32_t i = 0; i < net->options.device_count; i++)
-		if (!has_room(net, i))
+		if (!has_room(net, i)) {
+			/* Nobody else would ask again. */
+			if (credits > 0)
+				svc_net_touch(net, client);
 			return;
+		}
 	for (uint32_t i = 0; i < credits; i++)
 		by_device[client->stream_device ? client->stream_device[(client->streams_consumed - client->credits_due + i) & net->streams_mask] :
 			0]++;
@@ -86,6 +90,8 @@ static void keep_reply(struct svc_net *net, struct net_client *client, const str
 
 static void call_end(struct svc_net *net, struct net_client *client, struct net_call *call)
 {
+	if (call->in)
+		client->call_bytes -= net_pool_block_bytes(net->options.in, call->in);
 	svc_net_give_in(client, call->in);
 	client->out_reserved -= call->out_capacity;
 	*call = (struct net_call){ .next_free = client->call_free };
@@ -205,6 +211,8 @@ static void hand_on(struct svc_net *net, struct net_client *client, const struct
 	client->call_free = call->next_free;
 	*call = (struct net_call){ .in = in, .out = out, .request_id = record->request_id, .out_capacity = record->out_capacity, .used = true };
 	client->out_reserved += record->out_capacity;
+	if (in)
+		client->call_bytes += net_pool_block_bytes(net->options.in, in);
 	client->open++;
 	client->text_open += device == SVC_FROM_TEXT;
 	atomic_fetch_add_explicit(&net->counters.in_flight, 1, memory_order_relaxed);
@@ -248,10 +256,8 @@ static bool deliver_one(struct svc_net *net, struct net_client *client, const st
 		svc_count(&net->counters.queue_full);
 		status = ATTND_QUEUE_FULL;
 	}
-	if (status == ATTND_OK && record.out_capacity > 0 && !(out = net_pool_take(net->options.out, record.out_capacity))) {
-		svc_net_wait(net, client);
+	if (status == ATTND_OK && record.out_capacity > 0 && !(out = svc_net_take_out(client, record.out_capacity)))
 		return false;
-	}
 	(void)net_inbox_next(client->inbox, &message);
 	svc_count(&net->counters.requests);
 	if (status == ATTND_OK) {
@@ -279,8 +285,10 @@ static int take_part(struct svc_net *net, struct net_client *client, const struc
 	struct net_part part;
 	int rc = net_part_read(chunk, &part);
 
-	if (!rc)
+	if (!rc) {
+		client->part_is_next = part.number == net_inbox_awaited(client->inbox);
 		rc = net_inbox_part(client->inbox, &part);
+	}
 	switch (rc) {
 	case NET_PART_KEPT: client->moved_ns = net->now_ns; break;
 	case NET_PART_AGAIN: svc_count(&net->counters.again); break;
@@ -297,6 +305,7 @@ static int take_part(struct svc_net *net, struct net_client *client, const struc
 
 static int take_ack(struct svc_net *net, struct net_client *client, const struct net_chunk *chunk)
 {
+	const uint32_t kept = net_outbox_kept(client->outbox);
 	struct net_come come;
 	uint32_t consumed;
 	int rc = net_come_read(chunk, &come);
@@ -305,6 +314,8 @@ static int take_ack(struct svc_net *net, struct net_client *client, const struct
 		rc = net_outbox_come(client->outbox, &come);
 	if (rc)
 		return rc;
+	if (net_outbox_kept(client->outbox) != kept)
+		client->moved_ns = net->now_ns;
 	consumed = come.credits - client->streams_consumed;
 	/* Less than was said before: it was overtaken. */
 	if (consumed <= UINT32_MAX / 2) {
@@ -337,7 +348,7 @@ static int take_chunk(struct svc_net *net, struct net_client *client, const stru
 	case NET_REQUEST_MORE: return take_part(net, client, chunk);
 	case NET_ACK: return take_ack(net, client, chunk);
 	case NET_PING: return take_ping(net, client, chunk);
-	case NET_CLOSE: client->bye = true; return 0;
+	case NET_CLOSE: client->bye = true; return chunk->bytes == 0 ? 0 : -EPROTO;
 	}
 	return -EPROTO;
 }
@@ -350,7 +361,7 @@ uint32_t svc_net_on_body(void *context, uint32_t owner, uint32_t link, struct ne
 	int rc;
 
 	if (client->state != NET_CLIENT_LIVE || client->link != link)
-		return NET_WHY_REPLACED;
+		return net->drained == DRAIN_ALL ? NET_WHY_DRAINING : NET_WHY_UNKNOWN;
 	while ((rc = net_chunk_next(chunks, &chunk)) > 0 && (rc = take_chunk(net, client, &chunk)) == 0)
 		;
 	if (rc < 0) {

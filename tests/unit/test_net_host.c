@@ -68,7 +68,8 @@ static void welcomes(void **state)
 /* The least of what both said, and never less than every way carries. */
 static void datagram_sizes(void **state)
 {
-	static const uint32_t sizes[][2] = { { 0, 1232 }, { 1231, 1232 }, { 1500, 1500 }, { 16424, 16424 }, { 16425, 16424 }, { UINT32_MAX, 16424 } };
+	static const uint32_t sizes[][2] = {
+		{ 0, 1232 }, { 1231, 1232 }, { 1500, 1500 }, { 16424, 16424 }, { 16425, 16424 }, { UINT32_MAX, 16424 } };
 	struct host_rig *rig = host_rig_create(NULL);
 	struct net_guest peer;
 
