@@ -169,7 +169,8 @@ struct attnd_client *sys_net_connect_or_exit(const struct sys_net *net, enum sys
 
 /* ---- tests ------------------------------------------------------------------------------------------------ */
 
-int sys_net_run_over_ways(const struct CMUnitTest *tests, unsigned count, enum sys_way first, int (*setup)(void **), int (*teardown)(void **))
+int sys_net_run_over_ways(const struct CMUnitTest *tests, unsigned count, enum sys_way first, int (*setup)(void **),
+	int (*teardown)(void **))
 {
 	static enum sys_way ways[SYS_WAYS];
 	static struct CMUnitTest each[SYS_NET_TESTS_MAX];

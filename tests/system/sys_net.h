@@ -1,8 +1,8 @@
 /*
  * A daemon for system tests that listens in every way, plain and sealed on the same sockets, and how to come in by each.
  *
- * It has two tenants: "local", everybody without a key; "remote", who has the key. Its address is one of its own out of 127.0.0.0/8, so that
- * nobody else's ports are in the way and it is found again after a restart.
+ * It has two tenants: "local", everybody without a key; "remote", who has the key. Its address is one of its own out of 127.0.0.0/8, so
+ * that nobody else's ports are in the way and it is found again after a restart.
  */
 #ifndef SYS_NET_H
 #define SYS_NET_H
@@ -52,6 +52,7 @@ void sys_sleep_ms(int ms);
 struct CMUnitTest;
 /* Runs each of the tests over each way from `first` on, named after both; *state of a test is its `enum sys_way *`. As
  * cmocka_run_group_tests. */
-int sys_net_run_over_ways(const struct CMUnitTest *tests, unsigned count, enum sys_way first, int (*setup)(void **), int (*teardown)(void **));
+int sys_net_run_over_ways(const struct CMUnitTest *tests, unsigned count, enum sys_way first, int (*setup)(void **),
+	int (*teardown)(void **));
 
 #endif

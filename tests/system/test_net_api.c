@@ -85,7 +85,8 @@ static void fill_tokens(uint32_t *tokens, uint32_t count, uint64_t seed, uint32_
 
 static void play_steps(struct attnd_client *client, struct notes *notes, uint64_t session, const struct attnd_model_info *model)
 {
-	static const uint8_t outputs[] = { ATTND_OUT_LOGITS, ATTND_OUT_TOP, ATTND_OUT_ARGMAX, ATTND_OUT_HIDDEN, ATTND_OUT_SAMPLED, ATTND_OUT_NONE };
+	static const uint8_t outputs[] = { ATTND_OUT_LOGITS, ATTND_OUT_TOP, ATTND_OUT_ARGMAX, ATTND_OUT_HIDDEN, ATTND_OUT_SAMPLED,
+		ATTND_OUT_NONE };
 	static const char *const whats[] = { "logits", "top", "argmax", "hidden", "sampled", "nothing" };
 	const size_t room = sizeof(float) * PROMPT * model->vocab;
 	uint32_t tokens[PROMPT + 2];
@@ -248,7 +249,8 @@ static void refused(struct attnd_client *client, struct notes *notes, struct att
 static void play_errors(struct attnd_client *client, struct notes *notes, uint64_t session, const struct attnd_model_info *model)
 {
 	uint32_t *tokens = attnd_loan(client, 4096);
-	struct attnd_request step = { .op = ATTND_OP_STEP, .session = session, .argument = 3, .in_offset = attnd_offset(client, tokens), .in_bytes = 12 };
+	struct attnd_request step = { .op = ATTND_OP_STEP, .session = session, .argument = 3, .in_bytes = 12,
+		.in_offset = attnd_offset(client, tokens) };
 	struct attnd_request other = step;
 
 	tokens[0] = tokens[1] = 5;
