@@ -723,41 +723,15 @@ static void a_client_reconnects(void **state)
 	rig_end(rig);
 }
 
-/* ---- names ----------------------------------------------------------------------------------- */
-
-static void every_code_has_a_name(void **state)
-{
-	unsigned named = 0;
-
-	(void)state;
-	for (unsigned op = 1; op < ATTND_OP_END; op++)
-		assert_string_not_equal(attnd_op_name(op), "unknown-op");
-	assert_string_equal(attnd_op_name(0), "unknown-op");
-	assert_string_equal(attnd_op_name(ATTND_OP_END), "unknown-op");
-	assert_string_equal(attnd_op_name(UINT32_MAX), "unknown-op");
-	for (unsigned status = 0; status < ATTND_STATUS_END; status++) {
-		assert_non_null(attnd_status_text(status));
-		if (!strcmp(attnd_status_name(status), "unknown-status"))
-			continue;
-		named++;
-		for (unsigned other = 0; other < status; other++)
-			assert_string_not_equal(attnd_status_name(other), attnd_status_name(status));
-	}
-	assert_int_equal(named, 6 + 13 + 7 + 1);
-	assert_string_equal(attnd_status_name(ATTND_REFUSED_DEADLINE), "refused-deadline");
-	assert_string_equal(attnd_status_name(ATTND_STATUS_END), "unknown-status");
-}
-
 /* ---- every way ------------------------------------------------------------------------------- */
 
 #define WITH_DAEMON(name) { #name, name, setup, teardown, NULL }
 #define ALONE(name) { #name, name, choose, NULL, NULL }
 
-/* What differs by the way is in a test's own words; these are about names, and about shared memory. */
+/* What differs by the way is in a test's own words; these are about addresses of shared memory, and its rings. */
 static const struct CMUnitTest once[] = {
 	WITH_DAEMON(addresses),
 	WITH_DAEMON(a_refusal_has_its_reason),
-	ALONE(every_code_has_a_name),
 };
 
 static const struct CMUnitTest over_every_way[] = {
