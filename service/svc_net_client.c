@@ -21,6 +21,9 @@ static void *take_in(void *context, uint32_t bytes)
 
 	if (beside > 0 && beside + bytes > client->net->in_bytes_max)
 		return NULL;
+	/* Of all clients together, too: half of the memory is for requests that wait for no others. */
+	if (!client->part_is_next && net_pool_free_bytes(pool) <= net_pool_bytes(pool) / 2)
+		return NULL;
 	block = net_pool_take(pool, bytes);
 	if (block)
 		client->in_bytes += net_pool_block_bytes(pool, block);
