@@ -1,6 +1,6 @@
 /*
- * The network front in disorder: eight clients over streams that break and datagrams that are lost, doubled and shuffled; they ask, cancel,
- * break off, come back and go; the devices answer in any order, and there is not always enough memory. After every step all invariants hold;
+ * The network front in disorder: eight clients over streams that break and datagrams that are lost, doubled and shuffled; they ask,
+ * cancel, break off, come back and go; the devices answer in any order, and there is not always enough memory. After every step all invariants hold;
  * in the end every request was executed at most once, and who stayed has every reply once.
  *
  * ATTND_SEEDS: how many runs, from seed 1 on.
@@ -130,7 +130,8 @@ static void devices_step(struct world *world)
 
 static struct attnd_request some_request(struct world *world, uint32_t number)
 {
-	static const uint8_t ops[] = { ATTND_OP_NOP, ATTND_OP_NOP, ATTND_OP_GENERATE, ATTND_OP_GENERATE, ATTND_OP_TOKENIZE, ATTND_OP_CANCEL, 99 };
+	static const uint8_t ops[] = {
+		ATTND_OP_NOP, ATTND_OP_NOP, ATTND_OP_GENERATE, ATTND_OP_GENERATE, ATTND_OP_TOKENIZE, ATTND_OP_CANCEL, 99 };
 	struct attnd_request record = { .op = ops[base_rand_below(&world->seed, sizeof(ops))],
 		.request_id = base_rand_next(&world->seed),
 		.session = base_rand_below(&world->seed, 2) << SCHED_DEVICE_AT | number,
