@@ -527,6 +527,32 @@ static void later_ones_of_many(void **state)
 	front_rig_destroy(rig);
 }
 
+/* Requests that come one behind the other wait for nothing, though half of the memory is in use. */
+static void one_behind_the_other(void **state)
+{
+	struct front_rig *rig = front_rig_create(&little_memory);
+	struct front_client clients[2];
+	struct front_call call;
+
+	(void)state;
+	assert_true(front_connect(rig, &clients[0], false, NET_CIPHER_CHACHA, 0));
+	assert_true(front_connect(rig, &clients[1], false, NET_CIPHER_CHACHA, 0));
+	front_request(&clients[0], (struct attnd_request){ .request_id = 1 }, 10 << 10);
+	front_send(&clients[0], 0);
+	front_poll(rig);
+	assert_int_equal(net_pool_free_bytes(rig->in), 16 << 10);
+	for (uint32_t i = 0; i < 4; i++)
+		front_request(&clients[1], (struct attnd_request){ .request_id = i }, 3 << 10);
+	front_send(&clients[1], 0);
+	front_poll(rig);
+	for (uint32_t i = 0; i < 5; i++)
+		assert_true(front_next(rig, 0, &call));
+	assert_int_equal(FRONT_COUNTER(rig, no_memory), 0);
+	for (uint32_t i = 0; i < 2; i++)
+		front_client_free(&clients[i]);
+	front_rig_destroy(rig);
+}
+
 /* ---- streams ---------------------------------------------------------------------------------------------- */
 
 static uint32_t consume(struct front_client *client, uint64_t id)
@@ -775,6 +801,7 @@ int main(void)
 		cmocka_unit_test(memory_for_results),
 		cmocka_unit_test(later_ones_first),
 		cmocka_unit_test(later_ones_of_many),
+		cmocka_unit_test(one_behind_the_other),
 		cmocka_unit_test(credits),
 		cmocka_unit_test(credits_of_two),
 		cmocka_unit_test(credits_and_full_queues),
