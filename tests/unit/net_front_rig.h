@@ -33,7 +33,8 @@ struct front_rig {
 	uint32_t last_address;
 	/* What each device, and the text role, knows of each client. */
 	struct front_knows { bool there; uint32_t life, tenant, credits; } knows[FRONT_QUEUES][FRONT_CLIENTS_MAX];
-	bool no_quiet; /* GONE is not answered for now */
+	bool no_quiet;  /* GONE is not answered for now */
+	bool any_input; /* what requests bring is not looked at */
 	struct { uint32_t queue, client; } quiet_due[FRONT_QUEUES * FRONT_CLIENTS_MAX];
 	uint32_t quiet_due_count;
 };
