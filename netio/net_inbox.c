@@ -155,13 +155,20 @@ bool net_inbox_next(struct net_inbox *inbox, struct net_inbox_message *message)
 	return true;
 }
 
-void net_inbox_come(const struct net_inbox *inbox, struct net_come *come)
+uint32_t net_inbox_missing(const struct net_inbox *inbox)
 {
 	uint32_t number = inbox->next;
 
-	*come = (struct net_come){ .words = 0 };
 	while (number != inbox->end && is_whole(slot_of(inbox, number)))
 		number++;
+	return number;
+}
+
+void net_inbox_come(const struct net_inbox *inbox, struct net_come *come)
+{
+	const uint32_t number = net_inbox_missing(inbox);
+
+	*come = (struct net_come){ .words = 0 };
 	come->number = number - 1;
 	/* The one behind it has not come: its bit, the first one, stays 0. */
 	for (uint32_t i = 0; number + i != inbox->end && i < NET_BITMAP_WORDS_MAX * WORD_BITS; i++)

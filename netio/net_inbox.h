@@ -48,8 +48,9 @@ const struct net_inbox_message *net_inbox_peek(const struct net_inbox *inbox);
 /* Takes it; false: it is not whole. */
 bool net_inbox_next(struct net_inbox *inbox, struct net_inbox_message *message);
 
-/* The number of the message that is delivered next. */
+/* The number of the message that is delivered next; and of the first one that is not whole. */
 uint32_t net_inbox_awaited(const struct net_inbox *inbox);
+uint32_t net_inbox_missing(const struct net_inbox *inbox);
 
 /* What has come, for ACK or TAKEN: the caller sets `credits`. */
 void net_inbox_come(const struct net_inbox *inbox, struct net_come *come);

@@ -16,10 +16,14 @@ static void *take_in(void *context, uint32_t bytes)
 	struct net_pool *pool = client->net->options.in;
 	/* One request may always come, however long; beside it, what the window takes, in blocks that are up to twice their contents. The
 	 * next one waits for no later ones, which wait for it. */
-	const uint64_t beside = client->part_is_next ? client->call_bytes : client->in_bytes;
+	const bool is_next = client->part_number == net_inbox_awaited(client->inbox);
+	const uint64_t beside = is_next ? client->call_bytes : client->in_bytes;
 	void *block;
 
 	if (beside > 0 && beside + bytes > client->net->in_bytes_max)
+		return NULL;
+	/* Of all clients together, too: half of the memory is for requests before which all others have come. */
+	if (net_pool_free_bytes(pool) <= net_pool_bytes(pool) / 2 && client->part_number != net_inbox_missing(client->inbox))
 		return NULL;
 	block = net_pool_take(pool, bytes);
 	if (block)

@@ -57,7 +57,7 @@ struct net_client {
 	uint32_t call_free, open, text_open;
 	uint64_t in_bytes;      /* of blocks for requests */
 	uint64_t call_bytes;    /* of these: of calls */
-	bool part_is_next;      /* the part that is being taken is of the request that is handed on next */
+	uint32_t part_number;   /* of the request that a part is being taken of */
 	uint64_t out_reserved;  /* of calls: what their results may have */
 	/* Streams: what the schedulers may still send; completions sent, and those of them that the client has consumed, in all; credits that
 	 * wait to be given back. */

@@ -286,7 +286,7 @@ static int take_part(struct svc_net *net, struct net_client *client, const struc
 	int rc = net_part_read(chunk, &part);
 
 	if (!rc) {
-		client->part_is_next = part.number == net_inbox_awaited(client->inbox);
+		client->part_number = part.number;
 		rc = net_inbox_part(client->inbox, &part);
 	}
 	switch (rc) {

@@ -33,7 +33,7 @@ static uint32_t power_of_two(uint32_t least)
 
 /* ---- connecting ------------------------------------------------------------------------------------------- */
 
-static void new_way(struct front_client *client)
+void front_new_way(struct front_client *client)
 {
 	struct front_rig *rig = client->rig;
 	const uint32_t listener = client->peer.cipher == NET_CIPHER_PLAIN ? FRONT_PLAIN : FRONT_SEALED;
@@ -48,7 +48,7 @@ bool front_half_open(struct front_client *client)
 {
 	int kind;
 
-	new_way(client);
+	front_new_way(client);
 	net_guest_make_hello(&client->peer);
 	net_guest_say_hello(&client->peer);
 	front_poll(client->rig);
@@ -60,6 +60,16 @@ bool front_half_open(struct front_client *client)
 		kind = net_guest_hear(&client->peer);
 	}
 	return kind == NET_WELCOME;
+}
+
+void front_forget(struct front_client *client)
+{
+	const uint32_t requests = client->peer.welcome.max_in_flight, replies = requests + client->peer.welcome.stream_credits;
+
+	front_client_free(client);
+	BASE_ASSERT(net_inbox_create(&client->inbox, power_of_two(replies), client->peer.welcome.message_bytes, &blocks) == 0);
+	BASE_ASSERT(net_outbox_create(&client->outbox, power_of_two(requests), UINT64_MAX / 2, &blocks) == 0);
+	client->unfinished = client->consumed = 0;
 }
 
 static bool confirm(struct front_client *client)
@@ -74,7 +84,6 @@ static bool confirm(struct front_client *client)
 bool front_connect(struct front_rig *rig, struct front_client *client, bool datagram, enum net_cipher cipher, uint32_t tenant)
 {
 	unsigned char key[NET_KEY_BYTES];
-	uint32_t replies;
 
 	memset(client, 0, sizeof(*client));
 	memset(key, (int)tenant + 1, sizeof(key));
@@ -83,9 +92,7 @@ bool front_connect(struct front_rig *rig, struct front_client *client, bool data
 	client->peer.way.stream = datagram ? NET_NO_STREAM : 0;
 	if (!front_half_open(client))
 		return false;
-	replies = client->peer.welcome.max_in_flight + client->peer.welcome.stream_credits;
-	BASE_ASSERT(net_inbox_create(&client->inbox, power_of_two(replies), rig->limits.message_bytes, &blocks) == 0);
-	BASE_ASSERT(net_outbox_create(&client->outbox, power_of_two(client->peer.welcome.max_in_flight), UINT64_MAX / 2, &blocks) == 0);
+	front_forget(client);
 	return confirm(client);
 }
 
@@ -216,18 +223,23 @@ static void hear_chunk(struct front_client *client, const struct net_chunk *chun
 	}
 }
 
-void front_hear(struct front_client *client)
+void front_hear_body(struct front_client *client)
 {
 	struct net_chunk chunk;
+	int more;
+
+	while ((more = net_chunk_next(&client->peer.body, &chunk)) > 0)
+		hear_chunk(client, &chunk);
+	BASE_ASSERT(more == 0);
+}
+
+void front_hear(struct front_client *client)
+{
 	int kind;
 
-	while ((kind = net_guest_hear(&client->peer)) > 0) {
-		if (kind != NET_DATA)
-			continue;
-		while ((kind = net_chunk_next(&client->peer.body, &chunk)) > 0)
-			hear_chunk(client, &chunk);
-		BASE_ASSERT(kind == 0);
-	}
+	while ((kind = net_guest_hear(&client->peer)) > 0)
+		if (kind == NET_DATA)
+			front_hear_body(client);
 	BASE_ASSERT(kind == 0);
 }
 

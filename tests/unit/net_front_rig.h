@@ -9,7 +9,8 @@
 #include "service/svc_net.h"
 #include "tests/unit/net_guest.h"
 
-enum { FRONT_CLIENTS_MAX = 16, FRONT_TENANTS = 3, FRONT_CLIENT_FIRST = 5, FRONT_TEXT = SVC_DEVICES_MAX, FRONT_QUEUES = SVC_DEVICES_MAX + 1 };
+enum { FRONT_CLIENTS_MAX = 16, FRONT_TENANTS = 3, FRONT_CLIENT_FIRST = 5 };
+enum { FRONT_TEXT = SVC_DEVICES_MAX, FRONT_QUEUES };
 /* Listeners: sealed connections by the keys of tenants 0 and 1; also plain ones, of tenant 2. */
 enum { FRONT_SEALED, FRONT_PLAIN, FRONT_LISTENERS };
 
@@ -32,7 +33,8 @@ struct front_rig {
 	uint32_t last_address;
 	/* What each device, and the text role, knows of each client. */
 	struct front_knows { bool there; uint32_t life, tenant, credits; } knows[FRONT_QUEUES][FRONT_CLIENTS_MAX];
-	bool no_quiet; /* GONE is not answered for now */
+	bool no_quiet;  /* GONE is not answered for now */
+	bool any_input; /* what requests bring is not looked at */
 	struct { uint32_t queue, client; } quiet_due[FRONT_QUEUES * FRONT_CLIENTS_MAX];
 	uint32_t quiet_due_count;
 };
@@ -51,7 +53,8 @@ void front_wait(struct front_rig *rig, int64_t ns);
 
 struct front_call { struct sched_message message; uint32_t queue, life; };
 
-/* The next request that a device (FRONT_TEXT: the text role) got. Whoever comes, goes or gives credits is noted on the way; false: nothing is left. */
+/* The next request that a device (FRONT_TEXT: the text role) got. Whoever comes, goes or gives credits is noted on the way; false: nothing
+ * is left. */
 bool front_next(struct front_rig *rig, uint32_t queue, struct front_call *call);
 /* Answers it; not if its client is gone. The result is front_byte() of the request's id. */
 void front_final(struct front_rig *rig, const struct front_call *call, enum attnd_status status, uint32_t result_bytes);
@@ -97,6 +100,12 @@ uint32_t front_pack(struct front_client *client, struct net_guest_data *packets,
 void front_ack(struct front_client *client, uint8_t flags);
 /* Reads all that came. */
 void front_hear(struct front_client *client);
+/* The same of DATA that the peer has heard. */
+void front_hear_body(struct front_client *client);
+/* Another way of the same kind, which is not used yet. */
+void front_new_way(struct front_client *client);
+/* Nothing is there: neither requests nor replies. */
+void front_forget(struct front_client *client);
 /* A reply that is whole, in order; its result is checked and freed. false: none. */
 bool front_reply(struct front_client *client, struct attnd_completion *completion);
 void front_bye(struct front_client *client);

@@ -415,6 +415,11 @@ static void plain_does_not_roam(void **state)
 	net_guest_ping(&peer);
 	host_rig_poll(rig);
 	assert_false(arrives_at(rig, &peer, 70001));
+	peer.packets.sent = UINT64_MAX;
+	net_guest_ping(&peer);
+	host_rig_poll(rig);
+	assert_int_equal(host_rig_last(rig)->bodies, 3);
+	assert_false(arrives_at(rig, &peer, 70001));
 	fake_take_all(&rig->fake);
 	host_rig_destroy(rig);
 }

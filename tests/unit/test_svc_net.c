@@ -315,6 +315,7 @@ static void kept_results(void **state)
 	/* A small result gives the rest of its room back at once. */
 	front_final(rig, &calls[0], ATTND_OK, 1);
 	front_poll(rig);
+	assert_int_equal(net_pool_free_bytes(rig->out), net_pool_bytes(rig->out) - (32 << 10) - NET_POOL_LEAST_BYTES);
 	assert_false(front_next(rig, 0, &call)); /* 1 and 32 KiB and 32 KiB are too much */
 	expect_reply(&client, 0, ATTND_OK, 1);
 	front_poll(rig);
@@ -486,6 +487,69 @@ static void later_ones_first(void **state)
 	assert_true(front_next(rig, 0, &call));
 	assert_int_equal(call.message.record.session, 2);
 	front_client_free(&client);
+	front_rig_destroy(rig);
+}
+
+/* Nor do later ones of several clients, all of which wait for earlier ones, take all of the memory. */
+static void later_ones_of_many(void **state)
+{
+	static struct net_guest_data packets[2][64];
+	struct front_rig *rig = front_rig_create(&little_memory); /* two blocks for requests */
+	struct front_client clients[2];
+	struct front_call call;
+
+	(void)state;
+	for (uint32_t i = 0; i < 2; i++) {
+		assert_true(front_connect(rig, &clients[i], true, NET_CIPHER_CHACHA, 0));
+		front_request(&clients[i], (struct attnd_request){ .request_id = 1, .session = 1 }, 8 << 10);
+		assert_int_equal(front_pack(&clients[i], packets[i], 64), 8);
+		front_request(&clients[i], (struct attnd_request){ .request_id = 2, .session = 2 }, 8 << 10);
+		front_send(&clients[i], 0);
+		front_poll(rig);
+	}
+	assert_int_equal(net_pool_free_bytes(rig->in), 16 << 10);
+	for (uint32_t i = 0; i < 2; i++) {
+		for (uint32_t j = 0; j < 8; j++)
+			fake_come(&rig->fake, &clients[i].peer.way, packets[i][j].packet, packets[i][j].bytes);
+		front_poll(rig);
+		while (front_next(rig, 0, &call))
+			front_final(rig, &call, ATTND_OK, 0);
+		front_poll(rig);
+		expect_reply(&clients[i], 1, ATTND_OK, 0);
+		front_hear(&clients[i]);
+		net_outbox_resend(clients[i].outbox);
+		front_send(&clients[i], 0);
+		front_poll(rig);
+	}
+	assert_int_equal(FRONT_COUNTER(rig, requests), 4);
+	for (uint32_t i = 0; i < 2; i++)
+		front_client_free(&clients[i]);
+	front_rig_destroy(rig);
+}
+
+/* Requests that come one behind the other wait for nothing, though half of the memory is in use. */
+static void one_behind_the_other(void **state)
+{
+	struct front_rig *rig = front_rig_create(&little_memory);
+	struct front_client clients[2];
+	struct front_call call;
+
+	(void)state;
+	assert_true(front_connect(rig, &clients[0], false, NET_CIPHER_CHACHA, 0));
+	assert_true(front_connect(rig, &clients[1], false, NET_CIPHER_CHACHA, 0));
+	front_request(&clients[0], (struct attnd_request){ .request_id = 1 }, 10 << 10);
+	front_send(&clients[0], 0);
+	front_poll(rig);
+	assert_int_equal(net_pool_free_bytes(rig->in), 16 << 10);
+	for (uint32_t i = 0; i < 4; i++)
+		front_request(&clients[1], (struct attnd_request){ .request_id = i }, 3 << 10);
+	front_send(&clients[1], 0);
+	front_poll(rig);
+	for (uint32_t i = 0; i < 5; i++)
+		assert_true(front_next(rig, 0, &call));
+	assert_int_equal(FRONT_COUNTER(rig, no_memory), 0);
+	for (uint32_t i = 0; i < 2; i++)
+		front_client_free(&clients[i]);
 	front_rig_destroy(rig);
 }
 
@@ -736,6 +800,8 @@ int main(void)
 		cmocka_unit_test(memory_for_requests),
 		cmocka_unit_test(memory_for_results),
 		cmocka_unit_test(later_ones_first),
+		cmocka_unit_test(later_ones_of_many),
+		cmocka_unit_test(one_behind_the_other),
 		cmocka_unit_test(credits),
 		cmocka_unit_test(credits_of_two),
 		cmocka_unit_test(credits_and_full_queues),
