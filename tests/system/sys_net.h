@@ -17,6 +17,7 @@ enum { SYS_NET_SETTINGS = 12, SYS_NET_OPTIONS_MAX = 48, SYS_NET_TESTS_MAX = 64, 
 struct sys_net {
 	struct sys_daemon daemon;
 	char host[24];
+	int port;
 	char folder[64];                           /* of keys; the daemon's own goes with it */
 	char key_file[80], wrong_key_file[80];     /* the remote tenant's; nobody's */
 	char unix_path[96];
