@@ -81,6 +81,7 @@ static void keep_reply(struct svc_net *net, struct net_client *client, const str
 
 	svc_count(final ? &net->counters.completions : &net->counters.streams);
 	net_outbox_add(client->outbox, completion, result, completion->result_bytes);
+	atomic_fetch_add_explicit(&net->counters.kept, 1, memory_order_relaxed);
 	svc_net_touch(net, client);
 }
 
@@ -297,6 +298,7 @@ static int take_part(struct svc_net *net, struct net_client *client, const struc
 
 static int take_ack(struct svc_net *net, struct net_client *client, const struct net_chunk *chunk)
 {
+	const uint32_t kept = net_outbox_kept(client->outbox);
 	struct net_come come;
 	uint32_t consumed;
 	int rc = net_come_read(chunk, &come);
@@ -305,6 +307,7 @@ static int take_ack(struct svc_net *net, struct net_client *client, const struct
 		rc = net_outbox_come(client->outbox, &come);
 	if (rc)
 		return rc;
+	atomic_fetch_sub_explicit(&net->counters.kept, kept - net_outbox_kept(client->outbox), memory_order_relaxed);
 	consumed = come.credits - client->streams_consumed;
 	/* Less than was said before: it was overtaken. */
 	if (consumed <= UINT32_MAX / 2) {

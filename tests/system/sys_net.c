@@ -189,6 +189,8 @@ int sys_net_run_over_ways(const struct CMUnitTest *tests, unsigned count, enum s
 			each[made].name = titles[made];
 			each[made].initial_state = &ways[way];
 		}
+	if (getenv("ATTND_TEST_FILTER"))
+		cmocka_set_test_filter(getenv("ATTND_TEST_FILTER"));
 	/* Entries without a function do not count. */
 	return cmocka_run_group_tests_name("ways", each, setup, teardown);
 }

@@ -52,7 +52,7 @@ void sys_sleep_ms(int ms);
 
 struct CMUnitTest;
 /* Runs each of the tests over each way from `first` on, named after both; *state of a test is its `enum sys_way *`. As
- * cmocka_run_group_tests. */
+ * cmocka_run_group_tests. ATTND_TEST_FILTER="tcp:*" picks some. */
 int sys_net_run_over_ways(const struct CMUnitTest *tests, unsigned count, enum sys_way first, int (*setup)(void **),
 	int (*teardown)(void **));
 

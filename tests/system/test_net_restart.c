@@ -24,7 +24,7 @@
 #include "sched/sched_handle.h"
 #include "tests/system/sys_net.h"
 
-enum { WORKERS = 3, HISTORY = 200, LIVES = 3, ECHO_BYTES = 3000, STREAM_TOKENS = 400, NOPS_MAX = 40 };
+enum { WORKERS = 3, HISTORY = 200, LIVES = 3, ECHO_BYTES = 3000, STREAM_TOKENS = 400, NOPS_MAX = 40, RESULTS = 6 };
 
 #define MS INT64_C(1000000)
 #define SECOND (1000 * MS)
@@ -434,11 +434,69 @@ static void asked_to_end(void **state)
 	sys_net_stop(&net);
 }
 
+/* Megabytes of results that nobody has read when it is asked to end: more than sockets hold. Each is what it is over shared memory. */
+static void what_was_accepted_arrives(void **state)
+{
+	const enum sys_way way = *(enum sys_way *)*state;
+	struct attnd_client *client;
+	struct attnd_model_info model;
+	struct attnd_options how;
+	struct attnd_open_params open;
+	struct attnd_completion completion;
+	struct attnd_request sessions[RESULTS];
+	unsigned char *results, *first;
+	uint64_t session;
+	uint32_t *tokens;
+	size_t bytes;
+
+	sys_net_start(&net, options);
+	learn_answers();
+	how = sys_net_options(&net, way);
+	how.dead_after_ns = 60 * SECOND;
+	assert_int_equal(attnd_connect(&client, &how), 0);
+	assert_int_equal(attnd_describe_model(client, 0, &model), 0);
+	attnd_open_defaults(&open);
+	bytes = (size_t)HISTORY * model.vocab * 4;
+	tokens = attnd_loan(client, HISTORY * 4);
+	memcpy(tokens, history, HISTORY * 4);
+	results = attnd_loan(client, RESULTS * bytes);
+	assert_non_null(results);
+	memset(results, 0, RESULTS * bytes);
+	for (uint32_t i = 0; i < RESULTS; i++) {
+		const struct attnd_step_args args = { .output = ATTND_OUT_LOGITS, .select = ATTND_SELECT_ALL };
+		struct attnd_request step = { .op = ATTND_OP_STEP, .request_id = i, .argument = HISTORY, .in_offset = attnd_offset(client, tokens),
+			.in_bytes = HISTORY * 4, .out_offset = attnd_offset(client, results + i * bytes), .out_capacity = (uint32_t)bytes };
+
+		assert_int_equal(attnd_session_open(client, &open, &session), 0);
+		step.session = session;
+		memcpy(&step.args, &args, sizeof(args));
+		sessions[i] = step;
+	}
+	assert_int_equal(attnd_submit(client, sessions, RESULTS), RESULTS);
+	assert_true(sys_daemon_wait_number(&net.daemon, "counters.completed", sys_daemon_number(&net.daemon, "counters.accepted"), 10000));
+	kill(net.daemon.pid, SIGTERM);
+	sys_sleep_ms(300);
+	first = malloc(bytes);
+	for (uint32_t i = 0; i < RESULTS; i++) {
+		assert_int_equal(attnd_wait(client, &completion, 1, 10 * SECOND), 1);
+		assert_int_equal(completion.status, ATTND_OK);
+		assert_int_equal(completion.request_id, i);
+		if (i == 0)
+			memcpy(first, results, bytes);
+		assert_memory_equal(first, results + i * bytes, bytes);
+	}
+	free(first);
+	assert_int_equal(attnd_wait(client, &completion, 1, 20 * SECOND), -ENOTCONN);
+	attnd_disconnect(client);
+	sys_net_stop(&net);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(killed_under_load),
 		cmocka_unit_test(asked_to_end),
+		cmocka_unit_test(what_was_accepted_arrives),
 	};
 
 	return sys_net_run_over_ways(tests, sizeof(tests) / sizeof(tests[0]), SYS_SHM, NULL, NULL);
