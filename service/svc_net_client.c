@@ -281,6 +281,7 @@ void svc_net_leave(struct svc_net *net, struct net_client *client, uint32_t why)
 	client->link = SVC_NO_LINK;
 	atomic_fetch_sub_explicit(&net->counters.clients, 1, memory_order_relaxed);
 	atomic_fetch_sub_explicit(&net->counters.in_flight, client->open, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&net->counters.kept, net_outbox_kept(client->outbox), memory_order_relaxed);
 	tell_all(net, client, SCHED_CLIENT_GONE, 0, 0);
 }
 

@@ -85,6 +85,7 @@ static void keep_reply(struct svc_net *net, struct net_client *client, const str
 
 	svc_count(final ? &net->counters.completions : &net->counters.streams);
 	net_outbox_add(client->outbox, completion, result, completion->result_bytes);
+	atomic_fetch_add_explicit(&net->counters.kept, 1, memory_order_relaxed);
 	svc_net_touch(net, client);
 }
 
@@ -329,6 +330,7 @@ static int take_ack(struct svc_net *net, struct net_client *client, const struct
 		return rc;
 	if (net_outbox_kept(client->outbox) != kept)
 		client->moved_ns = net->now_ns;
+	atomic_fetch_sub_explicit(&net->counters.kept, kept - net_outbox_kept(client->outbox), memory_order_relaxed);
 	consumed = come.credits - client->streams_consumed;
 	/* Less than was said before: it was overtaken. */
 	if (consumed <= UINT32_MAX / 2) {
