@@ -96,7 +96,8 @@ int64_t net_caller_event_ns(const struct net_caller *caller);
 /* ---- requests ----------------------------------------------------------------------------------------------- */
 
 /* Sends a request. Its record's offsets do not count: `in` has in_bytes that stay as they are until its final completion, `out` has
- * room for out_capacity. 0; -EAGAIN: as many as may be are unfinished; -EMSGSIZE: its input is longer than the daemon takes; -ENOTCONN. */
+ * room for out_capacity. 0; -EAGAIN: as many as may be are unfinished, or their inputs fill the daemon's window; -EMSGSIZE: its input is
+ * longer than the daemon takes; -ENOTCONN. */
 int net_caller_send(struct net_caller *caller, const struct attnd_request *request, void *in, void *out);
 
 /* The next completion, its result in place. False: none. */

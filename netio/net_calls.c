@@ -15,6 +15,7 @@ struct call {
 	uint64_t id;            /* the caller's */
 	unsigned char *out;
 	uint32_t out_capacity;
+	uint32_t in_bytes;
 	uint32_t number;        /* of the message */
 	uint32_t next_free;
 	uint8_t op;
@@ -24,6 +25,7 @@ struct call {
 struct net_calls {
 	struct call *calls; /* [most] */
 	uint32_t most, count;
+	uint64_t in_bytes;
 	uint32_t first_free; /* most: none */
 };
 
@@ -36,6 +38,11 @@ static uint64_t wire_id(const struct net_calls *calls, const struct call *call)
 uint32_t net_calls_count(const struct net_calls *calls)
 {
 	return calls->count;
+}
+
+uint64_t net_calls_in_bytes(const struct net_calls *calls)
+{
+	return calls->in_bytes;
 }
 
 /* ---- on the way out ----------------------------------------------------------------------------------------- */
@@ -57,8 +64,9 @@ void net_calls_add(struct net_calls *calls, struct attnd_request *record, void *
 		record->args = translated(calls, record->args);
 	calls->first_free = call->next_free;
 	calls->count++;
-	*call = (struct call){ .id = record->request_id, .out = out, .out_capacity = record->out_capacity, .number = number,
-		.op = record->op, .is_open = true };
+	calls->in_bytes += record->in_bytes;
+	*call = (struct call){ .id = record->request_id, .out = out, .out_capacity = record->out_capacity, .in_bytes = record->in_bytes,
+		.number = number, .op = record->op, .is_open = true };
 	record->version = ATTND_VERSION;
 	record->lap = 0;
 	record->request_id = wire_id(calls, call);
@@ -81,6 +89,7 @@ static void finish(struct net_calls *calls, struct call *call)
 	call->next_free = calls->first_free;
 	calls->first_free = (uint32_t)(call - calls->calls);
 	calls->count--;
+	calls->in_bytes -= call->in_bytes;
 }
 
 /* A token of a GENERATE brings no result but itself: its place in the output range follows from its sequence. */
@@ -120,6 +129,7 @@ void net_calls_reset(struct net_calls *calls)
 	for (uint32_t i = 0; i < calls->most; i++)
 		calls->calls[i] = (struct call){ .next_free = i + 1 };
 	calls->first_free = calls->count = 0;
+	calls->in_bytes = 0;
 }
 
 int net_calls_create(struct net_calls **calls_out, uint32_t most)

@@ -21,6 +21,8 @@ void net_calls_reset(struct net_calls *calls);
 
 /* How many are unfinished. */
 uint32_t net_calls_count(const struct net_calls *calls);
+/* Bytes of their inputs. */
+uint64_t net_calls_in_bytes(const struct net_calls *calls);
 
 /* Notes a request that becomes the message of this number, and makes `record` what goes on the way; there is room. out: memory of
  * record->out_capacity bytes, NULL where that is 0; it is written by net_calls_answer until the final one. */

@@ -95,6 +95,7 @@ struct link *net_host_link_take(struct net_host *host, const struct net_way *way
 	link->way = *way;
 	link->part = NULL;
 	link->part_bytes = 0;
+	link->welcome_waits = false;
 	queue_add(host, link);
 	return link;
 }
@@ -111,6 +112,77 @@ void net_host_link_free(struct net_host *host, struct link *link)
 	link->next = host->free_first;
 	host->free_first = (uint32_t)(link - host->links);
 	host->used--;
+}
+
+/* ---- sending ---------------------------------------------------------------------------------------------- */
+
+/* Fills memory with packets. Sets the bytes; whether something is left to be said. */
+static bool fill_packets(struct link *link, unsigned char *memory, size_t room, size_t *bytes, net_host_fill *fill, void *context)
+{
+	bool more = true;
+
+	*bytes = 0;
+	while (more && room - *bytes >= NET_DATAGRAM_BYTES_LEAST) {
+		unsigned char *packet = memory + *bytes;
+		struct net_writer body;
+
+		net_packet_begin(&link->packets, packet, room - *bytes, &body);
+		more = fill(context, &body);
+		if (body.at == packet + net_packet_head_bytes(link->packets.datagram))
+			break;
+		*bytes += net_packet_end(&link->packets, packet, &body);
+		if (link->packets.datagram)
+			break;
+	}
+	return more;
+}
+
+bool net_host_send(struct net_host *host, uint32_t index, net_host_fill *fill, void *context)
+{
+	struct link *link = &host->links[index];
+	const struct net_port *port = host->port;
+	bool more = true;
+
+	while (more) {
+		size_t room, bytes;
+		unsigned char *memory = port->room(port->self, &link->way, NET_PACKET_BYTES_MAX, &room);
+
+		if (!memory)
+			return false;
+		if (link->packets.datagram && room > link->datagram_bytes)
+			room = link->datagram_bytes;
+		more = fill_packets(link, memory, room, &bytes, fill, context);
+		port->put(port->self, &link->way, bytes);
+		if (bytes == 0)
+			break;
+	}
+	return true;
+}
+
+static bool fill_close(void *context, struct net_writer *body)
+{
+	(void)net_close_put(body, *(const uint32_t *)context);
+	return false;
+}
+
+/* As the last thing on a link. */
+static void say_close(struct net_host *host, const struct link *link, uint32_t why)
+{
+	(void)net_host_send(host, (uint32_t)(link - host->links), fill_close, &why);
+}
+
+void net_host_close(struct net_host *host, uint32_t index, uint32_t why)
+{
+	struct link *link = &host->links[index];
+	const uint32_t stream = link->way.stream;
+
+	if (link->state == LINK_FREE)
+		return;
+	if (link->state >= LINK_WELCOMED)
+		say_close(host, link, why);
+	net_host_link_free(host, link);
+	if (stream != NET_NO_STREAM)
+		host->port->close(host->port->self, stream);
 }
 
 /* ---- packets ---------------------------------------------------------------------------------------------- */
@@ -138,6 +210,8 @@ static bool take_body(struct net_host *host, struct link *link, struct net_reade
 	why = above->body(above->context, link->owner, (uint32_t)(link - host->links), body);
 	if (why == NET_WHY_PROTOCOL)
 		net_count(&host->counters.broken);
+	if (why != NET_WHY_BYE && why != NET_WHY_SAID)
+		say_close(host, link, why);
 	return why == NET_WHY_BYE;
 }
 
@@ -301,9 +375,9 @@ static void on_writable(void *context, uint32_t name)
 	struct net_host *host = context;
 	struct link *link = &host->links[name];
 
-	if (link->state == LINK_WELCOMED && link->welcome_due)
+	if (link->state == LINK_WELCOMED && link->welcome_waits)
 		net_host_say_welcome(host, link);
-	else if (link->state == LINK_CONFIRMED)
+	if (link->state == LINK_CONFIRMED)
 		host->options.above.writable(host->options.above.context, link->owner, name);
 }
 
@@ -359,71 +433,6 @@ static void on_datagram(void *context, const struct net_way *way, unsigned char 
 		net_host_refuse_datagram(host, way, NET_WHY_UNKNOWN);
 	else
 		net_count(&host->counters.malformed);
-}
-
-/* ---- sending ---------------------------------------------------------------------------------------------- */
-
-/* Fills memory with packets. Sets the bytes; whether something is left to be said. */
-static bool fill_packets(struct link *link, unsigned char *memory, size_t room, size_t *bytes, net_host_fill *fill, void *context)
-{
-	bool more = true;
-
-	*bytes = 0;
-	while (more && room - *bytes >= NET_DATAGRAM_BYTES_LEAST) {
-		unsigned char *packet = memory + *bytes;
-		struct net_writer body;
-
-		net_packet_begin(&link->packets, packet, room - *bytes, &body);
-		more = fill(context, &body);
-		if (body.at == packet + net_packet_head_bytes(link->packets.datagram))
-			break;
-		*bytes += net_packet_end(&link->packets, packet, &body);
-		if (link->packets.datagram)
-			break;
-	}
-	return more;
-}
-
-bool net_host_send(struct net_host *host, uint32_t index, net_host_fill *fill, void *context)
-{
-	struct link *link = &host->links[index];
-	const struct net_port *port = host->port;
-	bool more = true;
-
-	while (more) {
-		size_t room, bytes;
-		unsigned char *memory = port->room(port->self, &link->way, NET_PACKET_BYTES_MAX, &room);
-
-		if (!memory)
-			return false;
-		if (link->packets.datagram && room > link->datagram_bytes)
-			room = link->datagram_bytes;
-		more = fill_packets(link, memory, room, &bytes, fill, context);
-		port->put(port->self, &link->way, bytes);
-		if (bytes == 0)
-			break;
-	}
-	return true;
-}
-
-static bool fill_close(void *context, struct net_writer *body)
-{
-	(void)net_close_put(body, *(const uint32_t *)context);
-	return false;
-}
-
-void net_host_close(struct net_host *host, uint32_t index, uint32_t why)
-{
-	struct link *link = &host->links[index];
-	const uint32_t stream = link->way.stream;
-
-	if (link->state == LINK_FREE)
-		return;
-	if (link->state >= LINK_WELCOMED)
-		(void)net_host_send(host, index, fill_close, &why);
-	net_host_link_free(host, link);
-	if (stream != NET_NO_STREAM)
-		host->port->close(host->port->self, stream);
 }
 
 /* ---- time ------------------------------------------------------------------------------------------------- */
@@ -552,8 +561,9 @@ void net_host_destroy(struct net_host *host)
 	for (uint32_t i = 0; i < host->options.links_max; i++)
 		if (host->links[i].part)
 			host->options.blocks.give(host->options.blocks.context, host->links[i].part);
+	/* Keys: what is about to be freed a compiler would not clear. */
+	explicit_bzero(host->links, host->options.links_max * sizeof(*host->links));
 	free(host->links);
-	/* Keys. */
-	memset(host, 0, sizeof(*host));
+	explicit_bzero(host, sizeof(*host));
 	free(host);
 }

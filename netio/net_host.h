@@ -22,6 +22,9 @@
 
 enum { NET_KEYS_MAX = 64, NET_NO_OWNER = UINT32_MAX };
 
+/* Beside the reasons of enum net_why, where chunks are handed in: the other side has said CLOSE, and is not to hear another one. */
+enum { NET_WHY_SAID = NET_WHY_END };
+
 struct net_host_key {
 	unsigned char key[NET_KEY_BYTES];
 	uint32_t tenant;
@@ -43,7 +46,7 @@ struct net_host_above {
 		uint32_t *owner);
 	/* The link has shown that it is alive: it is the owner's from now on. */
 	void (*confirmed)(void *context, uint32_t owner, uint32_t link);
-	/* Chunks have come. NET_WHY_BYE, or why to end it. */
+	/* Chunks have come. NET_WHY_BYE, or why to end it, which the host says to the other side; NET_WHY_SAID. */
 	uint32_t (*body)(void *context, uint32_t owner, uint32_t link, struct net_reader *chunks);
 	/* A link that was welcomed is gone, confirmed or not; not called for net_host_close. */
 	void (*gone)(void *context, uint32_t owner, uint32_t link);

@@ -39,12 +39,11 @@ static bool is_datagram(const struct net_way *way)
 	return way->stream == NET_NO_STREAM;
 }
 
-static void refuse(struct net_host *host, const struct net_way *way, uint32_t why)
+static void say_refused(struct net_host *host, const struct net_way *way, uint32_t why)
 {
 	struct net_refused refused = { .why = why, .version = NET_VERSION };
 	unsigned char packet[NET_DATAGRAM_HEAD_BYTES + NET_REFUSED_BYTES];
 
-	net_count(&host->counters.refused[why]);
 	for (enum net_cipher cipher = NET_CIPHER_PLAIN; cipher < NET_CIPHER_END; cipher++)
 		if (cipher == NET_CIPHER_PLAIN ? host->listeners[way->listener].plain : net_cipher_here(cipher))
 			refused.ciphers |= UINT32_C(1) << cipher;
@@ -54,8 +53,9 @@ static void refuse(struct net_host *host, const struct net_way *way, uint32_t wh
 
 void net_host_refuse_datagram(struct net_host *host, const struct net_way *way, uint32_t why)
 {
+	net_count(&host->counters.refused[why]);
 	if (host->answers++ < ANSWERS_PER_POLL)
-		refuse(host, way, why);
+		say_refused(host, way, why);
 }
 
 /* ---- cookies ---------------------------------------------------------------------------------------------- */
@@ -115,16 +115,23 @@ static const struct net_host_key *key_of(const struct net_host *host, const unsi
 	return NULL;
 }
 
-static uint32_t open_sealed(struct net_host *host, const unsigned char *body, size_t bytes, struct greeting *greeting)
+/* What stands behind a HELLO in a datagram is zeros; on a stream nothing does. */
+static bool is_whole(const struct net_way *way, const unsigned char *body, size_t bytes, size_t hello_bytes)
+{
+	return bytes >= hello_bytes && (is_datagram(way) ? sodium_is_zero(body + hello_bytes, bytes - hello_bytes) : bytes == hello_bytes);
+}
+
+static uint32_t open_sealed(struct net_host *host, const struct net_way *way, const unsigned char *body, size_t bytes,
+	struct greeting *greeting)
 {
 	const struct net_host_key *key = key_of(host, greeting->clear.key);
 	unsigned char secret[NET_KEY_BYTES], sealed[NET_HELLO_BYTES];
 	int rc;
 
-	if (bytes < SEALED_HELLO_BYTES)
-		return NET_WHY_PROTOCOL;
 	if (!net_cipher_here(greeting->clear.cipher))
 		return NET_WHY_CIPHER;
+	if (!is_whole(way, body, bytes, SEALED_HELLO_BYTES))
+		return NET_WHY_PROTOCOL;
 	if (!key)
 		return NET_WHY_KEY;
 	host->options.random(host->options.random_context, secret, sizeof(secret));
@@ -135,14 +142,14 @@ static uint32_t open_sealed(struct net_host *host, const unsigned char *body, si
 	return rc < 0 ? NET_WHY_KEY : net_hello_read(sealed, &greeting->hello) ? NET_WHY_PROTOCOL : NET_WHY_BYE;
 }
 
-static uint32_t open_plain(const struct net_host *host, uint32_t listener, const unsigned char *body, size_t bytes,
+static uint32_t open_plain(const struct net_host *host, const struct net_way *way, const unsigned char *body, size_t bytes,
 	struct greeting *greeting)
 {
-	if (!host->listeners[listener].plain)
+	if (!host->listeners[way->listener].plain)
 		return NET_WHY_KEY;
-	if (bytes < PLAIN_HELLO_BYTES)
+	if (!is_whole(way, body, bytes, PLAIN_HELLO_BYTES))
 		return NET_WHY_PROTOCOL;
-	greeting->tenant = host->listeners[listener].tenant;
+	greeting->tenant = host->listeners[way->listener].tenant;
 	return net_hello_read(body + NET_CLEAR_BYTES, &greeting->hello) ? NET_WHY_PROTOCOL : NET_WHY_BYE;
 }
 
@@ -159,8 +166,8 @@ static uint32_t open_hello(struct net_host *host, const struct net_way *way, con
 		return rc == -EPROTONOSUPPORT ? NET_WHY_VERSION : NET_WHY_PROTOCOL;
 	if (host->refuse_why != NET_WHY_BYE)
 		return host->refuse_why;
-	return greeting->clear.cipher == NET_CIPHER_PLAIN ? open_plain(host, way->listener, body, bytes, greeting) :
-		open_sealed(host, body, bytes, greeting);
+	return greeting->clear.cipher == NET_CIPHER_PLAIN ? open_plain(host, way, body, bytes, greeting) :
+		open_sealed(host, way, body, bytes, greeting);
 }
 
 /* ---- WELCOME ---------------------------------------------------------------------------------------------- */
@@ -203,7 +210,8 @@ static void write_welcome(struct net_host *host, struct link *link, struct greet
 
 void net_host_say_welcome(struct net_host *host, struct link *link)
 {
-	link->welcome_due = !send_packet(host, &link->way, link->welcome, link->welcome_bytes);
+	/* A stream says when it has room; who sends datagrams asks again. */
+	link->welcome_waits = !send_packet(host, &link->way, link->welcome, link->welcome_bytes);
 }
 
 static uint32_t welcome_link(struct net_host *host, struct link *link, struct greeting *greeting)
@@ -232,9 +240,12 @@ bool net_host_greet_stream(struct net_host *host, struct link *link, const unsig
 
 	if (why == NET_WHY_BYE)
 		why = welcome_link(host, link, &greeting);
-	if (why != NET_WHY_BYE)
-		refuse(host, &link->way, why);
-	return why == NET_WHY_BYE;
+	sodium_memzero(&greeting.noise, sizeof(greeting.noise));
+	if (why == NET_WHY_BYE)
+		return true;
+	net_count(&host->counters.refused[why]);
+	say_refused(host, &link->way, why);
+	return false;
 }
 
 /* Who sends the same HELLO again has not heard our WELCOME. */
@@ -280,6 +291,7 @@ void net_host_greet_datagram(struct net_host *host, const struct net_way *way, c
 	} else if (why == NET_WHY_BYE) {
 		why = NET_WHY_FULL;
 	}
+	sodium_memzero(&greeting.noise, sizeof(greeting.noise));
 	if (why != NET_WHY_BYE)
 		net_host_refuse_datagram(host, way, why);
 }

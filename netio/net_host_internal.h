@@ -18,6 +18,7 @@ enum link_state { LINK_FREE, LINK_OPENED, LINK_WELCOMED, LINK_CONFIRMED };
 struct link {
 	uint8_t state; /* enum link_state */
 	bool listed;   /* in one of the host's queues */
+	bool welcome_waits; /* streams: WELCOME is to be said once there is room */
 	uint16_t datagram_bytes;
 	uint32_t owner;
 	uint32_t next, before; /* in that queue, or (next) among the free */
@@ -29,8 +30,7 @@ struct link {
 	uint32_t part_bytes;
 	int64_t part_since_ns;
 	unsigned char part_head[NET_STREAM_HEAD_BYTES];
-	/* While it is half open: to say WELCOME once more, on streams when there is room at last. */
-	bool welcome_due;
+	/* Half open: to say WELCOME once more, or later. */
 	unsigned char hello_id[NET_HELLO_ID_BYTES];
 	unsigned char welcome[NET_WELCOME_PACKET_BYTES];
 	uint32_t welcome_bytes;
@@ -71,9 +71,9 @@ void net_host_link_free(struct net_host *host, struct link *link);
 
 /* A stream's first packet. Whether the stream goes on. */
 bool net_host_greet_stream(struct net_host *host, struct link *link, const unsigned char *body, size_t bytes);
-/* Says WELCOME, once more or at last. */
-void net_host_say_welcome(struct net_host *host, struct link *link);
 void net_host_greet_datagram(struct net_host *host, const struct net_way *way, const unsigned char *body, size_t bytes);
+/* WELCOME, which lies in the link. */
+void net_host_say_welcome(struct net_host *host, struct link *link);
 /* Says REFUSED to whoever sent a datagram that nobody knows. */
 void net_host_refuse_datagram(struct net_host *host, const struct net_way *way, uint32_t why);
 

@@ -44,6 +44,12 @@ static uint32_t lane_clients(const struct svc_daemon *daemon, uint32_t lane)
 	return clients[lane];
 }
 
+/* Without listeners the network's lane, the last one, has nobody on it. */
+static uint32_t lane_count(const struct svc_daemon *daemon)
+{
+	return daemon->config.listen_count ? SVC_LANES : SVC_LANE_NET;
+}
+
 static int lanes_create(const struct svc_daemon *daemon, struct svc_lane lanes[SVC_LANES])
 {
 	for (uint32_t i = 0; i < SVC_LANES; i++) {
@@ -173,7 +179,7 @@ static int device_sched(
 		.struct_bytes = sizeof(options),
 		.clock = &device->agent.clock,
 		.backend = device->backend,
-		.lane_count = SVC_LANES,
+		.lane_count = lane_count(daemon),
 		.models = models,
 		.model_count = config->model_count,
 		.tenants = daemon->tenants,
@@ -324,7 +330,7 @@ static int text_create(struct svc_daemon *daemon)
 		daemon->tokenizers[i] = model_tokenizer(daemon->devices[0].models[i]);
 	struct svc_text_options options = {
 		.clock = &daemon->text_agent.clock,
-		.lane_count = SVC_LANES,
+		.lane_count = lane_count(daemon),
 		.tokenizers = daemon->tokenizers,
 		.model_count = daemon->config.model_count,
 		.tenant_models = daemon->tenant_models,

@@ -14,15 +14,34 @@ static void *take_in(void *context, uint32_t bytes)
 {
 	struct net_client *client = context;
 	struct net_pool *pool = client->net->options.in;
+	/* One request may always come, however long; beside it, what the window takes, in blocks that are up to twice their contents. The
+	 * next one waits for no later ones, which wait for it. */
+	const bool is_next = client->part_number == net_inbox_awaited(client->inbox);
+	const uint64_t beside = is_next ? client->call_bytes : client->in_bytes;
 	void *block;
 
-	/* One request may always come, however long; beside it, what the window takes. */
-	if (client->in_bytes > 0 && client->in_bytes + bytes > client->net->options.window_bytes)
+	if (beside > 0 && beside + bytes > client->net->in_bytes_max)
+		return NULL;
+	/* Of all clients together, too: half of the memory is for requests before which all others have come. */
+	if (net_pool_free_bytes(pool) <= net_pool_bytes(pool) / 2 && client->part_number != net_inbox_missing(client->inbox))
 		return NULL;
 	block = net_pool_take(pool, bytes);
 	if (block)
 		client->in_bytes += net_pool_block_bytes(pool, block);
+	else
+		client->short_of_memory = true;
 	return block;
+}
+
+void *svc_net_take_out(struct net_client *client, uint32_t bytes)
+{
+	void *block = net_pool_take(client->net->options.out, bytes);
+
+	if (block)
+		return block;
+	client->short_of_memory = true;
+	svc_net_wait(client->net, client);
+	return NULL;
 }
 
 static void released(struct net_client *client)
@@ -161,6 +180,8 @@ uint32_t svc_net_on_welcome(void *context, uint32_t link, uint32_t tenant, const
 	struct net_client *client = client_of_token(net, hello->resume, tenant);
 	struct net_come come = { .number = 0 };
 
+	if (!client && net->drained)
+		return NET_WHY_DRAINING;
 	if (client) {
 		welcome->flags = NET_RESUMED;
 		net_inbox_come(client->inbox, &come);
@@ -169,6 +190,7 @@ uint32_t svc_net_on_welcome(void *context, uint32_t link, uint32_t tenant, const
 		if (!client)
 			return NET_WHY_FULL;
 	}
+	net->link_life[link] = client->life;
 	memcpy(welcome->token, client->token, NET_NAME_BYTES);
 	welcome->boot_id = net->options.boot_id;
 	welcome->max_in_flight = net->options.in_flight;
@@ -211,6 +233,10 @@ void svc_net_on_confirmed(void *context, uint32_t owner, uint32_t link)
 	struct net_client *client = &net->clients[owner];
 	const uint32_t old = client->link;
 
+	/* While the link was half open its client went, and the place may be somebody else's by now; or everybody has to go. What the
+	 * link says next ends it. */
+	if (net->link_life[link] != client->life || net->drained == DRAIN_ALL)
+		return;
 	if (client->state == NET_CLIENT_PROMISED) {
 		begin(net, client);
 	} else {
@@ -245,6 +271,7 @@ void svc_net_leave(struct svc_net *net, struct net_client *client, uint32_t why)
 		return;
 	away_remove(net, client);
 	client->state = NET_CLIENT_LEAVING;
+	client->life++;
 	client->quiet_due = net->options.device_count + 1;
 	if (client->link != SVC_NO_LINK)
 		net_host_close(net->host, client->link, why);
@@ -266,7 +293,7 @@ static void calls_reset(struct svc_net *net, struct net_client *client)
 		*call = (struct net_call){ .next_free = i + 1 };
 	}
 	client->call_free = 0;
-	client->out_reserved = 0;
+	client->out_reserved = client->call_bytes = 0;
 }
 
 void svc_net_quiet(struct svc_net *net, struct net_client *client)
@@ -314,6 +341,7 @@ int svc_net_clients_create(struct svc_net *net)
 	int rc = 0;
 
 	net->outbox_max = power_of_two(options->in_flight + options->streams);
+	net->in_bytes_max = 2 * ((uint64_t)options->window_bytes + (uint64_t)options->in_flight * NET_POOL_LEAST_BYTES);
 	net->streams_mask = power_of_two(options->streams) - 1;
 	net->clients = calloc(options->clients_max, sizeof(*net->clients));
 	net->calls = calloc((size_t)options->clients_max * options->in_flight, sizeof(*net->calls));

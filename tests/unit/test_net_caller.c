@@ -554,6 +554,7 @@ static void a_daemon_that_has_forgotten(void **state)
 		struct net_pair *pair = opened(datagram);
 
 		assert_int_equal(send_nop(pair, 1), 0);
+		check_nop(pair, 1);
 		net_caller_broke(pair->caller);
 		pair->peer.forgets = true;
 		net_pair_start(pair, true);
@@ -564,6 +565,23 @@ static void a_daemon_that_has_forgotten(void **state)
 		net_pair_open(pair); /* as a new one */
 		assert_int_equal(send_nop(pair, 3), 0);
 		check_nop(pair, 3);
+		destroy(pair);
+	}
+}
+
+/* It broke before the daemon had heard a word of it: nothing was executed, and the new one is as good. */
+static void a_connection_that_was_never_there(void **state)
+{
+	(void)state;
+	for (int datagram = 0; datagram < 2; datagram++) {
+		struct net_pair *pair = opened(datagram);
+
+		assert_int_equal(send_nop(pair, 1), 0);
+		net_caller_broke(pair->caller);
+		pair->peer.forgets = true;
+		net_pair_start(pair, true);
+		check_nop(pair, 1);
+		assert_int_equal(net_caller_state(pair->caller), NET_CALLER_OPEN);
 		destroy(pair);
 	}
 }
@@ -631,6 +649,7 @@ int main(void)
 		cmocka_unit_test(what_is_under_way_goes_on_over_another_socket),
 		cmocka_unit_test(resumed_at_any_time),
 		cmocka_unit_test(a_daemon_that_has_forgotten),
+		cmocka_unit_test(a_connection_that_was_never_there),
 		cmocka_unit_test(a_late_refusal),
 		cmocka_unit_test(a_farewell),
 	};
