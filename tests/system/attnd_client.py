@@ -16,13 +16,14 @@ import time
 
 VERSION = 1
 HELLO, COOKIE, WELCOME, DATA, REFUSED = 1, 2, 3, 4, 5
-REQUEST, REQUEST_MORE, REPLY, REPLY_MORE, ACK, TAKEN, PING, PONG, CLOSE = range(1, 10)
-PROBE, AGAIN, RESUMED = 1, 1, 1
+REQUEST, REQUEST_MORE, REPLY, REPLY_MORE, ACK, TAKEN, PING, PONG, CLOSE, HAVE = range(1, 11)
+PROBE, AGAIN, RESUMED, FEATURE_HAVE = 1, 1, 1, 1
 PLAIN = 0
 WHY = ["bye", "version", "cipher", "key", "full", "draining", "broken", "unknown", "moved"]
 
 STREAM_BODY, TAG_BYTES, HEAD_BYTES = 16400, 16, 24
-PART_BYTES = 1024
+UNIT_BYTES = 1024
+UNITS_UNDER_WAY = 64  # the document allows more where nothing is lost
 DATAGRAM_BYTES, HELLO_BYTES = 1472, 512
 
 NOP, DESCRIBE, OPEN, STEP, GENERATE, APPEND, ATTEND, TOKENIZE, DETOKENIZE, FORK, TRUNCATE, CLOSE_SESSION, CANCEL = range(1, 14)
@@ -217,22 +218,43 @@ class Link:
         raise Lost("no WELCOME came")
 
 
+def units_of(count):
+    return (count + UNIT_BYTES - 1) // UNIT_BYTES
+
+
+def bitmap(first, numbers):
+    """Words whose bit i says whether first + i is among the numbers."""
+    bits = sum(1 << (number - first & 0xFFFFFFFF) for number in set(numbers))
+    return [bits >> at & (1 << 64) - 1 for at in range(0, bits.bit_length(), 64)]
+
+
+def numbers_of(first, words):
+    return {first + at * 64 + bit & 0xFFFFFFFF for at, word in enumerate(words) for bit in range(64) if word >> bit & 1}
+
+
 class Message:
     """A message that comes in parts."""
 
     def __init__(self):
         self.record, self.payload, self.come, self.total = None, None, set(), None
+        self.said = 0  # units that HAVE has told of
+
+    def first_missing(self):
+        return next(unit for unit in range(len(self.come) + 1) if unit not in self.come)
+
+    def has_holes(self):
+        return bool(self.come) and self.first_missing() < max(self.come)
 
     def add(self, offset, total, data):
         if self.payload is None:
             self.payload, self.total = bytearray(total), total
-        if total != self.total or offset + len(data) > total or offset % PART_BYTES:
+        if total != self.total or offset + len(data) > total or offset % UNIT_BYTES:
             raise ValueError("parts of a message do not fit together")
         self.payload[offset:offset + len(data)] = data
-        self.come.update(range(offset // PART_BYTES, (offset + len(data) + PART_BYTES - 1) // PART_BYTES))
+        self.come.update(range(offset // UNIT_BYTES, units_of(offset + len(data))))
 
     def whole(self):
-        return self.record is not None and len(self.come) == (self.total + PART_BYTES - 1) // PART_BYTES
+        return self.record is not None and len(self.come) == units_of(self.total)
 
 
 class Request:
@@ -242,6 +264,15 @@ class Request:
         self.number, self.record, self.input = number, record, payload
         self.stream, self.completion, self.output = [], None, b""
         self.sent_s = 0.0
+        self.begin()
+
+    def begin(self):
+        """Nothing of it is under way."""
+        self.top = 0            # units sent so far
+        self.have = set()       # units that have come, as far as the daemon has said
+
+    def under_way(self):
+        return self.top - len({unit for unit in self.have if unit < self.top})
 
     @property
     def tokens(self):
@@ -255,7 +286,8 @@ class Completion:
 
 
 class Client:
-    def __init__(self, address, key=None, cipher=None, version=VERSION, heard=lambda kind: True):
+    def __init__(self, address, key=None, cipher=None, version=VERSION, features=FEATURE_HAVE, heard=lambda kind: True):
+        self.features, self.again_s, self.haves_said = features, 0.0, 0
         self.address, self.key = address, key
         self.cipher = cipher or (PLAIN if key is None else 1)
         self.version, self.heard = version, heard
@@ -277,22 +309,25 @@ class Client:
         """Says HELLO over a new socket, with the token of before if there is one."""
         self.link = Link(self.address, self.cipher, self.key)
         datagram_bytes = DATAGRAM_BYTES if self.link.datagram else 0
-        part = HELLO_SEALED.pack(0, self.token, self.reply_come, datagram_bytes, now_ns())
-        (_, self.boot_id, token, daemon_ns, clock_ns, self.max_in_flight, self.stream_credits, self.window_bytes,
+        offered = self.features if self.link.datagram else 0
+        part = HELLO_SEALED.pack(offered, self.token, self.reply_come, datagram_bytes, now_ns())
+        (features, self.boot_id, token, daemon_ns, clock_ns, self.max_in_flight, self.stream_credits, self.window_bytes,
          self.message_bytes, taken, self.resume_ms, datagram_bytes, flags, self.link.connection) = self.link.shake_hands(
             part, self.version, heard=self.heard)
         if self.token != bytes(16) and not flags & RESUMED:
             raise Refused(7)  # what was is gone
-        self.resumed, self.token = bool(flags & RESUMED), token
+        self.resumed, self.token, self.haves = bool(flags & RESUMED), token, bool(features & FEATURE_HAVE)
         if self.link.datagram:
             self.link.packet_bytes = datagram_bytes - HEAD_BYTES - (TAG_BYTES if self.key else 0)
         self.take_clock(clock_ns, daemon_ns, daemon_ns, now_ns())
         self.taken, self.taken_later = taken, set()
         self.last_heard_s = self.last_probe_s = time.monotonic()
         self.ping()
-        for number in sorted(self.requests):
-            if after(number, self.taken):
-                self.send_request(self.requests[number])
+        if self.resumed:
+            self.send_ack(PROBE)  # the replies that went over the old socket
+        for request in self.not_taken():
+            request.begin()
+            self.send_request(request)
 
     def resume(self):
         """Goes on where the connection was, over a new socket."""
@@ -329,17 +364,48 @@ class Client:
         if body:
             self.link.send_data(body)
 
-    def send_request(self, request):
-        room = self.link.packet_bytes
-        total = len(request.input)
-        at = total if 8 + 64 + total <= room else (room - 8 - 64) // PART_BYTES * PART_BYTES
-        chunks = [chunk(REQUEST, request.number, request.record + request.input[:at])]
-        step = (room - 8 - 8) // PART_BYTES * PART_BYTES
-        while at < total:
-            chunks.append(chunk(REQUEST_MORE, request.number, struct.pack("<II", at, total) + request.input[at:at + step]))
-            at += step
+    def request_part(self, request, unit, units):
+        """The chunk with the record and the first units, or with some later ones."""
+        total, at, end = len(request.input), unit * UNIT_BYTES, (unit + units) * UNIT_BYTES
+        if unit == 0:
+            return chunk(REQUEST, request.number, request.record + request.input[:end])
+        return chunk(REQUEST_MORE, request.number, struct.pack("<II", at, total) + request.input[at:end])
+
+    def send_units(self, request, wanted):
+        """Runs of units, each as long as a packet takes. A first part has the record too, and at least one unit if there is any."""
+        chunks, unit = [], 0
+        while unit < len(wanted):
+            before = 8 + (64 if wanted[unit] == 0 else 8)
+            most = (self.link.packet_bytes - before) // UNIT_BYTES
+            if wanted[unit] == 0 and before + len(request.input) + -len(request.input) % 8 <= self.link.packet_bytes:
+                most += 1  # the rest, which is no whole unit
+            run = 1
+            while run < most and unit + run < len(wanted) and wanted[unit + run] == wanted[unit] + run:
+                run += 1
+            chunks.append(self.request_part(request, wanted[unit], run))
+            unit += run
+        if not wanted:
+            chunks.append(self.request_part(request, 0, 0))
         request.sent_s = time.monotonic()
         self.send(chunks)
+
+    def send_request(self, request):
+        """What is not known to have come of it, as far as may be under way."""
+        units = units_of(len(request.input))
+        wanted = [unit for unit in range(units) if unit not in request.have]
+        if self.haves:
+            request.top = min(max(request.top, UNITS_UNDER_WAY), units)
+            wanted = [unit for unit in wanted if unit < request.top] or wanted[:1]
+        self.send_units(request, wanted)
+
+    def send_on(self, request):
+        """Units that have not been sent, when others have come."""
+        units = units_of(len(request.input))
+        top = min(request.top + UNITS_UNDER_WAY - request.under_way(), units)
+        if top > request.top:
+            wanted = list(range(request.top, top))
+            request.top = top
+            self.send_units(request, wanted)
 
     def submit(self, op, payload=b"", capacity=0, flags=0, klass=0, session=0, deadline_ns=0, position=0, argument=0, args=0,
                request_id=None):
@@ -352,12 +418,22 @@ class Client:
         return request
 
     def send_ack(self, flags=0):
-        later = [(number - self.reply_come - 1) & 0xFFFFFFFF for number in self.later]
-        words = [0] * (max(later, default=-1) // 64 + 1)
-        for bit in later:
-            words[bit // 64] |= 1 << bit % 64
+        """What has come: of long replies that are not whole too, and what is missing of them once in a while."""
+        chunks, now = [], time.monotonic()
+        partial = [(number, message) for number, message in self.parts.items() if message.come] if self.haves else []
+        again = any(message.has_holes() for _, message in partial) and now - self.again_s > max(0.001, (self.best_trip_ns or 0) / 1e9)
+        if again:
+            self.again_s = now
+        for number, message in partial[:4]:
+            first = message.first_missing()
+            words = bitmap(first + 1, [unit for unit in message.come if unit > first])[:16]
+            chunks.append(chunk(HAVE, number, struct.pack(f"<II{len(words)}Q", first, len(words), *words), AGAIN if again and words else 0))
+            message.said = len(message.come)
+            self.haves_said += 1
+        words = bitmap(self.reply_come + 1, self.later)
         self.owes_ack = False
-        self.send([chunk(ACK, self.reply_come, struct.pack(f"<II{len(words)}Q", self.credits & 0xFFFFFFFF, len(words), *words), flags)])
+        self.send(chunks + [
+            chunk(ACK, self.reply_come, struct.pack(f"<II{len(words)}Q", self.credits & 0xFFFFFFFF, len(words), *words), flags)])
 
     # ---- receiving ----
 
@@ -399,6 +475,8 @@ class Client:
                 self.later[number] = self.parts.pop(number)
         elif kind == TAKEN:
             self.take_taken(flags, number, content)
+        elif kind == HAVE:
+            self.take_have(number, content)
         elif kind == PING:
             received = now_ns()
             self.send([chunk(PONG, number, content + struct.pack("<qq", received, now_ns()))])
@@ -411,12 +489,23 @@ class Client:
     def take_taken(self, flags, number, content):
         _, count = struct.unpack_from("<II", content)
         if after(number, self.taken) or number == self.taken:
-            self.taken, self.taken_later = number, set()
-            for i, word in enumerate(struct.unpack_from(f"<{count}Q", content, 8)):
-                self.taken_later |= {(number + 1 + i * 64 + bit) & 0xFFFFFFFF for bit in range(64) if word >> bit & 1}
+            self.taken = number
+            self.taken_later = numbers_of(number + 1, struct.unpack_from(f"<{count}Q", content, 8))
         if flags & AGAIN:
             for request in self.not_taken():
                 self.send_request(request)
+
+    def take_have(self, number, content):
+        """What has come of a request: the rest of it goes out, and what is missing again, once in a round trip."""
+        first, count = struct.unpack_from("<II", content)
+        request = self.requests.get(number)
+        if not request:
+            return
+        request.have |= set(range(first)) | numbers_of(first + 1, struct.unpack_from(f"<{count}Q", content, 8))
+        now = time.monotonic()
+        if count and now - request.sent_s > max(0.001, self.best_trip_ns / 1e9):
+            self.send_units(request, [unit for unit in range(max(request.have)) if unit not in request.have])
+        self.send_on(request)
 
     def not_taken(self):
         return [r for n, r in sorted(self.requests.items()) if after(n, self.taken) and n not in self.taken_later]
