@@ -196,7 +196,7 @@ static void confirm(struct net_host *host, struct link *link)
 	if (link->packets.datagram)
 		queue_add(host, link);
 	net_count(&host->counters.confirmed);
-	above->confirmed(above->context, link->owner, (uint32_t)(link - host->links));
+	above->confirmed(above->context, link->owner, (uint32_t)(link - host->links), link->features);
 }
 
 /* Chunks that opened. Whether the link goes on. */

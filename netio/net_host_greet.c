@@ -194,6 +194,8 @@ static void write_welcome(struct net_host *host, struct link *link, struct greet
 	unsigned char *body = link->welcome + net_packet_head_bytes(link->packets.datagram), clear[NET_WELCOME_BYTES];
 	size_t bytes = NET_WELCOME_BYTES;
 
+	link->features = link->packets.datagram ? greeting->hello.features & NET_FEATURE_HAVE : 0;
+	welcome->features = link->features;
 	welcome->now_ns = host->now_ns;
 	welcome->clock_ns = greeting->hello.clock_ns;
 	welcome->datagram_bytes = link->datagram_bytes;

@@ -21,6 +21,7 @@ struct link {
 	bool welcome_waits; /* streams: WELCOME is to be said once there is room */
 	uint16_t datagram_bytes;
 	uint32_t owner;
+	uint64_t features;
 	uint32_t next, before; /* in that queue, or (next) among the free */
 	int64_t since_ns;      /* half open since, or heard of last */
 	struct net_way way;

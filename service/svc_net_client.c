@@ -227,7 +227,7 @@ static void begin(struct svc_net *net, struct net_client *client)
 	atomic_fetch_add_explicit(&net->counters.clients, 1, memory_order_relaxed);
 }
 
-void svc_net_on_confirmed(void *context, uint32_t owner, uint32_t link)
+void svc_net_on_confirmed(void *context, uint32_t owner, uint32_t link, uint64_t features)
 {
 	struct svc_net *net = context;
 	struct net_client *client = &net->clients[owner];
@@ -244,6 +244,9 @@ void svc_net_on_confirmed(void *context, uint32_t owner, uint32_t link)
 		away_remove(net, client);
 	}
 	client->link = link;
+	client->haves = features & NET_FEATURE_HAVE;
+	client->say_have = false;
+	net_outbox_limit(client->outbox, client->haves);
 	if (old != SVC_NO_LINK)
 		net_host_close(net->host, old, NET_WHY_REPLACED);
 	svc_net_touch(net, client);

@@ -41,7 +41,8 @@ struct net_client {
 	bool touched;  /* in net->touched */
 	bool waiting;  /* in net->waiting: for memory */
 	bool away;     /* in the queue of those without a link */
-	bool say_taken, must_say_taken, say_again, say_pong;
+	bool say_taken, must_say_taken, say_again, say_pong, say_have;
+	bool haves;    /* long messages are told of unit by unit */
 	bool bye;      /* it said so */
 	uint32_t taken_poll; /* in which say_taken was set */
 	bool short_of_memory; /* the pool had none for it, and none was given back since */
@@ -115,7 +116,7 @@ void svc_net_give_out(struct net_client *client, void *block);
 
 uint32_t svc_net_on_welcome(void *net, uint32_t link, uint32_t tenant, const struct net_hello *hello, struct net_welcome *welcome,
 	uint32_t *owner);
-void svc_net_on_confirmed(void *net, uint32_t owner, uint32_t link);
+void svc_net_on_confirmed(void *net, uint32_t owner, uint32_t link, uint64_t features);
 void svc_net_on_gone(void *net, uint32_t owner, uint32_t link);
 /* Ends a client: the devices are told; its link, if there is one, is closed. */
 void svc_net_leave(struct svc_net *net, struct net_client *client, uint32_t why);

@@ -299,7 +299,20 @@ static int take_part(struct svc_net *net, struct net_client *client, const struc
 		break;
 	}
 	client->say_taken = true;
+	client->say_have |= client->haves && rc >= 0 && part.bytes < part.message_bytes;
 	client->taken_poll = net->polls;
+	return rc < 0 ? rc : 0;
+}
+
+static int take_have(struct net_client *client, const struct net_chunk *chunk)
+{
+	struct net_have have;
+	int rc = client->haves ? net_have_read(chunk, &have) : -EPROTO;
+
+	if (!rc)
+		rc = net_outbox_have(client->outbox, &have);
+	if (rc >= 0 && chunk->flags & NET_HAVE_AGAIN)
+		net_outbox_again(client->outbox, have.number);
 	return rc < 0 ? rc : 0;
 }
 
@@ -348,6 +361,7 @@ static int take_chunk(struct svc_net *net, struct net_client *client, const stru
 	case NET_REQUEST_MORE: return take_part(net, client, chunk);
 	case NET_ACK: return take_ack(net, client, chunk);
 	case NET_PING: return take_ping(net, client, chunk);
+	case NET_HAVE: return take_have(client, chunk);
 	case NET_CLOSE: client->bye = true; return chunk->bytes == 0 ? 0 : -EPROTO;
 	}
 	return -EPROTO;
@@ -375,6 +389,17 @@ uint32_t svc_net_on_body(void *context, uint32_t owner, uint32_t link, struct ne
 /* ---- sending ---------------------------------------------------------------------------------------------- */
 
 /* What stands before replies: an answer to PING, and what has come. */
+/* What has come of requests that are not whole. What does not fit is said when more has come. */
+static void fill_haves(struct net_client *client, struct net_writer *body)
+{
+	struct net_have have;
+	uint32_t ahead = 0;
+
+	while (client->say_have && net_inbox_have(client->inbox, &ahead, &have) && net_have_put(body, 0, &have))
+		continue;
+	client->say_have = false;
+}
+
 static void fill_first(struct svc_net *net, struct net_client *client, struct net_writer *body)
 {
 	struct net_come come;
@@ -383,6 +408,7 @@ static void fill_first(struct svc_net *net, struct net_client *client, struct ne
 		client->pong.sent_ns = base_clock_now(net->options.clock);
 		client->say_pong = !net_times_put(body, NET_PONG, &client->pong);
 	}
+	fill_haves(client, body);
 	if (!client->say_taken && !client->must_say_taken)
 		return;
 	net_inbox_come(client->inbox, &come);
@@ -414,7 +440,7 @@ bool svc_net_says_later(const struct svc_net *net, const struct net_client *clie
 
 static bool has_something_to_say(const struct svc_net *net, const struct net_client *client)
 {
-	return client->must_say_taken || client->say_pong || net_outbox_waiting(client->outbox) || (client->say_again && !client->waiting) ||
+	return client->must_say_taken || client->say_pong || client->say_have || net_outbox_waiting(client->outbox) || (client->say_again && !client->waiting) ||
 		has_to_say_taken(net, client);
 }
 
