@@ -196,7 +196,7 @@ static void write_welcome(struct net_host *host, struct link *link, struct greet
 
 	link->features = link->packets.datagram ? greeting->hello.features & NET_FEATURE_HAVE : 0;
 	welcome->features = link->features;
-	welcome->now_ns = host->now_ns;
+	welcome->now_ns = base_clock_now(host->options.clock); /* not the poll's time, which may be before HELLO was sent */
 	welcome->clock_ns = greeting->hello.clock_ns;
 	welcome->datagram_bytes = link->datagram_bytes;
 	welcome->name = link->packets.name;

@@ -351,7 +351,8 @@ static int take_ping(struct svc_net *net, struct net_client *client, const struc
 {
 	int rc = net_times_read(chunk, &client->pong);
 
-	client->pong.received_ns = net->now_ns;
+	/* Not the poll's time: that may be before the PING was sent, and the client would think the way shorter than it is. */
+	client->pong.received_ns = base_clock_now(net->options.clock);
 	client->say_pong |= rc == 0;
 	return rc;
 }
