@@ -260,3 +260,13 @@ bool front_reply(struct front_client *client, struct attnd_completion *completio
 		client->consumed++;
 	return true;
 }
+
+void front_expect(struct front_client *client, uint64_t id, enum attnd_status status, uint32_t result_bytes)
+{
+	struct attnd_completion completion;
+
+	front_hear(client);
+	BASE_ASSERT(front_reply(client, &completion));
+	BASE_ASSERT(completion.request_id == id && completion.status == status);
+	BASE_ASSERT(completion.flags == ATTND_CPL_FINAL && completion.result_bytes == result_bytes);
+}

@@ -108,6 +108,8 @@ void front_new_way(struct front_client *client);
 void front_forget(struct front_client *client);
 /* A reply that is whole, in order; its result is checked and freed. false: none. */
 bool front_reply(struct front_client *client, struct attnd_completion *completion);
+/* The next reply is there, and this one. */
+void front_expect(struct front_client *client, uint64_t id, enum attnd_status status, uint32_t result_bytes);
 void front_bye(struct front_client *client);
 
 #endif

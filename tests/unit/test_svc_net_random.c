@@ -1,7 +1,7 @@
 /*
  * The network front in disorder: eight clients over streams that break and datagrams that are lost, doubled and shuffled; they ask,
- * cancel, break off, come back and go; the devices answer in any order, and there is not always enough memory. After every step all invariants hold;
- * in the end every request was executed at most once, and who stayed has every reply once.
+ * cancel, break off, come back and go; the devices answer in any order, and there is not always enough memory. After every step all
+ * invariants hold; in the end every request was executed at most once, and who stayed has every reply once.
  *
  * ATTND_SEEDS: how many runs, from seed 1 on.
  */
