@@ -426,8 +426,8 @@ static bool fill(void *context, struct net_writer *body)
 	return net_outbox_fill(client->outbox, NET_REPLY, body);
 }
 
-/* Of what has been taken nobody waits to hear on a stream: it goes along with the next reply. On a datagram socket it waits for one poll, in
- * which a quick answer comes that it can go along with. */
+/* Of what has been taken nobody waits to hear on a stream: it goes along with the next reply. On a datagram socket it waits for one poll,
+ * in which a quick answer comes that it can go along with. */
 static bool has_to_say_taken(const struct svc_net *net, const struct net_client *client)
 {
 	return client->say_taken && net_host_is_datagram(net->host, client->link) && (client->open == 0 || client->taken_poll != net->polls);
