@@ -388,7 +388,6 @@ uint32_t svc_net_on_body(void *context, uint32_t owner, uint32_t link, struct ne
 
 /* ---- sending ---------------------------------------------------------------------------------------------- */
 
-/* What stands before replies: an answer to PING, and what has come. */
 /* What has come of requests that are not whole. What does not fit is said when more has come. */
 static void fill_haves(struct net_client *client, struct net_writer *body)
 {
@@ -400,6 +399,7 @@ static void fill_haves(struct net_client *client, struct net_writer *body)
 	client->say_have = false;
 }
 
+/* What stands before replies: an answer to PING, and what has come. */
 static void fill_first(struct svc_net *net, struct net_client *client, struct net_writer *body)
 {
 	struct net_come come;
@@ -440,8 +440,8 @@ bool svc_net_says_later(const struct svc_net *net, const struct net_client *clie
 
 static bool has_something_to_say(const struct svc_net *net, const struct net_client *client)
 {
-	return client->must_say_taken || client->say_pong || client->say_have || net_outbox_waiting(client->outbox) || (client->say_again && !client->waiting) ||
-		has_to_say_taken(net, client);
+	return client->must_say_taken || client->say_pong || client->say_have || net_outbox_waiting(client->outbox) ||
+		(client->say_again && !client->waiting) || has_to_say_taken(net, client);
 }
 
 bool svc_net_send(struct svc_net *net, struct net_client *client)
