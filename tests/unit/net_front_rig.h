@@ -77,7 +77,7 @@ struct front_client {
 	uint32_t why;
 	struct net_times pong;
 	struct net_come taken;
-	uint32_t takens, replies_parts; /* chunks that came */
+	uint32_t takens, haves, replies_parts; /* chunks that came */
 };
 
 /* Connects, over a stream or datagrams; as tenant 2 where plain. false: was refused (peer.refused), or did not come through. */
