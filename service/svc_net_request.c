@@ -391,7 +391,6 @@ uint32_t svc_net_on_body(void *context, uint32_t owner, uint32_t link, struct ne
 
 /* ---- sending ---------------------------------------------------------------------------------------------- */
 
-/* What stands before replies: an answer to PING, and what has come. */
 /* What has come of requests that are not whole. What does not fit is said when more has come. */
 static void fill_haves(struct net_client *client, struct net_writer *body)
 {
@@ -403,6 +402,7 @@ static void fill_haves(struct net_client *client, struct net_writer *body)
 	client->say_have = false;
 }
 
+/* What stands before replies: an answer to PING, and what has come. */
 static void fill_first(struct svc_net *net, struct net_client *client, struct net_writer *body)
 {
 	struct net_come come;
@@ -429,8 +429,8 @@ static bool fill(void *context, struct net_writer *body)
 	return net_outbox_fill(client->outbox, NET_REPLY, body);
 }
 
-/* Of what has been taken nobody waits to hear on a stream: it goes along with the next reply. On a datagram socket it waits for one poll, in
- * which a quick answer comes that it can go along with. */
+/* Of what has been taken nobody waits to hear on a stream: it goes along with the next reply. On a datagram socket it waits for one poll,
+ * in which a quick answer comes that it can go along with. */
 static bool has_to_say_taken(const struct svc_net *net, const struct net_client *client)
 {
 	return client->say_taken && net_host_is_datagram(net->host, client->link) && (client->open == 0 || client->taken_poll != net->polls);
@@ -443,8 +443,8 @@ bool svc_net_says_later(const struct svc_net *net, const struct net_client *clie
 
 static bool has_something_to_say(const struct svc_net *net, const struct net_client *client)
 {
-	return client->must_say_taken || client->say_pong || client->say_have || net_outbox_waiting(client->outbox) || (client->say_again && !client->waiting) ||
-		has_to_say_taken(net, client);
+	return client->must_say_taken || client->say_pong || client->say_have || net_outbox_waiting(client->outbox) ||
+		(client->say_again && !client->waiting) || has_to_say_taken(net, client);
 }
 
 bool svc_net_send(struct svc_net *net, struct net_client *client)

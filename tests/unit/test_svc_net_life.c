@@ -13,17 +13,6 @@
 #include "base/base_bytes.h"
 #include "tests/unit/net_front_rig.h"
 
-static void expect_reply(struct front_client *client, uint64_t id, uint32_t result_bytes)
-{
-	struct attnd_completion completion;
-
-	front_hear(client);
-	assert_true(front_reply(client, &completion));
-	assert_int_equal(completion.request_id, id);
-	assert_int_equal(completion.status, ATTND_OK);
-	assert_int_equal(completion.result_bytes, result_bytes);
-}
-
 static void expect_closed(struct front_client *client, uint32_t why)
 {
 	front_hear(client);
@@ -179,8 +168,8 @@ static void resuming(void **state)
 		assert_int_equal(FRONT_COUNTER(rig, expired), 0);
 		front_ack(&client, NET_ACK_PROBE);
 		front_poll(rig);
-		expect_reply(&client, 1, 3000);
-		expect_reply(&client, 2, 2000);
+		front_expect(&client, 1, ATTND_OK, 3000);
+		front_expect(&client, 2, ATTND_OK, 2000);
 		front_request(&client, (struct attnd_request){ .request_id = 3 }, 10);
 		front_send(&client, 0);
 		front_poll(rig);
@@ -213,7 +202,7 @@ static void replacing(void **state)
 		assert_true(front_next(rig, 0, &call));
 		front_final(rig, &call, ATTND_OK, 0);
 		front_poll(rig);
-		expect_reply(&old, 1, 0);
+		front_expect(&old, 1, ATTND_OK, 0);
 		net_guest_ping(&client.peer);
 		front_poll(rig);
 		expect_closed(&old, NET_WHY_REPLACED);
@@ -441,7 +430,7 @@ static void draining(void **state)
 	assert_true(front_resume(&client));
 	front_ack(&client, NET_ACK_PROBE);
 	front_poll(rig);
-	expect_reply(&client, 1, 0);
+	front_expect(&client, 1, ATTND_OK, 0);
 	svc_net_drain(rig->net, true);
 	front_poll(rig);
 	expect_closed(&client, NET_WHY_DRAINING);
@@ -488,7 +477,7 @@ static void hold(struct front_rig *rig, struct front_client *client, uint32_t by
 	assert_true(front_next(rig, 0, &call));
 	front_final(rig, &call, ATTND_OK, bytes);
 	front_poll(rig);
-	expect_reply(client, 1, bytes);
+	front_expect(client, 1, ATTND_OK, bytes);
 }
 
 static void slow_clients(void **state)
