@@ -143,8 +143,8 @@ static struct net_client *client_of_token(struct svc_net *net, const unsigned ch
 	return client;
 }
 
-/* Who is only promised a place does not count: a HELLO that was overheard brings nobody in, however often it is repeated, and is not to keep
- * anybody out. */
+/* Who is only promised a place does not count: a HELLO that was overheard brings nobody in, however often it is repeated, and is not to
+ * keep anybody out. */
 static bool is_full(const struct svc_net *net, uint32_t tenant)
 {
 	return net->tenant_clients[tenant] >= net->tenant_clients_max[tenant];

@@ -66,8 +66,8 @@ static void tenants_places(void **state)
 	front_rig_destroy(rig);
 }
 
-/* Who is half open has a place, which is free again when he does not come, and does not count among his tenant's: a HELLO that was overheard
- * and is said again keeps nobody out. Of those who come at the same time the last ones find no place. */
+/* Who is half open has a place, which is free again when he does not come, and does not count among his tenant's: a HELLO that was
+ * overheard and is said again keeps nobody out. Of those who come at the same time the last ones find no place. */
 static void promised_places(void **state)
 {
 	struct front_limits limits = front_usual;
