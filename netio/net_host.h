@@ -6,7 +6,7 @@
  *   datagram:     -(HELLO)-> WELCOMED -(first DATA that opens)-> CONFIRMED -> gone
  *
  * A link is what a connection has of the transport; who resumes a connection comes by a new link. What is not confirmed is half open: there
- * are few such places, and the oldest one makes room for the next.
+ * are few such places, and the oldest one makes room for the next, those first that have not said HELLO.
  *
  * Pure over transport, clock and randomness. One thread; nothing is allocated after create.
  */

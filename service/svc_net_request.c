@@ -378,7 +378,7 @@ uint32_t svc_net_on_body(void *context, uint32_t owner, uint32_t link, struct ne
 	int rc;
 
 	if (client->state != NET_CLIENT_LIVE || client->link != link)
-		return net->drained == DRAIN_ALL ? NET_WHY_DRAINING : NET_WHY_UNKNOWN;
+		return svc_net_why_not(net, client, link);
 	while ((rc = net_chunk_next(chunks, &chunk)) > 0 && (rc = take_chunk(net, client, &chunk)) == 0)
 		;
 	if (rc < 0) {

@@ -66,27 +66,42 @@ static void tenants_places(void **state)
 	front_rig_destroy(rig);
 }
 
-/* Who is half open has a place, which is free again when he does not come. */
+/* Who is half open has a place, which is free again when he does not come, and does not count among his tenant's: a HELLO that was
+ * overheard and is said again keeps nobody out. Of those who come at the same time the last ones find no place. */
 static void promised_places(void **state)
 {
 	struct front_limits limits = front_usual;
-	struct front_client first = { .rig = NULL }, second;
+	struct front_client first = { .rig = NULL }, second, third;
 	struct front_rig *rig;
 	struct front_call call;
 
 	(void)state;
+	limits.clients = 2;
 	limits.tenant_clients[2] = 1;
 	rig = front_rig_create(&limits);
 	first.rig = rig;
 	net_guest_init(&first.peer, &rig->fake, NET_CIPHER_PLAIN, NULL, 1);
 	first.peer.way.stream = NET_NO_STREAM;
 	assert_true(front_half_open(&first));
-	assert_false(front_connect(rig, &second, true, NET_CIPHER_PLAIN, 2));
 	assert_false(front_next(rig, 0, &call));
 	assert_false(rig->knows[0][0].there); /* the devices hear of nobody who is not sure to be there */
+	assert_true(front_connect(rig, &second, true, NET_CIPHER_PLAIN, 2));
+	assert_false(front_connect(rig, &third, true, NET_CIPHER_CHACHA, 0));
+	assert_int_equal(third.peer.refused.why, NET_WHY_FULL);
+	net_guest_ping(&first.peer);
+	front_poll(rig);
+	expect_closed(&first, NET_WHY_FULL);
+	assert_true(front_connect(rig, &third, true, NET_CIPHER_CHACHA, 0));
+	front_bye(&third);
+	front_poll(rig);
+	note_all(rig);
+	front_client_free(&third);
+	third.peer.cipher = NET_CIPHER_CHACHA;
+	assert_true(front_half_open(&third));
 	front_wait(rig, limits.hello_ns);
 	assert_int_equal(FRONT_HOST_COUNTER(rig, timed_out), 1);
-	assert_true(front_connect(rig, &second, true, NET_CIPHER_PLAIN, 2));
+	assert_true(front_connect(rig, &third, true, NET_CIPHER_CHACHA, 0));
+	front_client_free(&third);
 	front_client_free(&second);
 	front_rig_destroy(rig);
 }
