@@ -23,6 +23,7 @@ WHY = ["bye", "version", "cipher", "key", "full", "draining", "broken", "unknown
 
 STREAM_BODY, TAG_BYTES, HEAD_BYTES = 16400, 16, 24
 UNIT_BYTES = 1024
+PACKETS_PER_PUMP = 16
 UNITS_UNDER_WAY = 64  # the document allows more where nothing is lost
 DATAGRAM_BYTES, HELLO_BYTES = 1472, 512
 
@@ -198,7 +199,7 @@ class Link:
                 for kind, head, body in self.receive(end - time.monotonic()):
                     if not heard(kind):
                         continue
-                    if kind == COOKIE and self.datagram and len(body) == 32:
+                    if kind == COOKIE and self.datagram and len(body) == 32 and body != self.hello[56:88]:
                         self.say_hello(sealed_part, body, version)
                     elif kind == REFUSED and len(body) >= REFUSED_BODY.size:
                         refused = Refused(*REFUSED_BODY.unpack_from(body))
@@ -439,7 +440,10 @@ class Client:
 
     def pump(self, timeout_s=0.05):
         """Takes what has come, acknowledges it, and sends again what is due."""
-        for kind, head, body in self.link.receive(timeout_s):
+        packets = self.link.receive(timeout_s)
+        while packets and len(packets) < PACKETS_PER_PUMP and (more := self.link.receive(0)):
+            packets += more
+        for kind, head, body in packets:
             if kind == REFUSED and len(body) >= REFUSED_BODY.size:
                 refused = Refused(*REFUSED_BODY.unpack_from(body))
                 if refused.why == 7:
