@@ -26,6 +26,7 @@ static const struct command commands[] = {
 	{ "step", attnbench_step, "tokens pushed through a model, one request each" },
 	{ "generate", attnbench_generate, "streams of tokens for several clients" },
 	{ "attend", attnbench_attend, "raw attention on a session's KV cache" },
+	{ "load", attnbench_load, "requests over thousands of connections at once" },
 	{ "model", attnbench_model, "tokens per second of prefill and decode, as llama-bench has it" },
 };
 

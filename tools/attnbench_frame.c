@@ -269,6 +269,14 @@ int64_t attnbench_frame_limit_ns(const struct attnbench_frame *frame, enum attnb
 	return (int64_t)median(values, frame->rounds);
 }
 
+double attnbench_frame_median(const struct attnbench_frame *frame, const double *by_round)
+{
+	double values[ATTNBENCH_ROUNDS_MAX];
+
+	memcpy(values, by_round, frame->rounds * sizeof(*values));
+	return median(values, frame->rounds);
+}
+
 enum attnbench_limit attnbench_frame_main_limit(const struct attnbench_frame *frame)
 {
 	if (tool_daemon_transport(&frame->options->daemon) == TOOL_TRANSPORT_SHM)

@@ -76,6 +76,8 @@ double attnbench_frame_ratio(const struct attnbench_frame *frame, enum attnbench
 int64_t attnbench_frame_limit_ns(const struct attnbench_frame *frame, enum attnbench_limit limit);
 /* The limit that `ratio_p50` is about; ATTNBENCH_LIMITS: none, because the daemon is elsewhere or there is no such echo here. */
 enum attnbench_limit attnbench_frame_main_limit(const struct attnbench_frame *frame);
+/* The median of something else by round that counts. */
+double attnbench_frame_median(const struct attnbench_frame *frame, const double *by_round);
 /* Runs fn while the private daemon stands still, so that its processor is free; with another's
  * daemon, beside it. */
 void attnbench_frame_aside(struct attnbench_frame *frame, void (*fn)(void *context), void *context);

@@ -192,8 +192,7 @@ void tool_daemon_open(struct tool_daemon *daemon)
 	daemon->address = daemon->transport.address;
 }
 
-struct attnd_client *tool_daemon_connect(
-	struct tool_daemon *daemon, const struct attnd_options *options)
+struct attnd_client *tool_daemon_try(struct tool_daemon *daemon, const struct attnd_options *options)
 {
 	struct attnd_options used = { .struct_bytes = sizeof(used) };
 	struct attnd_client *client;
@@ -203,7 +202,15 @@ struct attnd_client *tool_daemon_connect(
 	used.address = daemon->address;
 	/* A private daemon knows no key but its own. */
 	used.key_file = daemon->spawn ? daemon->transport.key_file : daemon->key_file;
-	if (attnd_connect(&client, &used) == 0)
+	return attnd_connect(&client, &used) ? NULL : client;
+}
+
+struct attnd_client *tool_daemon_connect(
+	struct tool_daemon *daemon, const struct attnd_options *options)
+{
+	struct attnd_client *client = tool_daemon_try(daemon, options);
+
+	if (client)
 		return client;
 	if (daemon->spawn)
 		tool_spawn_show_log(&daemon->spawned);

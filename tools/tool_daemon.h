@@ -49,6 +49,8 @@ void tool_daemon_open(struct tool_daemon *daemon);
  * TOOL_NO_DAEMON when there is none. */
 struct attnd_client *tool_daemon_connect(
 	struct tool_daemon *daemon, const struct attnd_options *options);
+/* The same; NULL, with attnd_error(), where there is none. */
+struct attnd_client *tool_daemon_try(struct tool_daemon *daemon, const struct attnd_options *options);
 
 /* How clients of it are connected: the kind, and whether what they say is encrypted. */
 enum tool_transport_kind tool_daemon_transport(const struct tool_daemon *daemon);
