@@ -151,6 +151,10 @@ check-sched: ## the tests of the scheduler: order, promises, fair shares, random
 	@TESTS=sched tests/run.sh 'plain:$(O):unit' && TESTS=attnsim tests/run.sh 'plain:$(O):unit system' && \
 		TESTS=test_service tests/run.sh 'plain:$(O):sim'
 
+check-net: ## the tests of the network: packets, both ends, sockets, lossy ways, the whole service over a simulated network
+	@$(MAKE) suite-plain
+	@TESTS=net tests/run.sh 'plain:$(O):unit fuzz system' && TESTS=test_network tests/run.sh 'plain:$(O):sim'
+
 bench-kernels: ## each kernel's fraction of this machine's limits (MODEL=file.gguf: whole models beside llama-bench)
 	@tools/setup.sh check
 	@$(MAKE) all benchmarks TESTS=bench_kernels
@@ -196,7 +200,7 @@ help: ## this list
 	@echo; echo "Variables:"
 	@sed -n 's/^\([A-Z]*\) *?= *\([^#]*\)#  *\(.*\)/  \1\t\3/p' $(MAKEFILE_LIST) | expand -t 14
 
-.PHONY: all run check check-sched check-kernels bench bench-kernels all-tests benchmarks install uninstall dist clean help FORCE
+.PHONY: all run check check-sched check-net check-kernels bench bench-kernels all-tests benchmarks install uninstall dist clean help FORCE
 
 # ---- How things are made ---------------------------------------------------------------------------------
 

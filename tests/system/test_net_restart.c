@@ -2,8 +2,9 @@
  * Time limit: 240 s
  *
  * A daemon that is killed and comes back at the same address while clients work, over every way in. Each call succeeds or says within
- * dead_after_ns that the daemon is gone; reconnecting works; old sessions are lost and say so; a session whose tokens are pushed again answers
- * as before, and a step at a wrong position is refused. A daemon that is asked to end tells its clients, and completes what it has accepted.
+ * dead_after_ns that the daemon is gone; reconnecting works; old sessions are lost and say so; a session whose tokens are pushed again
+ * answers as before, and a step at a wrong position is refused. A daemon that is asked to end tells its clients, and completes what it
+ * has accepted.
  */
 #include <errno.h>
 #include <pthread.h>
