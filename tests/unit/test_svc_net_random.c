@@ -19,7 +19,7 @@
 #include "sched/sched_handle.h"
 #include "tests/unit/net_front_rig.h"
 
-enum { ACTORS = 8, REQUESTS_MAX = 20000, CALLS_MAX = 512, STEPS = 1500, CALM_STEPS = 5000, SEEDS = 12, ODDS = 8 };
+enum { ACTORS = 8, REQUESTS_MAX = 20000, CALLS_MAX = 512, STEPS = 1500, CALM_STEPS = 5000, SEEDS = 6, ODDS = 8 };
 #define STEP_NS INT64_C(20000000)
 
 static const struct front_limits limits = { .clients = 10,
