@@ -5,8 +5,8 @@
  *   open loop     requests go at intended times, spread over the connections; latency counts from the intended time, as in
  *                 attnbench_load.h
  *
- * What a connection is, is a table of functions: a client of the library, or a bare one of a bare server, so that both are driven by the same
- * loop. Everything is allocated before a loop starts.
+ * What a connection is, is a table of functions: a client of the library, or a bare one of a bare server, so that both are driven by the
+ * same loop. Everything is allocated before a loop starts.
  */
 #ifndef ATTNBENCH_CROWD_H
 #define ATTNBENCH_CROWD_H

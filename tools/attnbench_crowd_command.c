@@ -110,8 +110,8 @@ static const struct argp_child children[] = { { &attnbench_argp, 0, NULL, 0 }, {
 static const struct argp argp = { .options = option_table,
 	.parser = parse,
 	.children = children,
-	.doc = "Requests that compute nothing, spread over many connections by one thread that spins: how many a second, and how long each took "
-	       "from its intended time." };
+	.doc = "Requests that compute nothing, spread over many connections by one thread that spins: how many a second, and how long each "
+	       "took from its intended time." };
 
 /* ---- the daemon from outside --------------------------------------------------------------------------------- */
 
@@ -292,8 +292,8 @@ static void print_tables(const struct load *load)
 	tool_table_print(table, stdout);
 	printf("  %.0f answers/s", per_second(result));
 	if (load->has_baseline)
-		printf(", %.2f times the %.0f of the bare epoll server (medians of %u rounds)", attnbench_frame_median(load->frame, load->ratio_rps),
-			attnbench_frame_median(load->frame, load->baseline_rps), load->frame->rounds);
+		printf(", %.2f times the %.0f of the bare epoll server (medians of %u rounds)",
+			attnbench_frame_median(load->frame, load->ratio_rps), attnbench_frame_median(load->frame, load->baseline_rps), load->frame->rounds);
 	putchar('\n');
 	print_daemon(load);
 	attnbench_report_trouble(result);
@@ -319,7 +319,8 @@ static int report(const struct load *load)
 /* The daemon and the baseline's server have as many, and the same limit. */
 static void raise_descriptors(const struct load *load)
 {
-	const unsigned long long wanted = (unsigned long long)load->connections * (load->has_baseline ? 2 : 1) + load->idle + DESCRIPTORS_BESIDE;
+	const unsigned long long asked = load->connections * (load->has_baseline ? 2ull : 1ull);
+	const unsigned long long wanted = asked + load->idle + DESCRIPTORS_BESIDE;
 	struct rlimit limit;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit))

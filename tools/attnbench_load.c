@@ -123,8 +123,8 @@ int64_t attnbench_clock_ahead_ns(const struct attnd_client *client, struct base_
 void attnbench_result_add(struct attnbench_result *result, const struct attnd_completion *completion, int64_t intended_ns, int64_t sent_ns,
 	int64_t seen_ns, int64_t ahead_ns)
 {
-	const int64_t times[ATTNBENCH_PARTS + 1] = { sent_ns + ahead_ns, completion->received_ns, completion->admitted_ns, completion->started_ns,
-		completion->done_ns, seen_ns + ahead_ns };
+	const int64_t times[ATTNBENCH_PARTS + 1] = { sent_ns + ahead_ns, completion->received_ns, completion->admitted_ns,
+		completion->started_ns, completion->done_ns, seen_ns + ahead_ns };
 
 	result->answered++;
 	result->late += (completion->flags & ATTND_CPL_MISSED) != 0;
