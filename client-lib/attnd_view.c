@@ -153,6 +153,9 @@ static int control_path(char *path, size_t room, const char *address)
 	const char *slash = strrchr(address, '/');
 	int length;
 
+	if (strncmp(address, "attnd:", 6) == 0 || strncmp(address, "attnd+", 6) == 0)
+		return base_fail(ENOTSUP, "address \"%s\": what all do is read from memory, on the daemon's machine: shm:/path/of/the/socket",
+			address);
 	if (strncmp(address, "shm:", 4) == 0)
 		address += 4;
 	length = slash ? snprintf(path, room, "%.*s/attnd.ctl", (int)(slash - address), address) : snprintf(path, room, "attnd.ctl");

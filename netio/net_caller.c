@@ -14,6 +14,8 @@ enum {
 	PINGS_TO_DEATH = 4, /* unanswered ones before the connection does */
 	ACK_SHARE = 2,      /* of the window and of the credits: what is not acknowledged longer */
 	ACK_BYTES_SHARE = 4,
+	HAVES_MAX = 4,      /* in a packet: the oldest messages */
+	UNITS_UNSAID = 8,   /* of long replies; a window has 16 at least */
 };
 #define AGAIN_LEAST_NS INT64_C(2000000)
 #define AGAIN_MOST_NS INT64_C(100000000)
@@ -123,11 +125,27 @@ int64_t net_caller_event_ns(const struct net_caller *caller)
 
 /* ---- what is to be said ------------------------------------------------------------------------------------- */
 
+/* What has come of replies that are not whole. */
+static void put_haves(struct net_caller *caller, int64_t now_ns, struct net_writer *body)
+{
+	struct net_have have;
+	uint32_t ahead = 0;
+
+	for (uint32_t i = 0; i < HAVES_MAX && caller->haves && net_inbox_have(caller->inbox, &ahead, &have); i++)
+		if (!net_have_put(body, caller->again_due && have.words > 0 ? NET_HAVE_AGAIN : 0, &have))
+			break;
+	if (caller->again_due)
+		caller->probed_ns = now_ns;
+	caller->again_due = false;
+	caller->units_unsaid = 0;
+}
+
 /* Acknowledges all that has come. */
 static void put_ack(struct net_caller *caller, int64_t now_ns, struct net_writer *body)
 {
 	struct net_come come;
 
+	put_haves(caller, now_ns, body); /* before a PROBE, which is about what is missing */
 	net_inbox_come(caller->inbox, &come);
 	come.credits = caller->credits;
 	if (!net_come_put(body, NET_ACK, caller->probe_due ? NET_ACK_PROBE : 0, &come))
@@ -170,7 +188,7 @@ static uint32_t replies_unacknowledged(const struct net_caller *caller)
 
 static bool is_unacknowledged(const struct net_caller *caller)
 {
-	return replies_unacknowledged(caller) > 0 || caller->credits_acked != caller->credits;
+	return replies_unacknowledged(caller) > 0 || caller->credits_acked != caller->credits || caller->units_unsaid > 0;
 }
 
 static void fill(struct net_caller *caller, int64_t now_ns, struct net_writer *body)
@@ -231,6 +249,17 @@ void caller_broken(struct net_caller *caller)
 	net_caller_end(caller, NET_WHY_PROTOCOL);
 }
 
+/* The daemon sends no more of long replies than what it hears to have come allows. */
+static void note_units(struct net_caller *caller, int64_t now_ns, uint32_t bytes)
+{
+	if (!caller->haves)
+		return;
+	caller->units_unsaid += (bytes + NET_UNIT_BYTES - 1) / NET_UNIT_BYTES;
+	caller->ack_ns = earlier(caller->ack_ns, now_ns + ACK_AFTER_NS);
+	if (caller->units_unsaid >= UNITS_UNSAID)
+		caller->ack_due = true;
+}
+
 /* A part of a reply. */
 static int read_part(struct net_caller *caller, int64_t now_ns, const struct net_chunk *chunk)
 {
@@ -242,8 +271,10 @@ static int read_part(struct net_caller *caller, int64_t now_ns, const struct net
 	if (fate == NET_PART_NO_BLOCK) {
 		caller->starved = true;
 		caller->counts.no_block++;
-	} else if (fate == NET_PART_KEPT && caller->probe.at_ns != NET_NEVER) {
-		net_again_start(&caller->probe, now_ns, wait_ns(caller));
+	} else if (fate == NET_PART_KEPT) {
+		note_units(caller, now_ns, part.bytes);
+		if (caller->probe.at_ns != NET_NEVER)
+			net_again_start(&caller->probe, now_ns, wait_ns(caller));
 	} else if (fate == NET_PART_AGAIN) {
 		caller->ack_due = true; /* the daemon does not know that it came */
 	}
@@ -272,6 +303,27 @@ static int read_taken(struct net_caller *caller, int64_t now_ns, const struct ne
 		return -EPROTO;
 	if (chunk->flags & NET_TAKEN_AGAIN) {
 		net_outbox_resend(caller->outbox);
+		caller->counts.resends++;
+	}
+	return 0;
+}
+
+/* What has come of a long request. A hole is filled once in a round trip. */
+static int read_have(struct net_caller *caller, int64_t now_ns, const struct net_chunk *chunk)
+{
+	struct net_have have;
+	int told;
+
+	if (!caller->haves || net_have_read(chunk, &have) != 0)
+		return -EPROTO;
+	told = net_outbox_have(caller->outbox, &have);
+	if (told < 0)
+		return -EPROTO;
+	if (told & NET_HAVE_MORE && caller->resend.at_ns != NET_NEVER)
+		net_again_start(&caller->resend, now_ns, wait_ns(caller));
+	if (told & NET_HAVE_HOLES && (now_ns - caller->holes_ns >= caller->pace.trip_ns || now_ns == caller->holes_ns)) {
+		net_outbox_again(caller->outbox, have.number);
+		caller->holes_ns = now_ns;
 		caller->counts.resends++;
 	}
 	return 0;
@@ -312,6 +364,8 @@ static int read_chunk(struct net_caller *caller, int64_t now_ns, const struct ne
 	case NET_PING:
 	case NET_PONG:
 		return read_times(caller, now_ns, chunk);
+	case NET_HAVE:
+		return read_have(caller, now_ns, chunk);
 	case NET_CLOSE:
 		return read_close(caller, chunk);
 	default:
@@ -335,22 +389,42 @@ static void read_body(struct net_caller *caller, int64_t now_ns, struct net_read
 
 /* ---- packets ------------------------------------------------------------------------------------------------ */
 
-/* A number that was left out: a packet is lost, or late. What it held is asked for, once in a round trip. */
-static void note_number(struct net_caller *caller, int64_t now_ns, uint64_t number)
+/* Whether a number was left out: a packet is lost, or late. */
+static bool is_gap(struct net_caller *caller, uint64_t number)
 {
-	if (number < caller->numbers_end)
+	const uint64_t expected = caller->numbers_end;
+
+	if (number >= expected)
+		caller->numbers_end = number + 1;
+	caller->counts.gaps += number > expected;
+	return number > expected;
+}
+
+static bool has_holes(const struct net_caller *caller)
+{
+	struct net_have have = { .words = 0 };
+	uint32_t ahead = 0;
+
+	while (have.words == 0 && net_inbox_have(caller->inbox, &ahead, &have))
+		;
+	return have.words > 0;
+}
+
+/* What a lost packet held is asked for, once in a round trip. Where it was a piece of a long reply, only that is. */
+static void ask_for_lost(struct net_caller *caller, int64_t now_ns)
+{
+	if (now_ns - caller->probed_ns < caller->pace.trip_ns)
 		return;
-	if (number > caller->numbers_end) {
-		caller->counts.gaps++;
-		if (now_ns - caller->probed_ns >= caller->pace.trip_ns)
-			caller->probe_due = true;
-	}
-	caller->numbers_end = number + 1;
+	if (caller->haves && !net_inbox_misses(caller->inbox) && has_holes(caller))
+		caller->again_due = caller->ack_due = true;
+	else
+		caller->probe_due = true;
 }
 
 static void read_data(struct net_caller *caller, int64_t now_ns, unsigned char *packet, const struct net_packet_head *head)
 {
 	struct net_reader body;
+	bool gap;
 	int error;
 
 	if (caller->options.datagram && head->name != caller->packets.name) {
@@ -371,9 +445,10 @@ static void read_data(struct net_caller *caller, int64_t now_ns, unsigned char *
 	caller->counts.packets_in++;
 	caller->answered = true;
 	heard(caller, now_ns);
-	if (caller->options.datagram)
-		note_number(caller, now_ns, head->number);
+	gap = caller->options.datagram && is_gap(caller, head->number);
 	read_body(caller, now_ns, &body);
+	if (gap)
+		ask_for_lost(caller, now_ns);
 }
 
 /* Anybody may say so on a datagram socket: it counts if nothing else is heard now. */
@@ -575,6 +650,8 @@ void caller_open(struct net_caller *caller, int64_t now_ns)
 	ask(caller, now_ns); /* the first word, by which the daemon knows that WELCOME came */
 	caller->pinged_ns = caller->probed_ns = now_ns;
 	caller->numbers_end = 0;
+	caller->haves = caller->welcome.features & NET_FEATURE_HAVE;
+	net_outbox_limit(caller->outbox, caller->haves);
 	net_outbox_resend(caller->outbox); /* what went over the old socket, if there was one */
 	if (!(caller->welcome.flags & NET_RESUMED))
 		return;
@@ -593,6 +670,7 @@ static void forget(struct net_caller *caller)
 	net_calls_reset(caller->calls);
 	caller->acked = caller->delivered = caller->credits_acked = caller->credits = caller->window = 0;
 	caller->unacked_bytes = 0;
+	caller->units_unsaid = 0;
 	caller->starved = caller->answered = false;
 	caller->pace = (struct net_pace){ .trip_ns = 0 };
 	caller->welcome = (struct net_welcome){ .features = 0 };
@@ -604,7 +682,7 @@ void net_caller_start(struct net_caller *caller, int64_t now_ns, bool resume, ui
 		forget(caller);
 	caller->datagram_bytes = datagram_bytes;
 	caller->partial_bytes = 0;
-	caller->ack_due = caller->probe_due = caller->ping_due = caller->pong_due = caller->close_due = false;
+	caller->ack_due = caller->again_due = caller->probe_due = caller->ping_due = caller->pong_due = caller->close_due = false;
 	caller->asked_ns = caller->unknown_ns = caller->ack_ns = NET_NEVER;
 	net_again_stop(&caller->resend);
 	net_again_stop(&caller->probe);

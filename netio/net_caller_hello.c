@@ -20,12 +20,18 @@ static bool is_datagram(const struct net_caller *caller)
 
 /* ---- HELLO -------------------------------------------------------------------------------------------------- */
 
+/* A stream loses nothing. */
+static uint64_t offered(const struct net_caller *caller)
+{
+	return is_datagram(caller) ? NET_FEATURE_HAVE : 0;
+}
+
 /* Clear part and sealed part; caller->hello says with what. */
 static void write_body(struct net_caller *caller, int64_t now_ns)
 {
 	struct caller_hello *hello = &caller->hello;
 	struct net_clear clear = { .cipher = hello->cipher };
-	struct net_hello said = { .datagram_bytes = caller->datagram_bytes, .clock_ns = now_ns };
+	struct net_hello said = { .features = offered(caller), .datagram_bytes = caller->datagram_bytes, .clock_ns = now_ns };
 	unsigned char sealed[NET_HELLO_BYTES], secret[NET_KEY_BYTES];
 	struct net_come come;
 
@@ -167,13 +173,13 @@ static bool is_as_before(const struct net_caller *caller, const struct net_welco
 {
 	const struct net_welcome *before = &caller->welcome;
 
-	return welcome->boot_id == before->boot_id && welcome->max_in_flight == before->max_in_flight &&
-		welcome->stream_credits == before->stream_credits && welcome->window_bytes == before->window_bytes &&
-		welcome->message_bytes == before->message_bytes;
+	return welcome->boot_id == before->boot_id && welcome->features == before->features &&
+		welcome->max_in_flight == before->max_in_flight && welcome->stream_credits == before->stream_credits &&
+		welcome->window_bytes == before->window_bytes && welcome->message_bytes == before->message_bytes;
 }
 
-/* The connection broke before the daemon had heard of it: then it was never confirmed, nothing of it was executed, and all of it may be said to
- * the one that was given in its stead. Had it been confirmed, the daemon would have waited for us for resume_ms. */
+/* The connection broke before the daemon had heard of it: then it was never confirmed, nothing of it was executed, and all of it may be
+ * said to the one that was given in its stead. Had it been confirmed, the daemon would have waited for us for resume_ms. */
 static bool was_never_there(const struct net_caller *caller, int64_t now_ns, const struct net_welcome *welcome)
 {
 	return !caller->answered && is_as_before(caller, welcome) &&
@@ -183,7 +189,7 @@ static bool was_never_there(const struct net_caller *caller, int64_t now_ns, con
 /* Whether it fits what was asked for. */
 static bool is_sound(const struct net_caller *caller, const struct net_welcome *welcome)
 {
-	if (welcome->clock_ns != caller->hello.clock_ns || welcome->max_in_flight + welcome->stream_credits > NET_WINDOW_MAX ||
+	if (welcome->clock_ns != caller->hello.clock_ns || welcome->features & ~offered(caller) ||
 			(is_datagram(caller) && welcome->datagram_bytes < NET_DATAGRAM_BYTES_LEAST))
 		return false;
 	if (!(welcome->flags & NET_RESUMED))

@@ -33,6 +33,7 @@ struct net_caller {
 
 	/* what is to be said, and when */
 	bool ack_due, probe_due, ping_due, pong_due, close_due;
+	bool again_due;        /* holes in long replies are to be filled */
 	struct net_again resend, probe;
 	int64_t ack_ns;        /* when to acknowledge, if nothing goes out before; NET_NEVER */
 	bool answered;         /* DATA has come since the connection was new: the daemon has taken it for confirmed */
@@ -40,7 +41,8 @@ struct net_caller {
 	int64_t pinged_ns;     /* the last PING; its sender's clock */
 	int64_t asked_ns;      /* the first PING since then; NET_NEVER: none */
 	int64_t unknown_ns;    /* when to believe that the daemon does not know us; NET_NEVER */
-	int64_t probed_ns;     /* the last PROBE */
+	int64_t probed_ns;     /* the last PROBE, or HAVE with AGAIN */
+	int64_t holes_ns;      /* when holes in a request were filled last */
 	uint64_t numbers_end;  /* of datagrams: one more than the highest */
 	struct net_times pong;
 
@@ -48,6 +50,8 @@ struct net_caller {
 	uint32_t acked, delivered;          /* replies: numbers up to which */
 	uint32_t credits_acked, credits;    /* completions without FINAL, in all */
 	uint64_t unacked_bytes;             /* of results delivered */
+	bool haves;                         /* both sides say HAVE */
+	uint32_t units_unsaid;              /* of replies that have come since then */
 
 	struct net_pace pace;
 	struct net_welcome welcome;

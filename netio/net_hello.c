@@ -128,7 +128,7 @@ int net_welcome_read(const unsigned char from[NET_WELCOME_BYTES], struct net_wel
 	welcome->datagram_bytes = base_load32(from + 72);
 	welcome->flags = base_load32(from + 76);
 	welcome->name = base_load64(from + 80);
-	if (welcome->features != 0 || welcome->flags & ~(uint32_t)NET_RESUMED)
+	if (welcome->features & ~(uint64_t)NET_FEATURES || welcome->flags & ~(uint32_t)NET_RESUMED)
 		return -EPROTO;
 	if (!is_window(welcome->max_in_flight) || !is_window(welcome->stream_credits))
 		return -EPROTO;

@@ -35,6 +35,12 @@ enum net_why {
 	NET_WHY_END
 };
 
+/* What HELLO offers and WELCOME takes. */
+enum {
+	NET_FEATURE_HAVE = 1, /* datagrams: long messages bit by bit, so that only what is lost of them is sent again */
+	NET_FEATURES = NET_FEATURE_HAVE,
+};
+
 /* In WELCOME's flags. */
 enum { NET_RESUMED = 1 };
 
@@ -53,7 +59,7 @@ struct net_hello {
 };
 
 struct net_welcome {
-	uint64_t features, boot_id;             /* of the features offered those that hold: none so far */
+	uint64_t features, boot_id;             /* of the features offered those that hold */
 	unsigned char token[NET_NAME_BYTES];
 	int64_t now_ns, clock_ns;               /* the daemon's clock; HELLO's, as it came */
 	uint32_t max_in_flight, stream_credits; /* requests; completions without FINAL that may be on their way */

@@ -21,6 +21,7 @@ struct link {
 	bool welcome_waits; /* streams: WELCOME is to be said once there is room */
 	uint16_t datagram_bytes;
 	uint32_t owner;
+	uint64_t features;
 	uint32_t next, before; /* in that queue, or (next) among the free */
 	int64_t since_ns;      /* half open since, or heard of last */
 	struct net_way way;
@@ -49,6 +50,8 @@ struct net_host {
 	uint32_t refuse_why; /* everybody, where not NET_WHY_BYE */
 	unsigned char secret[32]; /* of cookies */
 	uint32_t answers;         /* to strangers' datagrams, in this poll */
+	int64_t hello_slot;       /* the second (or so) in which datagrams' HELLOs are counted */
+	uint32_t hellos;          /* that were opened in it, or were to be */
 	struct net_host_counters counters;
 	struct net_host_key keys[NET_KEYS_MAX];
 	unsigned char key_names[NET_KEYS_MAX][NET_NAME_BYTES];

@@ -15,6 +15,7 @@ struct slot {
 	struct net_inbox_message message;
 	uint64_t *units;     /* bits of those that have come; in the payload's block, behind it */
 	uint32_t units_left;
+	uint32_t first_left; /* the first one that has not come */
 	bool begun, has_record;
 };
 
@@ -62,11 +63,17 @@ static int begin(struct net_inbox *inbox, struct slot *slot, const struct net_pa
 	}
 	slot->message = (struct net_inbox_message){ .payload = block, .number = part->number, .bytes = part->message_bytes };
 	slot->units_left = units;
+	slot->first_left = 0;
 	slot->begun = true;
 	slot->has_record = false;
 	if (part->number - inbox->next >= inbox->end - inbox->next)
 		inbox->end = part->number + 1;
 	return NET_PART_KEPT;
+}
+
+static bool has_unit(const struct slot *slot, uint32_t unit)
+{
+	return slot->units[unit / WORD_BITS] >> unit % WORD_BITS & 1;
 }
 
 /* Notes a unit; whether it is new. */
@@ -78,6 +85,8 @@ static bool is_new_unit(struct slot *slot, uint32_t unit)
 
 	*word |= bit;
 	slot->units_left -= is_new;
+	while (slot->units_left > 0 && has_unit(slot, slot->first_left))
+		slot->first_left++;
 	return is_new;
 }
 
@@ -129,6 +138,11 @@ const struct net_inbox_message *net_inbox_peek(const struct net_inbox *inbox)
 	return is_whole(slot) ? &slot->message : NULL;
 }
 
+uint32_t net_inbox_awaited(const struct net_inbox *inbox)
+{
+	return inbox->next;
+}
+
 bool net_inbox_next(struct net_inbox *inbox, struct net_inbox_message *message)
 {
 	struct slot *slot = slot_of(inbox, inbox->next);
@@ -141,13 +155,20 @@ bool net_inbox_next(struct net_inbox *inbox, struct net_inbox_message *message)
 	return true;
 }
 
-void net_inbox_come(const struct net_inbox *inbox, struct net_come *come)
+uint32_t net_inbox_missing(const struct net_inbox *inbox)
 {
 	uint32_t number = inbox->next;
 
-	*come = (struct net_come){ .words = 0 };
 	while (number != inbox->end && is_whole(slot_of(inbox, number)))
 		number++;
+	return number;
+}
+
+void net_inbox_come(const struct net_inbox *inbox, struct net_come *come)
+{
+	const uint32_t number = net_inbox_missing(inbox);
+
+	*come = (struct net_come){ .words = 0 };
 	come->number = number - 1;
 	/* The one behind it has not come: its bit, the first one, stays 0. */
 	for (uint32_t i = 0; number + i != inbox->end && i < NET_BITMAP_WORDS_MAX * WORD_BITS; i++)
@@ -155,6 +176,41 @@ void net_inbox_come(const struct net_inbox *inbox, struct net_come *come)
 			come->bitmap[i / WORD_BITS] |= UINT64_C(1) << i % WORD_BITS;
 			come->words = i / WORD_BITS + 1;
 		}
+}
+
+/* The units behind the first one that is missing, as far as the bitmap goes. */
+static void write_bits(const struct slot *slot, struct net_have *have)
+{
+	const uint32_t units = divide_up(slot->message.bytes, NET_UNIT_BYTES), from = slot->first_left + 1;
+
+	for (uint32_t i = 0; from + i < units && i < NET_BITMAP_WORDS_MAX * WORD_BITS; i++)
+		if (has_unit(slot, from + i)) {
+			have->bitmap[i / WORD_BITS] |= UINT64_C(1) << i % WORD_BITS;
+			have->words = i / WORD_BITS + 1;
+		}
+}
+
+bool net_inbox_have(const struct net_inbox *inbox, uint32_t *ahead, struct net_have *have)
+{
+	while (*ahead < inbox->end - inbox->next) {
+		const uint32_t number = inbox->next + (*ahead)++;
+		const struct slot *slot = slot_of(inbox, number);
+
+		if (!slot->begun || slot->units_left == 0)
+			continue;
+		*have = (struct net_have){ .number = number, .first = slot->first_left };
+		write_bits(slot, have);
+		return true;
+	}
+	return false;
+}
+
+bool net_inbox_misses(const struct net_inbox *inbox)
+{
+	for (uint32_t number = inbox->next; number != inbox->end; number++)
+		if (!slot_of(inbox, number)->begun)
+			return true;
+	return false;
 }
 
 /* ---- the whole of it -------------------------------------------------------------------------------------- */

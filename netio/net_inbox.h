@@ -48,8 +48,18 @@ const struct net_inbox_message *net_inbox_peek(const struct net_inbox *inbox);
 /* Takes it; false: it is not whole. */
 bool net_inbox_next(struct net_inbox *inbox, struct net_inbox_message *message);
 
+/* The number of the message that is delivered next; and of the first one that is not whole. */
+uint32_t net_inbox_awaited(const struct net_inbox *inbox);
+uint32_t net_inbox_missing(const struct net_inbox *inbox);
+
 /* What has come, for ACK or TAKEN: the caller sets `credits`. */
 void net_inbox_come(const struct net_inbox *inbox, struct net_come *come);
+
+/* What has come of a message of which some but not all has, for HAVE: the first one that is *ahead or more of the next one to be delivered.
+ * Moves *ahead, at first 0, behind it. False: there is none. */
+bool net_inbox_have(const struct net_inbox *inbox, uint32_t *ahead, struct net_have *have);
+/* Whether nothing has come of a message, but something of a later one. */
+bool net_inbox_misses(const struct net_inbox *inbox);
 
 /* Forgets everything and gives all blocks back; numbers begin at 1 again. */
 void net_inbox_reset(struct net_inbox *inbox);

@@ -18,7 +18,9 @@ static uint32_t padded(uint32_t bytes)
 /* Which flags a kind has; all others are refused, so that they can get a meaning later. */
 static uint8_t flags_of(uint8_t kind)
 {
-	return kind == NET_ACK ? NET_ACK_PROBE : kind == NET_TAKEN ? NET_TAKEN_AGAIN : 0;
+	static const uint8_t flags[NET_KIND_END] = { [NET_ACK] = NET_ACK_PROBE, [NET_TAKEN] = NET_TAKEN_AGAIN, [NET_HAVE] = NET_HAVE_AGAIN };
+
+	return flags[kind];
 }
 
 int net_chunk_next(struct net_reader *reader, struct net_chunk *chunk)
@@ -92,6 +94,21 @@ int net_come_read(const struct net_chunk *chunk, struct net_come *come)
 	return chunk->kind == NET_TAKEN && come->credits != 0 ? -EPROTO : 0;
 }
 
+int net_have_read(const struct net_chunk *chunk, struct net_have *have)
+{
+	uint32_t words;
+
+	if (chunk->bytes < 8)
+		return -EPROTO;
+	words = base_load32(chunk->content + 4);
+	if (words > NET_BITMAP_WORDS_MAX || chunk->bytes != 8 + words * 8)
+		return -EPROTO;
+	*have = (struct net_have){ .number = chunk->number, .first = base_load32(chunk->content), .words = words };
+	for (uint32_t i = 0; i < words; i++)
+		have->bitmap[i] = base_load64(chunk->content + 8 + (size_t)i * 8);
+	return 0;
+}
+
 int net_times_read(const struct net_chunk *chunk, struct net_times *times)
 {
 	const bool pong = chunk->kind == NET_PONG;
@@ -162,17 +179,29 @@ bool net_part_put(struct net_writer *writer, enum net_kind first_kind, uint32_t 
 	return true;
 }
 
-bool net_come_put(struct net_writer *writer, enum net_kind kind, uint8_t flags, const struct net_come *come)
+/* A number, another one, and a bitmap. */
+static bool bitmap_put(struct net_writer *writer, enum net_kind kind, uint8_t flags, uint32_t number, uint32_t other, uint32_t words,
+	const uint64_t *bitmap)
 {
-	unsigned char *to = begin(writer, (uint8_t)kind, flags, come->number, 8 + come->words * 8);
+	unsigned char *to = begin(writer, (uint8_t)kind, flags, number, 8 + words * 8);
 
 	if (!to)
 		return false;
-	base_store32(to, come->credits);
-	base_store32(to + 4, come->words);
-	for (uint32_t i = 0; i < come->words; i++)
-		base_store64(to + 8 + (size_t)i * 8, come->bitmap[i]);
+	base_store32(to, other);
+	base_store32(to + 4, words);
+	for (uint32_t i = 0; i < words; i++)
+		base_store64(to + 8 + (size_t)i * 8, bitmap[i]);
 	return true;
+}
+
+bool net_come_put(struct net_writer *writer, enum net_kind kind, uint8_t flags, const struct net_come *come)
+{
+	return bitmap_put(writer, kind, flags, come->number, come->credits, come->words, come->bitmap);
+}
+
+bool net_have_put(struct net_writer *writer, uint8_t flags, const struct net_have *have)
+{
+	return bitmap_put(writer, NET_HAVE, flags, have->number, have->first, have->words, have->bitmap);
 }
 
 bool net_times_put(struct net_writer *writer, enum net_kind kind, const struct net_times *times)

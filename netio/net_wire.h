@@ -33,10 +33,11 @@ enum net_kind {
 	NET_PING,
 	NET_PONG,
 	NET_CLOSE,
+	NET_HAVE,
 	NET_KIND_END
 };
 
-enum { NET_ACK_PROBE = 1, NET_TAKEN_AGAIN = 1 };
+enum { NET_ACK_PROBE = 1, NET_TAKEN_AGAIN = 1, NET_HAVE_AGAIN = 1 };
 
 /* One chunk as it lies in a body. */
 struct net_chunk {
@@ -63,6 +64,14 @@ struct net_come {
 	uint64_t bitmap[NET_BITMAP_WORDS_MAX];
 };
 
+/* What has come of one message that is not whole: all units before `first`, which has not, and those behind it whose bits are set: bit i is
+ * unit first + 1 + i. */
+struct net_have {
+	uint32_t number, first;
+	uint32_t words;
+	uint64_t bitmap[NET_BITMAP_WORDS_MAX];
+};
+
 struct net_times { int64_t sender_ns, received_ns, sent_ns; }; /* PING has the first only */
 
 /* ---- reading ---------------------------------------------------------------------------------------------- */
@@ -76,6 +85,7 @@ int net_chunk_next(struct net_reader *reader, struct net_chunk *chunk);
  * message's end. */
 int net_part_read(const struct net_chunk *chunk, struct net_part *part);
 int net_come_read(const struct net_chunk *chunk, struct net_come *come);
+int net_have_read(const struct net_chunk *chunk, struct net_have *have);
 int net_times_read(const struct net_chunk *chunk, struct net_times *times);
 
 /* ---- writing ---------------------------------------------------------------------------------------------- */
@@ -88,6 +98,7 @@ struct net_writer { unsigned char *at, *end; };
 bool net_part_put(struct net_writer *writer, enum net_kind first_kind, uint32_t number, const void *record, const void *payload,
 	uint32_t message_bytes, uint32_t offset, uint32_t *taken);
 bool net_come_put(struct net_writer *writer, enum net_kind kind, uint8_t flags, const struct net_come *come);
+bool net_have_put(struct net_writer *writer, uint8_t flags, const struct net_have *have);
 bool net_times_put(struct net_writer *writer, enum net_kind kind, const struct net_times *times);
 bool net_close_put(struct net_writer *writer, uint32_t why);
 

@@ -70,6 +70,7 @@ static void wake_waiting(struct svc_net *net)
 		struct net_client *client = &net->clients[net->waiting[i]];
 
 		client->waiting = false;
+		client->short_of_memory = false;
 		svc_net_touch(net, client);
 	}
 	net->waiting_count = 0;
@@ -102,6 +103,18 @@ static void on_writable(void *context, uint32_t owner, uint32_t link)
 		svc_net_touch(net, &net->clients[owner]);
 }
 
+/* Whether a pool had nothing for somebody. Who only waits for a window of his own wants nothing of others. */
+static bool is_memory_wanted(const struct svc_net *net)
+{
+	for (uint32_t i = 0; i < net->waiting_count; i++) {
+		const struct net_client *client = &net->clients[net->waiting[i]];
+
+		if (client->short_of_memory && client->state == NET_CLIENT_LIVE)
+			return true;
+	}
+	return false;
+}
+
 /* Others wait for memory: who has some and has let nothing move for long is let go of. */
 static int drop_slow(struct svc_net *net)
 {
@@ -110,10 +123,10 @@ static int drop_slow(struct svc_net *net)
 	if (net->waiting_count == 0 || net->now_ns < net->slow_look_ns)
 		return 0;
 	net->slow_look_ns = net->now_ns + SLOW_LOOK_NS;
-	for (uint32_t i = 0; i < net->options.clients_max; i++) {
+	for (uint32_t i = 0; i < net->options.clients_max && is_memory_wanted(net); i++) {
 		struct net_client *client = &net->clients[i];
 		const bool waits_for_us = client->open > 0 || net_inbox_peek(client->inbox);
-		const bool holds = net_outbox_kept(client->outbox) > 0 || (client->in_bytes > 0 && !waits_for_us);
+		const bool holds = net_outbox_bytes(client->outbox) > 0 || (client->in_bytes > 0 && !waits_for_us);
 
 		if (client->state != NET_CLIENT_LIVE || !holds || client->moved_ns + net->options.slow_ns > net->now_ns)
 			continue;
@@ -131,8 +144,10 @@ static int follow_drain(struct svc_net *net)
 	if (wanted == net->drained)
 		return 0;
 	net->drained = wanted;
+	if (wanted != DRAIN_ALL)
+		return 1;
 	net_host_refuse_all(net->host, NET_WHY_DRAINING);
-	for (uint32_t i = 0; wanted == 2 && i < net->options.clients_max; i++)
+	for (uint32_t i = 0; i < net->options.clients_max; i++)
 		svc_net_leave(net, &net->clients[i], NET_WHY_DRAINING);
 	return 1;
 }
@@ -203,7 +218,7 @@ void svc_net_sleep_end(void *self)
 
 void svc_net_drain(struct svc_net *net, bool close)
 {
-	atomic_store_explicit(&net->draining, close ? 2 : 1, memory_order_release);
+	atomic_store_explicit(&net->draining, close ? DRAIN_ALL : DRAIN_NEW, memory_order_release);
 }
 
 struct net_above svc_net_above(struct svc_net *net)
@@ -246,12 +261,17 @@ static int check_options(const struct svc_net_options *options)
 	return 0;
 }
 
+static uint32_t links_of(const struct svc_net_options *options)
+{
+	return options->clients_max + options->host.half_open_max;
+}
+
 static int host_create(struct svc_net *net)
 {
 	struct net_host_options options = net->options.host;
 
 	options.clock = net->options.clock;
-	options.links_max = net->options.clients_max + options.half_open_max;
+	options.links_max = links_of(&net->options);
 	options.blocks = net_pool_blocks(net->options.parts);
 	options.above = (struct net_host_above){ .context = net,
 		.welcome = svc_net_on_welcome,
@@ -276,7 +296,8 @@ int svc_net_create(struct svc_net **net_out, const struct svc_net_options *optio
 	memcpy(net->tenant_clients_max, options->tenant_clients_max, options->tenant_count * sizeof(*net->tenant_clients_max));
 	net->touched = calloc(options->clients_max, sizeof(*net->touched));
 	net->waiting = calloc(options->clients_max, sizeof(*net->waiting));
-	rc = net->touched && net->waiting ? svc_net_clients_create(net) : base_fail(ENOMEM, "net: out of memory");
+	net->link_life = calloc(links_of(options), sizeof(*net->link_life));
+	rc = net->touched && net->waiting && net->link_life ? svc_net_clients_create(net) : base_fail(ENOMEM, "net: out of memory");
 	if (!rc)
 		rc = host_create(net);
 	if (rc) {
@@ -293,6 +314,7 @@ void svc_net_destroy(struct svc_net *net)
 		return;
 	net_host_destroy(net->host);
 	svc_net_clients_destroy(net);
+	free(net->link_life);
 	free(net->waiting);
 	free(net->touched);
 	free(net);
@@ -304,14 +326,19 @@ static int check_client(const struct svc_net *net, const struct net_client *clie
 {
 	const uint32_t index = svc_net_index(net, client);
 	uint32_t open = 0;
-	uint64_t reserved = 0;
+	uint64_t reserved = 0, call_bytes = 0;
 
 	for (uint32_t i = 0; i < net->options.in_flight; i++) {
+		if (client->calls[i].in)
+			call_bytes += net_pool_block_bytes(net->options.in, client->calls[i].in);
 		open += client->calls[i].used;
 		reserved += client->calls[i].used ? client->calls[i].out_capacity : 0;
 	}
 	if (client->state == NET_CLIENT_FREE && (open || client->in_bytes || net_outbox_kept(client->outbox)))
 		return base_fail(EINVAL, "net: client %u is free and holds something", index);
+	if (call_bytes != client->call_bytes || call_bytes > client->in_bytes)
+		return base_fail(EINVAL, "net: client %u has %llu bytes of requests with the devices, and says %llu of %llu", index,
+			(unsigned long long)call_bytes, (unsigned long long)client->call_bytes, (unsigned long long)client->in_bytes);
 	if (client->state != NET_CLIENT_LIVE)
 		return 0;
 	if (open != client->open || reserved != client->out_reserved)
@@ -325,8 +352,29 @@ static int check_client(const struct svc_net *net, const struct net_client *clie
 	return 0;
 }
 
+/* What is shown as of now is what there is. */
+static int check_counters(const struct svc_net *net)
+{
+	uint64_t clients = 0, in_flight = 0, kept = 0;
+
+	for (uint32_t i = 0; i < net->options.clients_max; i++) {
+		const struct net_client *client = &net->clients[i];
+
+		if (client->state != NET_CLIENT_LIVE)
+			continue;
+		clients++;
+		in_flight += client->open;
+		kept += net_outbox_kept(client->outbox);
+	}
+	if (clients == net->counters.clients && in_flight == net->counters.in_flight && kept == net->counters.kept)
+		return 0;
+	return base_fail(EINVAL, "net: %llu clients with %llu requests and %llu replies are not what is counted", (unsigned long long)clients,
+		(unsigned long long)in_flight, (unsigned long long)kept);
+}
+
 int svc_net_check(const struct svc_net *net)
 {
+	uint64_t in_bytes = 0;
 	uint32_t used = 0;
 
 	for (uint32_t i = 0; i < net->options.clients_max; i++) {
@@ -334,7 +382,11 @@ int svc_net_check(const struct svc_net *net)
 
 		if (rc)
 			return rc;
+		in_bytes += net->clients[i].in_bytes;
 		used += net->clients[i].state != NET_CLIENT_FREE;
 	}
-	return used == net->used ? 0 : base_fail(EINVAL, "net: %u clients are there, %u counted", used, net->used);
+	if (in_bytes + net_pool_free_bytes(net->options.in) != net_pool_bytes(net->options.in))
+		return base_fail(EINVAL, "net: clients have %llu bytes of requests, and %llu are free of %llu", (unsigned long long)in_bytes,
+			(unsigned long long)net_pool_free_bytes(net->options.in), (unsigned long long)net_pool_bytes(net->options.in));
+	return used == net->used ? check_counters(net) : base_fail(EINVAL, "net: %u clients are there, %u counted", used, net->used);
 }

@@ -28,6 +28,7 @@ struct svc_net_counters {
 	_Atomic uint64_t dropped;    /* completions of clients that were gone */
 	_Atomic uint64_t unowed;     /* completions that nobody was owed: must stay 0 */
 	_Atomic uint64_t clients, in_flight; /* now */
+	_Atomic uint64_t kept;       /* now: replies that their clients have not said to have come */
 };
 
 struct svc_net_options {
@@ -38,7 +39,7 @@ struct svc_net_options {
 	uint32_t client_first; /* the schedulers' number of the first one */
 	uint32_t in_flight;    /* requests of one client; with streams at most 1,024 */
 	uint32_t streams;      /* completions without FINAL under way to one client, at least one per device */
-	uint32_t window_bytes; /* of a client's requests, and of its replies, in memory at once; one always may be */
+	uint32_t window_bytes; /* of a client's requests, and of its replies, in memory at once; one always may be, and the next request */
 	uint32_t message_bytes;
 	int64_t resume_ns, slow_ns;
 	/* For requests' payloads; for results; for packets that come in pieces. Its alone from now on, not its to destroy. */

@@ -14,15 +14,34 @@ static void *take_in(void *context, uint32_t bytes)
 {
 	struct net_client *client = context;
 	struct net_pool *pool = client->net->options.in;
+	/* One request may always come, however long; beside it, what the window takes, in blocks that are up to twice their contents. The
+	 * next one waits for no later ones, which wait for it. */
+	const bool is_next = client->part_number == net_inbox_awaited(client->inbox);
+	const uint64_t beside = is_next ? client->call_bytes : client->in_bytes;
 	void *block;
 
-	/* One request may always come, however long; beside it, what the window takes. A block is up to twice its contents. */
-	if (client->in_bytes > 0 && client->in_bytes + bytes > client->net->in_bytes_max)
+	if (beside > 0 && beside + bytes > client->net->in_bytes_max)
+		return NULL;
+	/* Of all clients together, too: half of the memory is for requests before which all others have come. */
+	if (net_pool_free_bytes(pool) <= net_pool_bytes(pool) / 2 && client->part_number != net_inbox_missing(client->inbox))
 		return NULL;
 	block = net_pool_take(pool, bytes);
 	if (block)
 		client->in_bytes += net_pool_block_bytes(pool, block);
+	else
+		client->short_of_memory = true;
 	return block;
+}
+
+void *svc_net_take_out(struct net_client *client, uint32_t bytes)
+{
+	void *block = net_pool_take(client->net->options.out, bytes);
+
+	if (block)
+		return block;
+	client->short_of_memory = true;
+	svc_net_wait(client->net, client);
+	return NULL;
 }
 
 static void released(struct net_client *client)
@@ -124,17 +143,23 @@ static struct net_client *client_of_token(struct svc_net *net, const unsigned ch
 	return client;
 }
 
+/* Who is only promised a place does not count: a HELLO that was overheard brings nobody in, however often it is repeated, and is not to
+ * keep anybody out. */
+static bool is_full(const struct svc_net *net, uint32_t tenant)
+{
+	return net->tenant_clients[tenant] >= net->tenant_clients_max[tenant];
+}
+
 /* Keeps a place for a client whose link is not confirmed yet. NULL: there is none. */
 static struct net_client *promise(struct svc_net *net, uint32_t link, uint32_t tenant)
 {
 	const uint32_t index = net->free_first;
 	struct net_client *client;
 
-	if (index == SVC_NO_CLIENT || net->tenant_clients[tenant] >= net->tenant_clients_max[tenant])
+	if (index == SVC_NO_CLIENT || is_full(net, tenant))
 		return NULL;
 	client = &net->clients[index];
 	net->free_first = client->next;
-	net->tenant_clients[tenant]++;
 	net->used++;
 	client->state = NET_CLIENT_PROMISED;
 	client->tenant = tenant;
@@ -147,8 +172,8 @@ static struct net_client *promise(struct svc_net *net, uint32_t link, uint32_t t
 
 static void client_free(struct svc_net *net, struct net_client *client)
 {
+	net->tenant_clients[client->tenant] -= client->state != NET_CLIENT_PROMISED;
 	client->state = NET_CLIENT_FREE;
-	net->tenant_clients[client->tenant]--;
 	net->used--;
 	client->next = net->free_first;
 	net->free_first = svc_net_index(net, client);
@@ -161,6 +186,8 @@ uint32_t svc_net_on_welcome(void *context, uint32_t link, uint32_t tenant, const
 	struct net_client *client = client_of_token(net, hello->resume, tenant);
 	struct net_come come = { .number = 0 };
 
+	if (!client && net->drained)
+		return NET_WHY_DRAINING;
 	if (client) {
 		welcome->flags = NET_RESUMED;
 		net_inbox_come(client->inbox, &come);
@@ -169,6 +196,7 @@ uint32_t svc_net_on_welcome(void *context, uint32_t link, uint32_t tenant, const
 		if (!client)
 			return NET_WHY_FULL;
 	}
+	net->link_life[link] = client->life;
 	memcpy(welcome->token, client->token, NET_NAME_BYTES);
 	welcome->boot_id = net->options.boot_id;
 	welcome->max_in_flight = net->options.in_flight;
@@ -196,6 +224,7 @@ static void begin(struct svc_net *net, struct net_client *client)
 	const uint32_t devices = net->options.device_count;
 
 	client->state = NET_CLIENT_LIVE;
+	net->tenant_clients[client->tenant]++;
 	client->say_taken = client->must_say_taken = client->say_again = client->say_pong = client->bye = false;
 	client->open = client->text_open = 0;
 	client->credits_out = net->options.streams / devices * devices;
@@ -205,12 +234,17 @@ static void begin(struct svc_net *net, struct net_client *client)
 	atomic_fetch_add_explicit(&net->counters.clients, 1, memory_order_relaxed);
 }
 
-void svc_net_on_confirmed(void *context, uint32_t owner, uint32_t link)
+void svc_net_on_confirmed(void *context, uint32_t owner, uint32_t link, uint64_t features)
 {
 	struct svc_net *net = context;
 	struct net_client *client = &net->clients[owner];
 	const uint32_t old = client->link;
 
+	/* While the link was half open its client went, and the place may be somebody else's by now; or everybody has to go, or others
+	 * were quicker. What the link says next ends it. */
+	if (net->link_life[link] != client->life || net->drained == DRAIN_ALL ||
+		(client->state == NET_CLIENT_PROMISED && is_full(net, client->tenant)))
+		return;
 	if (client->state == NET_CLIENT_PROMISED) {
 		begin(net, client);
 	} else {
@@ -218,9 +252,19 @@ void svc_net_on_confirmed(void *context, uint32_t owner, uint32_t link)
 		away_remove(net, client);
 	}
 	client->link = link;
+	client->haves = features & NET_FEATURE_HAVE;
+	client->say_have = false;
+	net_outbox_limit(client->outbox, client->haves);
 	if (old != SVC_NO_LINK)
 		net_host_close(net->host, old, NET_WHY_REPLACED);
 	svc_net_touch(net, client);
+}
+
+uint32_t svc_net_why_not(const struct svc_net *net, const struct net_client *client, uint32_t link)
+{
+	if (net->drained == DRAIN_ALL)
+		return NET_WHY_DRAINING;
+	return client->state == NET_CLIENT_PROMISED && client->promised_link == link ? NET_WHY_FULL : NET_WHY_UNKNOWN;
 }
 
 /* ---- who goes --------------------------------------------------------------------------------------------- */
@@ -245,12 +289,14 @@ void svc_net_leave(struct svc_net *net, struct net_client *client, uint32_t why)
 		return;
 	away_remove(net, client);
 	client->state = NET_CLIENT_LEAVING;
+	client->life++;
 	client->quiet_due = net->options.device_count + 1;
 	if (client->link != SVC_NO_LINK)
 		net_host_close(net->host, client->link, why);
 	client->link = SVC_NO_LINK;
 	atomic_fetch_sub_explicit(&net->counters.clients, 1, memory_order_relaxed);
 	atomic_fetch_sub_explicit(&net->counters.in_flight, client->open, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&net->counters.kept, net_outbox_kept(client->outbox), memory_order_relaxed);
 	tell_all(net, client, SCHED_CLIENT_GONE, 0, 0);
 }
 
@@ -266,7 +312,7 @@ static void calls_reset(struct svc_net *net, struct net_client *client)
 		*call = (struct net_call){ .next_free = i + 1 };
 	}
 	client->call_free = 0;
-	client->out_reserved = 0;
+	client->out_reserved = client->call_bytes = 0;
 }
 
 void svc_net_quiet(struct svc_net *net, struct net_client *client)

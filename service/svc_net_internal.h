@@ -16,6 +16,9 @@ enum {
 	SVC_NET_REPLIES_PER_POLL = 512,
 };
 
+/* How far the front is drained. */
+enum { DRAIN_NEW = 1, DRAIN_ALL };
+
 /* In a device's place: the text role, which makes no streams. */
 #define SVC_FROM_TEXT UINT32_MAX
 
@@ -38,10 +41,13 @@ struct net_client {
 	bool touched;  /* in net->touched */
 	bool waiting;  /* in net->waiting: for memory */
 	bool away;     /* in the queue of those without a link */
-	bool say_taken, must_say_taken, say_again, say_pong;
+	bool say_taken, must_say_taken, say_again, say_pong, say_have;
+	bool haves;    /* long messages are told of unit by unit */
 	bool bye;      /* it said so */
 	uint32_t taken_poll; /* in which say_taken was set */
+	bool short_of_memory; /* the pool had none for it, and none was given back since */
 	uint32_t tenant, link, promised_link;
+	uint32_t life;          /* counts those who have had this place */
 	unsigned char token[NET_NAME_BYTES];
 	uint32_t next, before; /* among the free (next), or the away */
 	int64_t away_since_ns;
@@ -51,6 +57,8 @@ struct net_client {
 	struct net_call *calls; /* [in_flight] */
 	uint32_t call_free, open, text_open;
 	uint64_t in_bytes;      /* of blocks for requests */
+	uint64_t call_bytes;    /* of these: of calls */
+	uint32_t part_number;   /* of the request that a part is being taken of */
 	uint64_t out_reserved;  /* of calls: what their results may have */
 	/* Streams: what the schedulers may still send; completions sent, and those of them that the client has consumed, in all; credits that
 	 * wait to be given back. */
@@ -71,13 +79,14 @@ struct svc_net {
 	uint64_t in_bytes_max; /* of blocks for one client's requests */
 	uint32_t free_first, used;
 	uint32_t away_first, away_last;
+	uint32_t *link_life;        /* [links]: of the client, when the link was welcomed for it */
 	uint32_t *touched, touched_count;
 	uint32_t *waiting, waiting_count;
 	bool released;              /* memory was given back since the waiting were looked at */
 	int64_t now_ns, slow_look_ns;
 	uint32_t polls;
 	uint32_t open_turn;         /* which device the next OPEN goes to */
-	_Atomic uint32_t draining;  /* 1: nobody new; 2: everybody goes */
+	_Atomic uint32_t draining;  /* DRAIN_NEW: nobody new; DRAIN_ALL: everybody goes */
 	uint32_t drained;           /* as far as it has been done */
 	uint32_t tenant_clients[SCHED_TENANTS_MAX], tenant_clients_max[SCHED_TENANTS_MAX];
 	struct svc_net_counters counters;
@@ -97,6 +106,8 @@ static inline uint32_t svc_net_index(const struct svc_net *net, const struct net
 void svc_net_touch(struct svc_net *net, struct net_client *client);
 /* The client's next request, or what it has yet to send of one, waits until memory is given back. */
 void svc_net_wait(struct svc_net *net, struct net_client *client);
+/* A block for a result, or NULL: the client waits. */
+void *svc_net_take_out(struct net_client *client, uint32_t bytes);
 /* Gives a block for a request, or for a result, back. NULL is fine. */
 void svc_net_give_in(struct net_client *client, void *block);
 void svc_net_give_out(struct net_client *client, void *block);
@@ -105,7 +116,9 @@ void svc_net_give_out(struct net_client *client, void *block);
 
 uint32_t svc_net_on_welcome(void *net, uint32_t link, uint32_t tenant, const struct net_hello *hello, struct net_welcome *welcome,
 	uint32_t *owner);
-void svc_net_on_confirmed(void *net, uint32_t owner, uint32_t link);
+void svc_net_on_confirmed(void *net, uint32_t owner, uint32_t link, uint64_t features);
+/* Why a link that was confirmed is nobody's. */
+uint32_t svc_net_why_not(const struct svc_net *net, const struct net_client *client, uint32_t link);
 void svc_net_on_gone(void *net, uint32_t owner, uint32_t link);
 /* Ends a client: the devices are told; its link, if there is one, is closed. */
 void svc_net_leave(struct svc_net *net, struct net_client *client, uint32_t why);

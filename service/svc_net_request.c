@@ -60,8 +60,12 @@ void svc_net_return_credits(struct svc_net *net, struct net_client *client)
 	if (credits > net->outbox_max - taken)
 		credits = net->outbox_max - taken;
 	for (uint32_t i = 0; i < net->options.device_count; i++)
-		if (!has_room(net, i))
+		if (!has_room(net, i)) {
+			/* Nobody else would ask again. */
+			if (credits > 0)
+				svc_net_touch(net, client);
 			return;
+		}
 	for (uint32_t i = 0; i < credits; i++)
 		by_device[client->stream_device ? client->stream_device[(client->streams_consumed - client->credits_due + i) & net->streams_mask] :
 			0]++;
@@ -81,11 +85,14 @@ static void keep_reply(struct svc_net *net, struct net_client *client, const str
 
 	svc_count(final ? &net->counters.completions : &net->counters.streams);
 	net_outbox_add(client->outbox, completion, result, completion->result_bytes);
+	atomic_fetch_add_explicit(&net->counters.kept, 1, memory_order_relaxed);
 	svc_net_touch(net, client);
 }
 
 static void call_end(struct svc_net *net, struct net_client *client, struct net_call *call)
 {
+	if (call->in)
+		client->call_bytes -= net_pool_block_bytes(net->options.in, call->in);
 	svc_net_give_in(client, call->in);
 	client->out_reserved -= call->out_capacity;
 	*call = (struct net_call){ .next_free = client->call_free };
@@ -205,6 +212,8 @@ static void hand_on(struct svc_net *net, struct net_client *client, const struct
 	client->call_free = call->next_free;
 	*call = (struct net_call){ .in = in, .out = out, .request_id = record->request_id, .out_capacity = record->out_capacity, .used = true };
 	client->out_reserved += record->out_capacity;
+	if (in)
+		client->call_bytes += net_pool_block_bytes(net->options.in, in);
 	client->open++;
 	client->text_open += device == SVC_FROM_TEXT;
 	atomic_fetch_add_explicit(&net->counters.in_flight, 1, memory_order_relaxed);
@@ -248,10 +257,8 @@ static bool deliver_one(struct svc_net *net, struct net_client *client, const st
 		svc_count(&net->counters.queue_full);
 		status = ATTND_QUEUE_FULL;
 	}
-	if (status == ATTND_OK && record.out_capacity > 0 && !(out = net_pool_take(net->options.out, record.out_capacity))) {
-		svc_net_wait(net, client);
+	if (status == ATTND_OK && record.out_capacity > 0 && !(out = svc_net_take_out(client, record.out_capacity)))
 		return false;
-	}
 	(void)net_inbox_next(client->inbox, &message);
 	svc_count(&net->counters.requests);
 	if (status == ATTND_OK) {
@@ -279,8 +286,10 @@ static int take_part(struct svc_net *net, struct net_client *client, const struc
 	struct net_part part;
 	int rc = net_part_read(chunk, &part);
 
-	if (!rc)
+	if (!rc) {
+		client->part_number = part.number;
 		rc = net_inbox_part(client->inbox, &part);
+	}
 	switch (rc) {
 	case NET_PART_KEPT: client->moved_ns = net->now_ns; break;
 	case NET_PART_AGAIN: svc_count(&net->counters.again); break;
@@ -291,12 +300,26 @@ static int take_part(struct svc_net *net, struct net_client *client, const struc
 		break;
 	}
 	client->say_taken = true;
+	client->say_have |= client->haves && rc >= 0 && part.bytes < part.message_bytes;
 	client->taken_poll = net->polls;
+	return rc < 0 ? rc : 0;
+}
+
+static int take_have(struct net_client *client, const struct net_chunk *chunk)
+{
+	struct net_have have;
+	int rc = client->haves ? net_have_read(chunk, &have) : -EPROTO;
+
+	if (!rc)
+		rc = net_outbox_have(client->outbox, &have);
+	if (rc >= 0 && chunk->flags & NET_HAVE_AGAIN)
+		net_outbox_again(client->outbox, have.number);
 	return rc < 0 ? rc : 0;
 }
 
 static int take_ack(struct svc_net *net, struct net_client *client, const struct net_chunk *chunk)
 {
+	const uint32_t kept = net_outbox_kept(client->outbox);
 	struct net_come come;
 	uint32_t consumed;
 	int rc = net_come_read(chunk, &come);
@@ -305,6 +328,9 @@ static int take_ack(struct svc_net *net, struct net_client *client, const struct
 		rc = net_outbox_come(client->outbox, &come);
 	if (rc)
 		return rc;
+	if (net_outbox_kept(client->outbox) != kept)
+		client->moved_ns = net->now_ns;
+	atomic_fetch_sub_explicit(&net->counters.kept, kept - net_outbox_kept(client->outbox), memory_order_relaxed);
 	consumed = come.credits - client->streams_consumed;
 	/* Less than was said before: it was overtaken. */
 	if (consumed <= UINT32_MAX / 2) {
@@ -325,7 +351,8 @@ static int take_ping(struct svc_net *net, struct net_client *client, const struc
 {
 	int rc = net_times_read(chunk, &client->pong);
 
-	client->pong.received_ns = net->now_ns;
+	/* Not the poll's time: that may be before the PING was sent, and the client would think the way shorter than it is. */
+	client->pong.received_ns = base_clock_now(net->options.clock);
 	client->say_pong |= rc == 0;
 	return rc;
 }
@@ -337,7 +364,8 @@ static int take_chunk(struct svc_net *net, struct net_client *client, const stru
 	case NET_REQUEST_MORE: return take_part(net, client, chunk);
 	case NET_ACK: return take_ack(net, client, chunk);
 	case NET_PING: return take_ping(net, client, chunk);
-	case NET_CLOSE: client->bye = true; return 0;
+	case NET_HAVE: return take_have(client, chunk);
+	case NET_CLOSE: client->bye = true; return chunk->bytes == 0 ? 0 : -EPROTO;
 	}
 	return -EPROTO;
 }
@@ -350,7 +378,7 @@ uint32_t svc_net_on_body(void *context, uint32_t owner, uint32_t link, struct ne
 	int rc;
 
 	if (client->state != NET_CLIENT_LIVE || client->link != link)
-		return NET_WHY_REPLACED;
+		return svc_net_why_not(net, client, link);
 	while ((rc = net_chunk_next(chunks, &chunk)) > 0 && (rc = take_chunk(net, client, &chunk)) == 0)
 		;
 	if (rc < 0) {
@@ -363,6 +391,17 @@ uint32_t svc_net_on_body(void *context, uint32_t owner, uint32_t link, struct ne
 
 /* ---- sending ---------------------------------------------------------------------------------------------- */
 
+/* What has come of requests that are not whole. What does not fit is said when more has come. */
+static void fill_haves(struct net_client *client, struct net_writer *body)
+{
+	struct net_have have;
+	uint32_t ahead = 0;
+
+	while (client->say_have && net_inbox_have(client->inbox, &ahead, &have) && net_have_put(body, 0, &have))
+		continue;
+	client->say_have = false;
+}
+
 /* What stands before replies: an answer to PING, and what has come. */
 static void fill_first(struct svc_net *net, struct net_client *client, struct net_writer *body)
 {
@@ -372,6 +411,7 @@ static void fill_first(struct svc_net *net, struct net_client *client, struct ne
 		client->pong.sent_ns = base_clock_now(net->options.clock);
 		client->say_pong = !net_times_put(body, NET_PONG, &client->pong);
 	}
+	fill_haves(client, body);
 	if (!client->say_taken && !client->must_say_taken)
 		return;
 	net_inbox_come(client->inbox, &come);
@@ -389,8 +429,8 @@ static bool fill(void *context, struct net_writer *body)
 	return net_outbox_fill(client->outbox, NET_REPLY, body);
 }
 
-/* Of what has been taken nobody waits to hear on a stream: it goes along with the next reply. On a datagram socket it waits for one poll, in
- * which a quick answer comes that it can go along with. */
+/* Of what has been taken nobody waits to hear on a stream: it goes along with the next reply. On a datagram socket it waits for one poll,
+ * in which a quick answer comes that it can go along with. */
 static bool has_to_say_taken(const struct svc_net *net, const struct net_client *client)
 {
 	return client->say_taken && net_host_is_datagram(net->host, client->link) && (client->open == 0 || client->taken_poll != net->polls);
@@ -403,8 +443,8 @@ bool svc_net_says_later(const struct svc_net *net, const struct net_client *clie
 
 static bool has_something_to_say(const struct svc_net *net, const struct net_client *client)
 {
-	return client->must_say_taken || client->say_pong || net_outbox_waiting(client->outbox) || (client->say_again && !client->waiting) ||
-		has_to_say_taken(net, client);
+	return client->must_say_taken || client->say_pong || client->say_have || net_outbox_waiting(client->outbox) ||
+		(client->say_again && !client->waiting) || has_to_say_taken(net, client);
 }
 
 bool svc_net_send(struct svc_net *net, struct net_client *client)

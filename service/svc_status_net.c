@@ -19,6 +19,7 @@ static void add_front(cJSON *object, const struct svc_net_counters *c)
 	const struct named_count counts[] = {
 		{ "clients", &c->clients },
 		{ "in_flight", &c->in_flight },
+		{ "kept", &c->kept },
 		{ "requests", &c->requests },
 		{ "completions", &c->completions },
 		{ "streams", &c->streams },

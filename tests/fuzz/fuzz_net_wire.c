@@ -40,10 +40,14 @@ static void read_part(struct net_inbox *inbox, const struct net_chunk *chunk)
 	struct net_inbox_message message;
 	struct net_part part;
 	struct net_come come;
+	struct net_have have;
+	uint32_t ahead = 0;
 
 	if (net_part_read(chunk, &part) != 0)
 		return;
 	(void)net_inbox_part(inbox, &part);
+	while (net_inbox_have(inbox, &ahead, &have))
+		touch(have.bitmap, have.words * sizeof(*have.bitmap));
 	net_inbox_come(inbox, &come);
 	touch(come.bitmap, come.words * sizeof(*come.bitmap));
 	while (net_inbox_next(inbox, &message)) {
@@ -56,6 +60,7 @@ static void read_part(struct net_inbox *inbox, const struct net_chunk *chunk)
 static void read_chunk(struct net_inbox *inbox, const struct net_chunk *chunk)
 {
 	struct net_times times;
+	struct net_have have;
 	struct net_come come;
 
 	touch(chunk->content, chunk->bytes);
@@ -69,6 +74,10 @@ static void read_chunk(struct net_inbox *inbox, const struct net_chunk *chunk)
 	case NET_PONG:
 		if (net_times_read(chunk, &times) == 0)
 			touch(&times, sizeof(times));
+		break;
+	case NET_HAVE:
+		if (net_have_read(chunk, &have) == 0)
+			touch(have.bitmap, have.words * sizeof(*have.bitmap));
 		break;
 	case NET_CLOSE:
 		break;

@@ -24,7 +24,7 @@
 
 #include <cmocka.h>
 
-enum { START_MS = 60000, STOP_MS = 30000, ARGUMENTS_MAX = 64 };
+enum { START_MS = 60000, STOP_MS = 30000, ARGUMENTS_MAX = 128 };
 
 static const char *build_folder(void)
 {
@@ -79,7 +79,7 @@ static void make_model(struct sys_daemon *daemon)
 		fail_msg("%s make-tiny failed", program);
 }
 
-static void child(struct sys_daemon *daemon, const char *const *options, int ready_fd)
+static void child(struct sys_daemon *daemon, int ready_fd)
 {
 	static char program[256], runtime[96], model[200], ready[16];
 	const char *arguments[ARGUMENTS_MAX];
@@ -101,9 +101,9 @@ static void child(struct sys_daemon *daemon, const char *const *options, int rea
 		arguments[count++] = "-o";
 		arguments[count++] = model;
 	}
-	for (int i = 0; options && options[i] && count < ARGUMENTS_MAX - 3; i++) {
+	for (int i = 0; daemon->options && daemon->options[i] && count < ARGUMENTS_MAX - 3; i++) {
 		arguments[count++] = "-o";
-		arguments[count++] = options[i];
+		arguments[count++] = daemon->options[i];
 	}
 	arguments[count] = NULL;
 	execv(program, (char *const *)(uintptr_t)arguments);
@@ -126,20 +126,26 @@ static void wait_ready(int fd)
 
 void sys_daemon_start(struct sys_daemon *daemon, bool with_model, const char *const *options)
 {
-	int ready[2];
-
 	memset(daemon, 0, sizeof(*daemon));
+	daemon->options = options;
 	strcpy(daemon->folder, "/tmp/attnd-test-XXXXXX");
 	assert_non_null(mkdtemp(daemon->folder));
 	snprintf(daemon->address, sizeof(daemon->address), "shm:%s/attnd.sock", daemon->folder);
 	if (with_model)
 		make_model(daemon);
+	sys_daemon_again(daemon);
+}
+
+void sys_daemon_again(struct sys_daemon *daemon)
+{
+	int ready[2];
+
 	assert_int_equal(pipe(ready), 0);
 	fcntl(ready[0], F_SETFD, FD_CLOEXEC);
 	daemon->pid = fork();
 	assert_true(daemon->pid >= 0);
 	if (daemon->pid == 0)
-		child(daemon, options, ready[1]);
+		child(daemon, ready[1]);
 	close(ready[1]);
 	wait_ready(ready[0]);
 }
@@ -157,18 +163,28 @@ static void remove_folder(const char *folder)
 	rmdir(folder);
 }
 
-void sys_daemon_stop(struct sys_daemon *daemon)
+int sys_daemon_wait_end(struct sys_daemon *daemon, int timeout_ms)
 {
 	int status = -1;
 
-	kill(daemon->pid, SIGTERM);
 	for (int waited_ms = 0; waitpid(daemon->pid, &status, WNOHANG) == 0; waited_ms += 10) {
-		if (waited_ms > STOP_MS) {
-			kill(daemon->pid, SIGKILL);
-			waitpid(daemon->pid, &status, 0);
-			fail_msg("the daemon did not stop within %d ms of SIGTERM", STOP_MS);
-		}
+		if (waited_ms > timeout_ms)
+			return -1;
 		sleep_ms(10);
+	}
+	return status;
+}
+
+void sys_daemon_stop(struct sys_daemon *daemon)
+{
+	int status;
+
+	kill(daemon->pid, SIGTERM);
+	status = sys_daemon_wait_end(daemon, STOP_MS);
+	if (status < 0) {
+		kill(daemon->pid, SIGKILL);
+		waitpid(daemon->pid, &status, 0);
+		fail_msg("the daemon did not stop within %d ms of SIGTERM", STOP_MS);
 	}
 	remove_folder(daemon->folder);
 	if (!WIFEXITED(status) || WEXITSTATUS(status))
@@ -177,12 +193,18 @@ void sys_daemon_stop(struct sys_daemon *daemon)
 
 void sys_daemon_kill(struct sys_daemon *daemon)
 {
-	int status;
+	sys_daemon_crash(daemon);
+	remove_folder(daemon->folder);
+}
+
+void sys_daemon_crash(struct sys_daemon *daemon)
+{
+	int status = 0;
 
 	kill(daemon->pid, SIGKILL);
 	waitpid(daemon->pid, &status, 0);
-	remove_folder(daemon->folder);
-	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
+		fail_msg("the daemon had ended before it was killed, with status %#x", (unsigned)status);
 }
 
 bool sys_daemon_alive(const struct sys_daemon *daemon)

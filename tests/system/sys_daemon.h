@@ -14,6 +14,7 @@ struct sys_daemon {
 	char folder[64];  /* temporary runtime folder */
 	char address[96]; /* "shm:<folder>/attnd.sock" */
 	char model[160];  /* the tiny model, "" without one */
+	const char *const *options; /* the caller's, for its next life */
 };
 
 /* Starts build/attnd with `-o OPTION` for each of options (NULL-terminated), on a tiny model where
@@ -24,6 +25,11 @@ void sys_daemon_start(struct sys_daemon *daemon, bool with_model, const char *co
 void sys_daemon_stop(struct sys_daemon *daemon);
 /* SIGKILL, as if it had crashed; removes the folder. */
 void sys_daemon_kill(struct sys_daemon *daemon);
+/* SIGKILL, and the next life in the same folder, with the same model and options, which must still be there. */
+void sys_daemon_crash(struct sys_daemon *daemon);
+void sys_daemon_again(struct sys_daemon *daemon);
+/* Once it has ended by itself, or by another's SIGTERM: its status; the folder stays. -1: not within timeout_ms. */
+int sys_daemon_wait_end(struct sys_daemon *daemon, int timeout_ms);
 /* True while the process lives. */
 bool sys_daemon_alive(const struct sys_daemon *daemon);
 

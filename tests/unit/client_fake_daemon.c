@@ -10,12 +10,14 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/base_clock.h"
 #include "base/base_error.h"
 #include "shm-ipc/shm_attach.h"
 #include "shm-ipc/shm_bell.h"
+#include "tests/unit/client_fake_network.h"
 
 enum { IDLE_POLLS = 2000, LOOK_EVERY = 4096 };
 
@@ -49,6 +51,8 @@ static void ring(struct fake_daemon *daemon)
 
 bool fake_daemon_stream(struct fake_daemon *daemon, const struct attnd_completion *completion)
 {
+	if (daemon->network)
+		return fake_network_stream(daemon, completion);
 	while (!shm_cpl_put(&daemon->ring, completion)) {
 		ring(daemon);
 		if (ended(daemon) || client_gone(daemon))
@@ -63,6 +67,8 @@ bool fake_daemon_cancelled(struct fake_daemon *daemon, uint64_t request_id)
 	struct attnd_request request;
 	struct attnd_completion completion;
 
+	if (daemon->network)
+		return fake_network_cancelled(daemon, request_id);
 	if (!shm_sub_take(&daemon->ring, &request))
 		return false;
 	completion = (struct attnd_completion){ .request_id = request.request_id, .flags = ATTND_CPL_FINAL,
@@ -183,19 +189,34 @@ static void *run(void *argument)
 	return NULL;
 }
 
-void fake_daemon_start(struct fake_daemon *daemon)
+/* A name of its own the first time; the same one in a later life. */
+static void make_folder(struct fake_daemon *daemon)
 {
+	if (daemon->folder[0]) {
+		need(mkdir(daemon->folder, 0700) == 0, "folder");
+		return;
+	}
 	snprintf(daemon->folder, sizeof(daemon->folder), "/tmp/attnd-test-XXXXXX");
 	need(mkdtemp(daemon->folder) != NULL, "folder");
+}
+
+void fake_daemon_start(struct fake_daemon *daemon)
+{
+	make_folder(daemon);
 	snprintf(daemon->path, sizeof(daemon->path), "%s/attnd.sock", daemon->folder);
-	daemon->listen_fd = shm_attach_listen(daemon->path, 0600);
-	need(daemon->listen_fd >= 0, "socket");
 	daemon->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	need(daemon->stop_fd >= 0, "eventfd");
-	daemon->socket = daemon->bell_fd = -1;
+	daemon->listen_fd = daemon->socket = daemon->bell_fd = -1;
 	daemon->segment = (struct shm_segment){ .write_fd = -1, .read_fd = -1, .fault_handle = -1 };
 	atomic_store(&daemon->end, FAKE_RUNS);
-	need(pthread_create(&daemon->thread, NULL, run, daemon) == 0, "thread");
+	if (daemon->way == FAKE_SHM) {
+		snprintf(daemon->address, sizeof(daemon->address), "shm:%s", daemon->path);
+		daemon->listen_fd = shm_attach_listen(daemon->path, 0600);
+		need(daemon->listen_fd >= 0, "socket");
+	} else {
+		fake_network_create(daemon);
+	}
+	need(pthread_create(&daemon->thread, NULL, daemon->network ? fake_network_run : run, daemon) == 0, "thread");
 }
 
 void fake_daemon_end(struct fake_daemon *daemon, enum fake_end end)
@@ -205,7 +226,10 @@ void fake_daemon_end(struct fake_daemon *daemon, enum fake_end end)
 	atomic_store(&daemon->end, end);
 	need(write(daemon->stop_fd, &one, sizeof(one)) == sizeof(one), "stop");
 	pthread_join(daemon->thread, NULL);
-	close(daemon->listen_fd);
+	if (daemon->network)
+		fake_network_destroy(daemon);
+	if (daemon->listen_fd >= 0)
+		close(daemon->listen_fd);
 	close(daemon->stop_fd);
 	unlink(daemon->path);
 	rmdir(daemon->folder);

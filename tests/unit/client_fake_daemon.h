@@ -1,6 +1,7 @@
 /*
  * A daemon of one client at a time, for tests of the client library: real socket, segments,
- * rings and bells; what it answers is the test's. Runs on a thread of its own.
+ * rings and bells, or the daemon's own network front over real sockets; what it answers is the
+ * test's. Runs on a thread of its own.
  */
 #ifndef CLIENT_FAKE_DAEMON_H
 #define CLIENT_FAKE_DAEMON_H
@@ -23,12 +24,19 @@ typedef bool fake_answer_fn(struct fake_daemon *daemon, const struct attnd_reque
 
 enum fake_end { FAKE_RUNS, FAKE_CLOSES, FAKE_DIES };
 
+enum fake_way { FAKE_SHM, FAKE_UNIX, FAKE_TCP, FAKE_UDP };
+
+struct fake_network;
+
 struct fake_daemon {
 	fake_answer_fn *answer;
+	enum fake_way way;
+	const char *key_file;   /* not over FAKE_SHM: who comes needs this key; NULL: none */
 	bool spins;             /* never sleeps */
 	uint32_t max_in_flight; /* 0: as the rings allow */
 	uint64_t boot_id;
-	char folder[64], path[80];
+	char folder[64], path[80]; /* the socket of FAKE_SHM and FAKE_UNIX */
+	char address[96];
 
 	/* the rest is the daemon's own */
 	_Atomic int end;           /* enum fake_end: what to do next */
@@ -36,11 +44,12 @@ struct fake_daemon {
 	int listen_fd, stop_fd, socket, bell_fd;
 	struct shm_segment segment;
 	struct shm_daemon_end ring;
+	struct fake_network *network; /* NULL: FAKE_SHM */
 	pthread_t thread;
 };
 
-/* answer, spins, max_in_flight and boot_id are set by the caller. Fails the test when something
- * cannot be made. */
+/* answer, way, key_file, spins, max_in_flight and boot_id are set by the caller. Fails the test when
+ * something cannot be made. Once it has ended it may be started again, at the same address. */
 void fake_daemon_start(struct fake_daemon *daemon);
 /* FAKE_CLOSES: says so and goes. FAKE_DIES: drops the socket without a word, as a killed process
  * does. Both take the socket's file along. */

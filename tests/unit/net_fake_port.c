@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/base_assert.h"
+#include "base/base_rand.h"
 
 enum { TELL_OPENED, TELL_BYTES, TELL_GONE, TELL_WRITABLE, TELL_DATAGRAM };
 
@@ -287,6 +288,56 @@ size_t fake_take(struct fake_port *fake, const struct net_way *way, unsigned cha
 	memmove(stream->out, stream->out + bytes, stream->out_bytes - bytes);
 	stream->out_bytes -= bytes;
 	return bytes;
+}
+
+/* Takes the datagrams out, but for those that are lost. */
+static struct fake_message **take_out(struct fake_list *list, uint64_t *seed, uint32_t odds, uint32_t *count)
+{
+	struct fake_message **taken = malloc(sizeof(struct fake_message *)), **at = &list->first;
+
+	*count = 0;
+	while (*at) {
+		struct fake_message *message = *at;
+
+		if (message->kind != TELL_DATAGRAM) {
+			at = &message->next;
+		} else if (base_rand_below(seed, odds) == 0) {
+			list_drop(list, at);
+		} else {
+			*at = message->next;
+			taken = realloc(taken, (*count + 1) * sizeof(struct fake_message *));
+			BASE_ASSERT(taken);
+			taken[(*count)++] = message;
+		}
+	}
+	list->end = at;
+	return taken;
+}
+
+static void disturb_list(struct fake_list *list, uint64_t *seed, uint32_t odds)
+{
+	uint32_t count;
+	struct fake_message **taken = take_out(list, seed, odds, &count);
+
+	for (uint32_t i = count; i-- > 0;) {
+		const uint32_t other = base_rand_below(seed, odds) == 0 ? (uint32_t)base_rand_below(seed, i + 1) : i;
+		struct fake_message *message = taken[other];
+
+		taken[other] = taken[i];
+		taken[i] = message;
+	}
+	for (uint32_t i = 0; i < count; i++)
+		for (uint64_t copies = base_rand_below(seed, odds) == 0 ? 2 : 1; copies > 0; copies--)
+			list_add(list, TELL_DATAGRAM, &taken[i]->way, taken[i]->data, taken[i]->bytes);
+	for (uint32_t i = 0; i < count; i++)
+		free(taken[i]);
+	free(taken);
+}
+
+void fake_disturb(struct fake_port *fake, uint64_t *seed, uint32_t odds)
+{
+	disturb_list(&fake->coming, seed, odds);
+	disturb_list(&fake->datagrams, seed, odds);
 }
 
 void fake_take_all(struct fake_port *fake)

@@ -69,6 +69,8 @@ bool fake_is_closed(const struct fake_port *fake, const struct net_way *way);
 
 /* The next packet that was sent on this way. Its bytes; 0: none. */
 size_t fake_take(struct fake_port *fake, const struct net_way *way, unsigned char packet[NET_PACKET_BYTES_MAX]);
+/* Loses, doubles and shuffles datagrams that are under way in either direction, each in one of `odds` cases. */
+void fake_disturb(struct fake_port *fake, uint64_t *seed, uint32_t odds);
 /* Throws away whatever was sent. */
 void fake_take_all(struct fake_port *fake);
 

@@ -43,10 +43,11 @@ static struct rig_owner *owner_of(struct host_rig *rig, uint32_t owner, uint32_t
 	return &rig->owners[owner];
 }
 
-static void on_confirmed(void *context, uint32_t owner, uint32_t link)
+static void on_confirmed(void *context, uint32_t owner, uint32_t link, uint64_t features)
 {
 	struct host_rig *rig = context;
 
+	(void)features;
 	BASE_ASSERT(!owner_of(rig, owner, link)->confirmed);
 	rig->owners[owner].confirmed = true;
 	if (rig->close_on_confirm != UINT32_MAX)

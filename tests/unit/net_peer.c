@@ -168,7 +168,7 @@ static int read_part(struct net_peer *peer, const struct net_chunk *chunk)
 	if (fate == 0)
 		fate = net_inbox_part(peer->inbox, &part);
 	peer->repeated += fate == NET_PART_AGAIN;
-	peer->taken_due = true;
+	peer->taken_due = peer->have_due = true;
 	return fate < 0 ? fate : 0;
 }
 
@@ -183,8 +183,22 @@ static int read_ack(struct net_peer *peer, const struct net_chunk *chunk)
 	peer->acks++;
 	if (chunk->flags & NET_ACK_PROBE) {
 		peer->probes++;
-		peer->taken_due = true;
+		peer->taken_due = peer->have_due = true;
 		net_outbox_resend(peer->outbox);
+	}
+	return 0;
+}
+
+static int read_have(struct net_peer *peer, const struct net_chunk *chunk)
+{
+	struct net_have have;
+
+	if (!peer->says_have || net_have_read(chunk, &have) != 0 || net_outbox_have(peer->outbox, &have) < 0)
+		return -EPROTO;
+	peer->haves++;
+	if (chunk->flags & NET_HAVE_AGAIN) {
+		peer->holes++;
+		net_outbox_again(peer->outbox, have.number);
 	}
 	return 0;
 }
@@ -197,6 +211,8 @@ static int read_chunk(struct net_peer *peer, const struct net_chunk *chunk)
 		return read_part(peer, chunk);
 	case NET_ACK:
 		return read_ack(peer, chunk);
+	case NET_HAVE:
+		return read_have(peer, chunk);
 	case NET_PING:
 		peer->pong_due = true;
 		if (net_times_read(chunk, &peer->pong) != 0)
@@ -263,7 +279,8 @@ static bool resumes(struct net_peer *peer)
 static void say_welcome(struct net_peer *peer, struct net_noise *noise)
 {
 	const bool resumed = resumes(peer);
-	struct net_welcome welcome = { .boot_id = peer->boot_id, .now_ns = peer->now_ns + peer->offset_ns, .clock_ns = peer->hello.clock_ns,
+	struct net_welcome welcome = { .features = peer->no_haves ? 0 : peer->hello.features & NET_FEATURES,
+		.boot_id = peer->boot_id, .now_ns = peer->now_ns + peer->offset_ns, .clock_ns = peer->hello.clock_ns,
 		.max_in_flight = peer->max_in_flight, .stream_credits = peer->stream_credits, .window_bytes = peer->window_bytes,
 		.message_bytes = peer->message_bytes, .resume_ms = 1000, .datagram_bytes = peer->datagram ? peer->datagram_bytes : 0,
 		.flags = resumed ? NET_RESUMED : 0, .name = base_rand_next(&peer->seed) };
@@ -275,6 +292,8 @@ static void say_welcome(struct net_peer *peer, struct net_noise *noise)
 	welcome.requests = come.number;
 	memcpy(welcome.token, peer->token, sizeof(welcome.token));
 	net_welcome_write(clear, &welcome);
+	peer->says_have = welcome.features & NET_FEATURE_HAVE;
+	net_outbox_limit(peer->outbox, peer->says_have);
 	peer->packets = (struct net_packets){ .datagram = peer->datagram, .plain = !noise, .name = welcome.name };
 	if (noise) {
 		bytes = net_noise_write(noise, clear, NET_WELCOME_BYTES, body);
@@ -382,6 +401,16 @@ size_t net_peer_end(struct net_peer *peer, unsigned char *packet, const struct n
 	return net_packet_end(&peer->packets, packet, body);
 }
 
+static void put_haves(const struct net_peer *peer, struct net_writer *body)
+{
+	struct net_have have;
+	uint32_t ahead = 0;
+
+	for (uint32_t i = 0; i < 4 && net_inbox_have(peer->inbox, &ahead, &have); i++)
+		if (!net_have_put(body, 0, &have))
+			return;
+}
+
 static void fill(struct net_peer *peer, struct net_writer *body)
 {
 	struct net_come come;
@@ -394,6 +423,9 @@ static void fill(struct net_peer *peer, struct net_writer *body)
 		net_inbox_come(peer->inbox, &come);
 		peer->taken_due = !net_come_put(body, NET_TAKEN, 0, &come);
 	}
+	if (peer->have_due && peer->says_have)
+		put_haves(peer, body);
+	peer->have_due = false;
 	net_outbox_fill(peer->outbox, NET_REPLY, body);
 }
 

@@ -28,16 +28,17 @@ struct net_peer {
 	unsigned char key[NET_KEY_BYTES];
 	uint32_t max_in_flight, stream_credits, window_bytes, message_bytes, datagram_bytes;
 	uint64_t boot_id;
+	bool no_haves;     /* as a daemon that does not know them */
 	uint32_t refuses;  /* enum net_why: every HELLO; 0: none */
 	bool forgets;      /* does not know any token */
 	bool deaf;         /* hears nothing, says nothing */
 
 	/* what it counts */
-	uint64_t executed, hellos, resumed, probes, acks, closes, repeated, errors;
+	uint64_t executed, hellos, resumed, probes, acks, closes, repeated, errors, haves, holes;
 	uint32_t close_why;
 
 	/* its own */
-	bool open, confirmed;
+	bool open, confirmed, says_have;
 	struct net_packets packets;
 	struct net_inbox *inbox;
 	struct net_outbox *outbox;
@@ -47,7 +48,7 @@ struct net_peer {
 	int64_t now_ns, offset_ns; /* of its clock to the one that it is told */
 	unsigned char answer[1024]; /* to HELLO: a whole packet */
 	size_t answer_bytes;
-	bool answer_due, taken_due, pong_due;
+	bool answer_due, taken_due, have_due, pong_due;
 	struct net_times pong;
 	uint32_t window;        /* replies kept */
 	uint32_t credits;       /* given back */

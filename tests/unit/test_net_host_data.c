@@ -16,7 +16,8 @@
 
 /* ---- streams in pieces ------------------------------------------------------------------------------------ */
 
-static void come_in_pieces(struct host_rig *rig, const struct net_guest *peer, const unsigned char *bytes, size_t count, size_t first, size_t second)
+static void come_in_pieces(struct host_rig *rig, const struct net_guest *peer, const unsigned char *bytes, size_t count, size_t first,
+	size_t second)
 {
 	fake_come(&rig->fake, &peer->way, bytes, first);
 	host_rig_poll(rig);
@@ -144,7 +145,8 @@ static void bad_streams(void **state)
 {
 	static const unsigned char no_kind[64] = { 8, 0, 0, 9 }, too_long[64] = { 0x11, 0x40, 0, NET_DATA };
 	static const unsigned char huge[64] = { 0xff, 0xff, 0xff, NET_HELLO }, data[36] = { 32, 0, 0, NET_DATA };
-	static const unsigned char cookie[36] = { 32, 0, 0, NET_COOKIE }, welcome[36] = { 32, 0, 0, NET_WELCOME }, empty[4] = { 0, 0, 0, NET_DATA };
+	static const unsigned char cookie[36] = { 32, 0, 0, NET_COOKIE }, welcome[36] = { 32, 0, 0, NET_WELCOME };
+	static const unsigned char empty[4] = { 0, 0, 0, NET_DATA };
 	static const unsigned char http[] = "GET / HTTP/1.1\r\nHost: here\r\n\r\n";
 
 	(void)state;
@@ -412,6 +414,11 @@ static void plain_does_not_roam(void **state)
 	peer.way = fake_way(RIG_PLAIN, 70001);
 	net_guest_ping(&peer);
 	host_rig_poll(rig);
+	assert_false(arrives_at(rig, &peer, 70001));
+	peer.packets.sent = UINT64_MAX;
+	net_guest_ping(&peer);
+	host_rig_poll(rig);
+	assert_int_equal(host_rig_last(rig)->bodies, 3);
 	assert_false(arrives_at(rig, &peer, 70001));
 	fake_take_all(&rig->fake);
 	host_rig_destroy(rig);

@@ -116,12 +116,57 @@ static bool says(const struct net_come *come, uint32_t number)
 	return number - 1 < come->number || (bit / 64 < come->words && come->bitmap[bit / 64] >> bit % 64 & 1);
 }
 
+/* Of message n these parts have come. */
+typedef bool come_parts[WINDOW][MESSAGE_MAX / NET_UNIT_BYTES + 1];
+
+/* What is said of messages that are not whole, against what has come. */
+static void check_haves(uint32_t next, come_parts come)
+{
+	struct net_have have;
+	uint32_t ahead = 0;
+
+	for (uint32_t n = next; n < next + WINDOW; n++) {
+		const uint32_t units = (bytes_of(n) + NET_UNIT_BYTES - 1) / NET_UNIT_BYTES;
+		uint32_t count = 0;
+
+		for (uint32_t i = 0; i < units; i++)
+			count += come[n % WINDOW][i];
+		if (count == 0 || count == units)
+			continue;
+		assert_true(net_inbox_have(inbox, &ahead, &have));
+		assert_int_equal(have.number, n);
+		for (uint32_t i = 0; i < units; i++) {
+			const uint32_t bit = i - have.first - 1;
+			const bool said = i < have.first ||
+				(i > have.first && bit / 64 < have.words && have.bitmap[bit / 64] >> bit % 64 & 1);
+
+			assert_int_equal(said, come[n % WINDOW][i]);
+		}
+	}
+	assert_false(net_inbox_have(inbox, &ahead, &have));
+}
+
+static void check_misses(uint32_t next, come_parts come)
+{
+	bool begun_later = false, misses = false;
+
+	for (uint32_t n = next + WINDOW; n-- > next;) {
+		bool begun = false;
+
+		for (uint32_t i = 0; i < parts_of(n); i++)
+			begun |= come[n % WINDOW][i] && (i == 0 || i * NET_UNIT_BYTES != bytes_of(n));
+		misses |= !begun && begun_later;
+		begun_later |= begun;
+	}
+	assert_int_equal(net_inbox_misses(inbox), misses);
+}
+
 static void a_random_walk(void **state)
 {
 	enum { MESSAGES = 2000 };
 	uint64_t seed = 3;
-	uint32_t next = 1;
-	static bool come[WINDOW][MESSAGE_MAX / NET_UNIT_BYTES + 1];
+	uint32_t next = 1, steps = 0;
+	static come_parts come;
 
 	(void)state;
 	start();
@@ -139,6 +184,10 @@ static void a_random_walk(void **state)
 			assert_int_equal(fate, *had ? NET_PART_AGAIN : NET_PART_KEPT);
 		*had = true;
 		net_inbox_come(inbox, &said);
+		if (steps++ % 16 == 0) {
+			check_haves(next, come);
+			check_misses(next, come);
+		}
 		for (uint32_t n = next; n < next + WINDOW; n++) {
 			bool all = true;
 

@@ -123,6 +123,23 @@ static void what_has_come(void **state)
 	assert_memory_equal(&come, &read, sizeof(come));
 }
 
+static void what_has_come_of_a_message(void **state)
+{
+	struct net_have have = { .number = 4294967290u, .first = UINT32_MAX, .words = NET_BITMAP_WORDS_MAX }, read;
+	struct net_writer writer = whole_body(ROOM);
+	struct net_chunk chunk;
+
+	(void)state;
+	for (uint32_t i = 0; i < have.words; i++)
+		have.bitmap[i] = UINT64_C(0x0123456789abcdef) * (i + 1);
+	assert_true(net_have_put(&writer, NET_HAVE_AGAIN, &have));
+	one_chunk(&writer, &chunk);
+	assert_int_equal(chunk.kind, NET_HAVE);
+	assert_int_equal(chunk.flags, NET_HAVE_AGAIN);
+	assert_int_equal(net_have_read(&chunk, &read), 0);
+	assert_memory_equal(&have, &read, sizeof(have));
+}
+
 static void times_and_close(void **state)
 {
 	const struct net_times times = { .sender_ns = -5, .received_ns = INT64_MAX, .sent_ns = 17 };
@@ -204,20 +221,25 @@ static void bad_bitmaps(void **state)
 	unsigned char content[8 + 8 * (NET_BITMAP_WORDS_MAX + 1)] = { 0 };
 	struct net_chunk chunk = { .kind = NET_TAKEN, .bytes = 8, .content = content };
 	struct net_come come;
+	struct net_have have;
 
 	(void)state;
 	assert_int_equal(net_come_read(&chunk, &come), 0);
+	assert_int_equal(net_have_read(&chunk, &have), 0);
 	content[4] = 1; /* a word that is not there */
 	assert_int_equal(net_come_read(&chunk, &come), -EPROTO);
+	assert_int_equal(net_have_read(&chunk, &have), -EPROTO);
 	content[4] = NET_BITMAP_WORDS_MAX + 1;
 	chunk.bytes = sizeof(content);
 	assert_int_equal(net_come_read(&chunk, &come), -EPROTO);
+	assert_int_equal(net_have_read(&chunk, &have), -EPROTO);
 	content[4] = 0;
 	content[0] = 1; /* TAKEN knows no credits */
 	chunk.bytes = 8;
 	assert_int_equal(net_come_read(&chunk, &come), -EPROTO);
 	chunk.bytes = 7;
 	assert_int_equal(net_come_read(&chunk, &come), -EPROTO);
+	assert_int_equal(net_have_read(&chunk, &have), -EPROTO);
 }
 
 int main(void)
@@ -226,6 +248,7 @@ int main(void)
 		cmocka_unit_test(messages_of_all_sizes),
 		cmocka_unit_test(no_room_leaves_nothing),
 		cmocka_unit_test(what_has_come),
+		cmocka_unit_test(what_has_come_of_a_message),
 		cmocka_unit_test(times_and_close),
 		cmocka_unit_test(bad_chunks),
 		cmocka_unit_test(bad_parts),

@@ -84,7 +84,8 @@ struct attnd_view_own { /* 640 bytes */
 };
 
 /* The calling thread's client, as all functions of attnd.h. Both work, too, when the daemon is gone, until attnd_reconnect or
- * attnd_disconnect. -ENOTSUP: a daemon that keeps no timelines (by its configuration, or too old). */
+ * attnd_disconnect. -ENOTSUP: a client that came over the network, or a daemon that keeps no timelines (by its configuration, or too
+ * old). */
 int attnd_view_read_own(const struct attnd_client *client, struct attnd_view_own *own);
 /* The latest `max` records, oldest first by when they were received; returns how many. Each is of one moment; one that could not
  * be read so, because the daemon died or was stopped while writing it, is left out. */
@@ -146,7 +147,8 @@ struct attnd_view_daemon { /* 256 bytes */
 
 /* The daemon whose data socket is at this address (NULL: as attnd_connect). It hands out its memory by way of the control
  * socket, which only its own user and root may open; that is the only time that it is asked. Any thread may read a view, several at a
- * time, too. -ENOENT, -ECONNREFUSED: no daemon there; -EACCES; -ENOTSUP: one without such memory; -EPROTO; -ETIMEDOUT. */
+ * time, too. -ENOENT, -ECONNREFUSED: no daemon there; -EACCES; -ENOTSUP: one without such memory, or an address of
+ * the network; -EPROTO; -ETIMEDOUT. */
 int attnd_view_open(struct attnd_view **view, const char *address);
 void attnd_view_close(struct attnd_view *view);
 int attnd_view_read_daemon(const struct attnd_view *view, struct attnd_view_daemon *daemon);
