@@ -293,7 +293,8 @@ static void print_tables(const struct load *load)
 	printf("  %.0f answers/s", per_second(result));
 	if (load->has_baseline)
 		printf(", %.2f times the %.0f of the bare epoll server (medians of %u rounds)",
-			attnbench_frame_median(load->frame, load->ratio_rps), attnbench_frame_median(load->frame, load->baseline_rps), load->frame->rounds);
+			attnbench_frame_median(load->frame, load->ratio_rps),
+			attnbench_frame_median(load->frame, load->baseline_rps), load->frame->rounds);
 	putchar('\n');
 	print_daemon(load);
 	attnbench_report_trouble(result);
