@@ -320,8 +320,8 @@ static int report(const struct load *load)
 /* The daemon and the baseline's server have as many, and the same limit. */
 static void raise_descriptors(const struct load *load)
 {
-	const unsigned long long wanted =
-		(unsigned long long)load->connections * (load->has_baseline ? 2 : 1) + load->idle + DESCRIPTORS_BESIDE;
+	const unsigned long long asked = load->connections * (load->has_baseline ? 2ull : 1ull);
+	const unsigned long long wanted = asked + load->idle + DESCRIPTORS_BESIDE;
 	struct rlimit limit;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit))

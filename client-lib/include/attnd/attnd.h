@@ -107,14 +107,14 @@ int attnd_wait(struct attnd_client *client, struct attnd_completion *completions
  * descriptors. Over shared memory there is no descriptor; attnd_wait sleeps there.
  *
  * attnd_fd's descriptor is readable when attnd_poll may have something to return. It is for waiting alone: level-triggered, for reading;
- * nobody but the library reads, writes or closes it. Poll until that returns 0 before waiting, because the library may have read more than it
- * has returned. The library replaces a connection that broke from within poll and wait: the old descriptor is closed then, which takes
+ * nobody but the library reads, writes or closes it. Poll until that returns 0 before waiting, because the library may have read more than
+ * it has returned. The library replaces a connection that broke from within poll and wait: the old descriptor is closed then, which takes
  * it out of every epoll, and the new one has another number. So compare after a poll or wait that returned 0, and add the new one.
  * -EAGAIN: there is none until attnd_next_ns has passed and poll was called; -ENOTSUP: shared memory; -ENOTCONN.
  *
  * attnd_next_ns says for how long from now attnd_poll need not be called while the descriptor is not readable: what the other side waits
- * for, timers, a connection that is being made. 0: now; INT64_MAX: any time. It changes with every submit, poll and wait, and does not
- * change anything. Later than that costs nobody's answers, but the daemon may take a client that is late by seconds for dead.
+ * for, timers, a connection that is being made. 0: now; INT64_MAX: any time. It is another time after every submit, poll and wait. Who is
+ * a little late loses nothing; a connection whose timers nobody looks after for long may be over.
  */
 int attnd_fd(const struct attnd_client *client);
 int64_t attnd_next_ns(const struct attnd_client *client);
