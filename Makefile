@@ -61,8 +61,11 @@ is_on    = $(filter-out 0 no off,$(strip $(1)))
 
 # ---- Compiler and libraries ------------------------------------------------------------------------------
 
+has_package = $(if $(call is_on,$(1)),$(if $(filter auto,$(1)),$(shell pkg-config --exists $(2) 2>/dev/null && echo 1),1))
+
 HWLOC_ON := $(call is_on,$(HWLOC))
-PACKAGES := $(if $(HWLOC_ON),hwloc) libcjson inih smartcols libsodium
+URING_ON := $(call has_package,$(URING),liburing)
+PACKAGES := $(if $(HWLOC_ON),hwloc) libcjson inih smartcols libsodium $(if $(URING_ON),liburing)
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
 	-Wvla -Wundef -Wwrite-strings -Wformat=2 $(if $(WERROR),-Werror)
@@ -97,7 +100,8 @@ $(O)/obj/tests/bench/%_amx.o: ISA := -mamx-tile -mamx-int8 -mamx-bf16
 # ---- Sources ---------------------------------------------------------------------------------------------
 
 # Where two files do the same job, the choice is made here and not by #ifdef.
-NOT_BUILT := $(if $(HWLOC_ON),base/base_topo_sysfs.c,base/base_topo_hwloc.c)
+NOT_BUILT := $(if $(HWLOC_ON),base/base_topo_sysfs.c,base/base_topo_hwloc.c) \
+	$(if $(URING_ON),tools/attnbench_bare_uring_none.c,tools/attnbench_bare_uring.c)
 
 sources  = $(filter-out $(NOT_BUILT) service/svc_main.c,$(wildcard $(1)/*.c $(1)/*/*.c))
 objects  = $(patsubst %.c,$(O)/obj/%.o,$(1))
@@ -147,6 +151,10 @@ check-sched: ## the tests of the scheduler: order, promises, fair shares, random
 	@TESTS=sched tests/run.sh 'plain:$(O):unit' && TESTS=attnsim tests/run.sh 'plain:$(O):unit system' && \
 		TESTS=test_service tests/run.sh 'plain:$(O):sim'
 
+check-net: ## the tests of the network: packets, both ends, sockets, lossy ways, the whole service over a simulated network
+	@$(MAKE) suite-plain
+	@TESTS=net tests/run.sh 'plain:$(O):unit fuzz system' && TESTS=test_network tests/run.sh 'plain:$(O):sim'
+
 bench-kernels: ## each kernel's fraction of this machine's limits (MODEL=file.gguf: whole models beside llama-bench)
 	@tools/setup.sh check
 	@$(MAKE) all benchmarks TESTS=bench_kernels
@@ -193,7 +201,7 @@ help: ## this list
 	@echo; echo "Variables:"
 	@sed -n 's/^\([A-Z]*\) *?= *\([^#]*\)#  *\(.*\)/  \1\t\3/p' $(MAKEFILE_LIST) | expand -t 14
 
-.PHONY: all run check check-sched check-kernels bench bench-kernels all-tests benchmarks install uninstall dist clean help FORCE
+.PHONY: all run check check-sched check-net check-kernels bench bench-kernels all-tests benchmarks install uninstall dist clean help FORCE
 
 # ---- How things are made ---------------------------------------------------------------------------------
 
@@ -213,7 +221,7 @@ link = $(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^)
 $(O)/attnd: $(O)/obj/service/svc_main.o $(ARCHIVES)
 	$(call say,LD,$@)$(link) $(ALL_ARCHIVES) $(LIBS)
 
-$(TOOLS:%=$(O)/%): $(O)/%: $$(call objects,$$(wildcard tools/$$*.c tools/$$*_*.c tools/tool_*.c)) $(ARCHIVES)
+$(TOOLS:%=$(O)/%): $(O)/%: $$(call objects,$$(filter-out $(NOT_BUILT),$$(wildcard tools/$$*.c tools/$$*_*.c tools/tool_*.c))) $(ARCHIVES)
 	$(call say,LD,$@)$(link) $(ALL_ARCHIVES) $(LIBS)
 
 $(O)/tests/fuzz/fuzz_%: $(O)/obj/tests/fuzz/fuzz_%.o $(if $(FUZZ),,$(O)/obj/tests/fuzz/fuzz_main.o) \
@@ -248,7 +256,6 @@ $(O)/attnd.service: service/attnd.service.in FORCE
 
 # ---- Stamps: rebuild when the flags, the features or the list of sources change --------------------------
 
-has_package = $(if $(call is_on,$(1)),$(if $(filter auto,$(1)),$(shell pkg-config --exists $(2) 2>/dev/null && echo 1),1))
 FLAGS := $(CC) $(shell $(CC) -dumpfullversion -dumpversion 2>/dev/null) $(CFLAGS_ALL) $(OPTIMIZE) \
 	$(LDFLAGS_ALL) $(LIBS)
 quote = '$(subst ','\'',$(1))'
@@ -266,7 +273,7 @@ $(O)/gen/base/base_features.h: FORCE
 		'#ifndef BASE_FEATURES_H' '#define BASE_FEATURES_H' '' \
 		'#define BASE_VERSION "$(VERSION)"' \
 		'#define BASE_HAVE_HWLOC $(if $(HWLOC_ON),1,0)' \
-		'#define BASE_HAVE_URING $(if $(call has_package,$(URING),liburing),1,0)' \
+		'#define BASE_HAVE_URING $(if $(URING_ON),1,0)' \
 		'#define BASE_HAVE_DPDK $(if $(call has_package,$(DPDK),libdpdk),1,0)' \
 		'#define BASE_HAVE_CUDA $(if $(HAVE_CUDA),1,0)' '' '#endif' >$@.new && $(keep_if_same)
 

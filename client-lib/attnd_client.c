@@ -202,6 +202,33 @@ int client_look(struct attnd_client *client)
 		client->in_flight);
 }
 
+/* ---- waiting on many --------------------------------------------------------------------------- */
+
+int attnd_fd(const struct attnd_client *client)
+{
+	int fd;
+
+	if (client->gone)
+		return base_fail(ENOTCONN, "the daemon is gone; reconnect");
+	if (!client->transport->fd)
+		return base_fail(ENOTSUP, "shared memory has no descriptor to wait on: let attnd_wait sleep, or poll");
+	fd = client->transport->fd(client->link);
+	return fd >= 0 ? fd : base_fail(-fd, "the connection is being made anew: poll");
+}
+
+int64_t attnd_next_ns(const struct attnd_client *client)
+{
+	const int64_t now_ns = base_clock_now(client->clock);
+	int64_t next_ns;
+
+	if (client->gone)
+		return 0;
+	if (client->transport->next_ns)
+		return client->transport->next_ns(client->link, now_ns);
+	next_ns = client->looked_ns + client->liveness_ns - now_ns;
+	return next_ns > 0 ? next_ns : 0;
+}
+
 /* ---- what is known of it --------------------------------------------------------------------- */
 
 const char *attnd_error(void)

@@ -58,6 +58,11 @@ struct client_transport {
 	int (*view)(const void *link, struct client_view *view);
 	/* The daemon's clock less this machine's, and by how much that may be wrong. NULL: they are the same. */
 	int64_t (*clock)(const void *link, int64_t now_ns, int64_t *error_ns);
+	/* For who waits on many: a descriptor that is readable when something has come, -EAGAIN while there is none; and in how long from
+	 * now_ns poll has to be called although it is not. Both NULL: a transport without. Such a one says that it is closed without being
+	 * asked often. */
+	int (*fd)(const void *link);
+	int64_t (*next_ns)(const void *link, int64_t now_ns);
 };
 
 extern const struct client_transport client_shm_transport, client_tcp_transport, client_udp_transport, client_unix_transport;

@@ -30,6 +30,7 @@ enum {
 	LOOKS_WHILE_FULL = 8,
 	LAST_LOOKS = 64,
 };
+#define FULL_NS INT64_C(1000000)       /* a descriptor does not tell when a socket takes more */
 
 struct net_link {
 	struct net_caller *caller;
@@ -222,6 +223,10 @@ static void follow(struct net_link *link, int64_t now_ns)
 	} else if (!link->lost) {
 		lose(link, now_ns);
 		client_socket_close(&link->socket);
+	} else if (state == NET_CALLER_LOST && link->socket.fd >= 0) {
+		/* This attempt failed before its time was over. The socket would be readable for ever. */
+		client_socket_close(&link->socket);
+		link->again_ns = now_ns + AGAIN_NS;
 	} else if (state == NET_CALLER_LOST || now_ns >= link->again_ns) {
 		come_back(link, now_ns);
 	} else if (now_ns >= link->give_up_ns) {
@@ -360,6 +365,27 @@ static int link_said_closed(void *state)
 	const struct net_link *link = state;
 
 	return link->gone ? -ENOTCONN : 0;
+}
+
+static int link_fd(const void *state)
+{
+	const struct net_link *link = state;
+
+	return link->socket.fd >= 0 ? link->socket.fd : -EAGAIN;
+}
+
+static int64_t link_next_ns(const void *state, int64_t now_ns)
+{
+	const struct net_link *link = state;
+	int64_t next_ns;
+
+	if (link->gone || link->local_count > 0 || net_caller_ready(link->caller))
+		return 0;
+	next_ns = event_ns(link, now_ns);
+	if (next_ns == NET_NEVER)
+		return NET_NEVER;
+	next_ns = next_ns > now_ns ? next_ns - now_ns : 0;
+	return client_socket_is_full(&link->socket) && next_ns > FULL_NS ? FULL_NS : next_ns;
 }
 
 static int64_t link_clock(const void *state, int64_t now_ns, int64_t *error_ns)
@@ -542,7 +568,7 @@ static void link_disconnect(struct attnd_client *client)
 
 #define TRANSPORT(scheme_, connect_) { .scheme = scheme_, .connect = connect_, .disconnect = link_disconnect, .submit = link_submit, \
 	.poll = link_poll, .ready = link_ready, .sleep = link_sleep, .said_closed = link_said_closed, .alive = link_said_closed, \
-	.clock = link_clock }
+	.clock = link_clock, .fd = link_fd, .next_ns = link_next_ns }
 
 const struct client_transport client_tcp_transport = TRANSPORT("attnd", tcp_connect);
 const struct client_transport client_udp_transport = TRANSPORT("attnd+udp", udp_connect);

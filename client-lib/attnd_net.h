@@ -44,6 +44,7 @@ struct client_run { unsigned char *bytes; size_t count; };
 
 struct client_socket {
 	int fd; /* -1: none */
+	int last_fd; /* of this one, or the one before: the next has another number, so that whoever waits on it sees that it is another */
 	enum client_place_kind kind;
 	int family;
 	unsigned char *in, *out;

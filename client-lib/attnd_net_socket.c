@@ -5,6 +5,7 @@
 #include "client-lib/attnd_net.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -32,7 +33,7 @@ int client_socket_create(struct client_socket *socket)
 {
 	const size_t bytes = (CLIENT_SOCKET_BATCH + 1) * (size_t)SLOT_BYTES;
 
-	*socket = (struct client_socket){ .fd = -1 };
+	*socket = (struct client_socket){ .fd = -1, .last_fd = -1 };
 	socket->in = aligned_alloc(64, bytes);
 	socket->out = aligned_alloc(64, bytes);
 	if (socket->in && socket->out)
@@ -75,6 +76,20 @@ static void set_options(const struct client_socket *socket)
 		(void)setsockopt(socket->fd, IPPROTO_IP, IP_MTU_DISCOVER, &discover4, sizeof(discover4));
 }
 
+/* A socket whose number is not the last one's. -1 with errno. */
+static int open_anew(int family, int type, int last_fd)
+{
+	int fd = socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), other, error;
+
+	if (fd < 0 || fd != last_fd)
+		return fd;
+	other = fcntl(fd, F_DUPFD_CLOEXEC, fd + 1);
+	error = errno;
+	close(fd);
+	errno = error;
+	return other;
+}
+
 int client_socket_open(struct client_socket *socket_, const struct client_place *place, unsigned which)
 {
 	const struct sockaddr *address = (const struct sockaddr *)&place->at[which].address;
@@ -83,9 +98,10 @@ int client_socket_open(struct client_socket *socket_, const struct client_place 
 	client_socket_close(socket_);
 	socket_->kind = place->kind;
 	socket_->family = address->sa_family;
-	socket_->fd = socket(address->sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	socket_->fd = open_anew(address->sa_family, type, socket_->last_fd);
 	if (socket_->fd < 0)
 		return base_fail(errno, "socket: %s", strerror(errno));
+	socket_->last_fd = socket_->fd;
 	set_options(socket_);
 	/* Until it is connected nothing can be sent, and then it turns out whether it is. */
 	if (connect(socket_->fd, address, place->at[which].bytes) && errno != EINPROGRESS) {

@@ -33,6 +33,13 @@ static unsigned take(struct attnd_client *client, struct attnd_completion *compl
 	return taken;
 }
 
+/* Whoever waits on a descriptor polls rarely, and is to hear of the end at once; beside a poll's system call it costs nothing. */
+static bool is_look_due(struct attnd_client *client)
+{
+	return ++client->failed_polls % ATTND_LIVENESS_POLLS == 0 ||
+		(client->transport->fd && client->transport->said_closed(client->link));
+}
+
 int attnd_poll(struct attnd_client *client, struct attnd_completion *completions, unsigned max)
 {
 	unsigned taken;
@@ -44,9 +51,7 @@ int attnd_poll(struct attnd_client *client, struct attnd_completion *completions
 		client->failed_polls = 0;
 		return (int)taken;
 	}
-	if (++client->failed_polls % ATTND_LIVENESS_POLLS)
-		return 0;
-	return client_look(client);
+	return is_look_due(client) ? client_look(client) : 0;
 }
 
 /* Polls until something comes or until_ns has passed; *now_ns is kept current. */

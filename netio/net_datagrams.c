@@ -46,11 +46,11 @@ static void tell(struct net_datagrams *datagrams, uint32_t i, struct net_way *wa
 
 	header->msg_hdr.msg_namelen = NET_ADDRESS_BYTES;
 	if (header->msg_hdr.msg_flags & MSG_TRUNC) {
-		counters->received_cut++;
+		net_port_count(&counters->received_cut, 1);
 		return;
 	}
-	counters->received++;
-	counters->received_bytes += header->msg_len;
+	net_port_count(&counters->received, 1);
+	net_port_count(&counters->received_bytes, header->msg_len);
 	memcpy(way->address, datagrams->received.addresses[i], NET_ADDRESS_BYTES);
 	above->datagram(above->context, way, datagrams->received.parts[i].iov_base, header->msg_len);
 }
@@ -77,7 +77,7 @@ int net_datagrams_receive(struct net_datagrams *datagrams, uint32_t listener, co
 	int count = wanted == 1 ? receive_one(datagrams, datagrams->fds[listener]) :
 				  recvmmsg(datagrams->fds[listener], datagrams->received.headers, wanted, MSG_DONTWAIT, NULL);
 
-	counters->system_calls++;
+	net_port_count(&counters->system_calls, 1);
 	if (count <= 0) {
 		datagrams->wanted[listener] = 1;
 		return 0;
@@ -119,17 +119,17 @@ static uint32_t send_run(struct net_datagrams *datagrams, struct net_port_counte
 		count = send_one(datagrams, datagrams->fds[listener], first);
 	else
 		count = sendmmsg(datagrams->fds[listener], headers, length, MSG_DONTWAIT | MSG_NOSIGNAL);
-	counters->system_calls++;
+	net_port_count(&counters->system_calls, 1);
 	if (count < 0) {
 		if (errno == EAGAIN || errno == EINTR)
 			return 0;
 		/* The first one cannot be sent: too long for the way, no route, forbidden. The next call tries the others. */
-		counters->send_dropped++;
+		net_port_count(&counters->send_dropped, 1);
 		return 1;
 	}
-	counters->sent += (uint32_t)count;
+	net_port_count(&counters->sent, (uint32_t)count);
 	for (int i = 0; i < count; i++)
-		counters->sent_bytes += headers[i].msg_len;
+		net_port_count(&counters->sent_bytes, headers[i].msg_len);
 	return (uint32_t)count;
 }
 

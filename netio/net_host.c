@@ -77,14 +77,23 @@ static void link_drop(struct net_host *host, struct link *link)
 		host->port->close(host->port->self, stream);
 }
 
+/* The oldest that has said nothing yet; where all have shown a key, the oldest of these. */
+static void push_out(struct net_host *host)
+{
+	uint32_t index = host->half_open.first;
+
+	while (index != NET_NO_LINK && host->links[index].state != LINK_OPENED)
+		index = host->links[index].next;
+	net_count(&host->counters.pushed_out);
+	link_drop(host, &host->links[index != NET_NO_LINK ? index : host->half_open.first]);
+}
+
 struct link *net_host_link_take(struct net_host *host, const struct net_way *way)
 {
 	struct link *link;
 
-	if (host->half_open.count >= host->options.half_open_max) {
-		net_count(&host->counters.pushed_out);
-		link_drop(host, &host->links[host->half_open.first]);
-	}
+	if (host->half_open.count >= host->options.half_open_max)
+		push_out(host);
 	if (host->free_first == NET_NO_LINK)
 		return NULL;
 	link = &host->links[host->free_first];

@@ -6,7 +6,7 @@
  *   datagram:     -(HELLO)-> WELCOMED -(first DATA that opens)-> CONFIRMED -> gone
  *
  * A link is what a connection has of the transport; who resumes a connection comes by a new link. What is not confirmed is half open: there
- * are few such places, and the oldest one makes room for the next.
+ * are few such places, and the oldest one makes room for the next, those first that have not said HELLO.
  *
  * Pure over transport, clock and randomness. One thread; nothing is allocated after create.
  */
@@ -40,8 +40,8 @@ struct net_host_listener {
 struct net_host_above {
 	void *context;
 	/* Somebody who has proved to be of `tenant` says hello: for a new connection, or to go on with an old one (hello->resume). Sets
-	 * *owner, which comes with all that follows, and in `welcome` everything but features, clock_ns, now_ns, datagram_bytes and name. NET_WHY_BYE,
-	 * or why not. */
+	 * *owner, which comes with all that follows, and in `welcome` everything but features, clock_ns, now_ns, datagram_bytes and name.
+	 * NET_WHY_BYE, or why not. */
 	uint32_t (*welcome)(void *context, uint32_t link, uint32_t tenant, const struct net_hello *hello, struct net_welcome *welcome,
 		uint32_t *owner);
 	/* The link has shown that it is alive: it is the owner's from now on. features: of WELCOME. */

@@ -14,6 +14,8 @@
 
 enum {
 	COOKIE_SLOT_SHIFT = 33,  /* a cookie lives for 8.6 to 17 s */
+	HELLO_SLOT_SHIFT = 30,   /* 1.07 s, in which so many datagrams' HELLOs are opened without a cookie: */
+	HELLOS_PER_SLOT = 512,
 	ANSWERS_PER_POLL = 64,   /* to strangers */
 	SEALED_HELLO_BYTES = NET_CLEAR_BYTES + NET_NOISE_BYTES + NET_HELLO_BYTES,
 	PLAIN_HELLO_BYTES = NET_CLEAR_BYTES + NET_HELLO_BYTES,
@@ -82,9 +84,20 @@ static bool is_cookie(const struct net_host *host, const struct net_way *way, co
 	return sodium_memcmp(cookie, given, NET_COOKIE_BYTES) == 0;
 }
 
-static bool wants_cookies(const struct net_host *host)
+/* Opening a HELLO takes some microseconds, of whoever sends it from wherever. */
+static bool are_too_many(struct net_host *host)
 {
-	return host->options.cookies || host->half_open.count > host->options.half_open_max / 4;
+	const int64_t slot = host->now_ns >> HELLO_SLOT_SHIFT;
+
+	if (slot != host->hello_slot)
+		host->hellos = 0;
+	host->hello_slot = slot;
+	return host->hellos++ >= HELLOS_PER_SLOT;
+}
+
+static bool wants_cookies(struct net_host *host)
+{
+	return are_too_many(host) || host->options.cookies || host->half_open.count > host->options.half_open_max / 4;
 }
 
 static void send_cookie(struct net_host *host, const struct net_way *way)

@@ -50,6 +50,8 @@ struct net_host {
 	uint32_t refuse_why; /* everybody, where not NET_WHY_BYE */
 	unsigned char secret[32]; /* of cookies */
 	uint32_t answers;         /* to strangers' datagrams, in this poll */
+	int64_t hello_slot;       /* the second (or so) in which datagrams' HELLOs are counted */
+	uint32_t hellos;          /* that were opened in it, or were to be */
 	struct net_host_counters counters;
 	struct net_host_key keys[NET_KEYS_MAX];
 	unsigned char key_names[NET_KEYS_MAX][NET_NAME_BYTES];

@@ -8,6 +8,7 @@
 #ifndef NET_PORT_H
 #define NET_PORT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -57,16 +58,33 @@ struct net_above {
 	void (*datagram)(void *context, const struct net_way *way, unsigned char *bytes, size_t count);
 };
 
+/* The transport's thread counts; any thread may look. */
 struct net_port_counters {
-	uint64_t accepted, refused;   /* streams; refused: all places were taken, or `opened` said no */
-	uint64_t accept_paused;       /* times that descriptors or memory were lacking: who wants in waits */
-	uint64_t received, sent;      /* runs of bytes of streams, and datagrams */
-	uint64_t received_bytes, sent_bytes;
-	uint64_t received_cut;        /* datagrams that were longer than any packet, and dropped */
-	uint64_t send_dropped;        /* datagrams that the kernel did not take */
-	uint64_t send_blocked;        /* times that a stream's other side did not take all at once */
-	uint64_t system_calls;
+	_Atomic uint64_t accepted, refused;   /* streams; refused: all places were taken, or `opened` said no */
+	_Atomic uint64_t accept_paused;       /* times that descriptors or memory were lacking: who wants in waits */
+	_Atomic uint64_t received, sent;      /* runs of bytes of streams, and datagrams */
+	_Atomic uint64_t received_bytes, sent_bytes;
+	_Atomic uint64_t received_cut;        /* datagrams that were longer than any packet, and dropped */
+	_Atomic uint64_t send_dropped;        /* datagrams that the kernel did not take */
+	_Atomic uint64_t send_blocked;        /* times that a stream's other side did not take all at once */
+	_Atomic uint64_t system_calls;
 };
+
+/* One thread counts, so that nobody's count is lost between the load and the store, and neither locks anything. */
+static inline void net_port_count(_Atomic uint64_t *counter, uint64_t more)
+{
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more, memory_order_relaxed);
+}
+
+/* They are counts of different moments: each is right, their sums may be off by what goes on meanwhile. */
+static inline void net_port_counters_copy(struct net_port_counters *to, const struct net_port_counters *from)
+{
+	_Atomic uint64_t *out = (_Atomic uint64_t *)to;
+	const _Atomic uint64_t *in = (const _Atomic uint64_t *)from;
+
+	for (size_t i = 0; i < sizeof(*to) / sizeof(*out); i++)
+		atomic_store_explicit(&out[i], atomic_load_explicit(&in[i], memory_order_relaxed), memory_order_relaxed);
+}
 
 /* A transport. Its functions take it as `self`. */
 struct net_port {
@@ -88,6 +106,7 @@ struct net_port {
 	bool (*sleep_begin)(void *self);
 	void (*sleep_end)(void *self);
 	int wait_fd;
+	/* Any thread. */
 	void (*counters)(const void *self, struct net_port_counters *counters);
 	/* The port that a listener got, where 0 was asked for. */
 	uint16_t (*port_of)(const void *self, uint32_t listener);

@@ -87,7 +87,7 @@ static int watch(struct net_sockets *sockets, int operation, int fd, uint32_t ev
 {
 	struct epoll_event event = { .events = events, .data.u32 = source };
 
-	sockets->counters.system_calls++;
+	net_port_count(&sockets->counters.system_calls, 1);
 	return epoll_ctl(sockets->epoll_fd, operation, fd, &event);
 }
 
@@ -129,7 +129,7 @@ static uint32_t source_of(const struct net_sockets *sockets, const struct stream
 static void block(struct net_sockets *sockets, struct stream *stream)
 {
 	stream->state = BLOCKED;
-	sockets->counters.send_blocked++;
+	net_port_count(&sockets->counters.send_blocked, 1);
 	(void)watch(sockets, EPOLL_CTL_MOD, stream->fd, EPOLLIN | EPOLLOUT, source_of(sockets, stream));
 }
 
@@ -138,7 +138,7 @@ static void fail_stream(struct net_sockets *sockets, struct stream *stream)
 {
 	release_buffer(sockets, stream);
 	stream->state = FAILED;
-	sockets->counters.system_calls++;
+	net_port_count(&sockets->counters.system_calls, 1);
 	(void)shutdown(stream->fd, SHUT_RDWR);
 }
 
@@ -147,14 +147,14 @@ static void send_stream(struct net_sockets *sockets, struct stream *stream)
 {
 	ssize_t count = send(stream->fd, stream->buffer + stream->begin, stream->end - stream->begin, MSG_DONTWAIT | MSG_NOSIGNAL);
 
-	sockets->counters.system_calls++;
+	net_port_count(&sockets->counters.system_calls, 1);
 	if (count < 0 && errno != EAGAIN && errno != EINTR) {
 		fail_stream(sockets, stream);
 		return;
 	}
 	if (count > 0) {
-		sockets->counters.sent++;
-		sockets->counters.sent_bytes += (uint64_t)count;
+		net_port_count(&sockets->counters.sent, 1);
+		net_port_count(&sockets->counters.sent_bytes, (uint64_t)count);
 		stream->begin += (uint32_t)count;
 	}
 	if (stream->begin == stream->end)
@@ -265,7 +265,7 @@ static void end_stream(struct net_sockets *sockets, uint32_t number)
 		sockets->streams[last].unsent_at = stream->unsent_at;
 	}
 	direct_remove(sockets, SOURCE_STREAMS + number);
-	sockets->counters.system_calls++;
+	net_port_count(&sockets->counters.system_calls, 1);
 	close(stream->fd);
 	*stream = (struct stream){ .fd = -1 };
 	net_slots_give(&sockets->free_streams, number);
@@ -290,7 +290,7 @@ static bool open_stream(struct net_sockets *sockets, uint32_t listener, int fd)
 		return false;
 	}
 	stream = &sockets->streams[way.stream];
-	sockets->counters.system_calls++;
+	net_port_count(&sockets->counters.system_calls, 1);
 	net_listen_peer(fd, sockets->listening[listener].kind, way.address);
 	*stream = (struct stream){ .fd = fd, .state = OPEN };
 	if (watch(sockets, EPOLL_CTL_ADD, fd, EPOLLIN, SOURCE_STREAMS + way.stream) == 0 &&
@@ -306,7 +306,7 @@ static void pause_accepting(struct net_sockets *sockets, bool paused)
 	for (uint32_t i = 0; i < sockets->listener_count; i++)
 		if (sockets->listening[i].kind != NET_PORT_UDP)
 			(void)watch(sockets, EPOLL_CTL_MOD, sockets->listening[i].fd, paused ? 0 : EPOLLIN, i);
-	sockets->counters.accept_paused += paused;
+	net_port_count(&sockets->counters.accept_paused, paused);
 	sockets->paused_until_ns = paused ? base_monotonic_ns() + ACCEPT_PAUSE_NS : 0;
 }
 
@@ -317,7 +317,7 @@ static int accept_streams(struct net_sockets *sockets, uint32_t listener)
 	for (int i = 0; i < ACCEPTED_MAX; i++) {
 		int fd = accept4(sockets->listening[listener].fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
-		sockets->counters.system_calls++;
+		net_port_count(&sockets->counters.system_calls, 1);
 		if (fd < 0) {
 			if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
 				pause_accepting(sockets, true);
@@ -325,9 +325,9 @@ static int accept_streams(struct net_sockets *sockets, uint32_t listener)
 		}
 		count++;
 		if (open_stream(sockets, listener, fd))
-			sockets->counters.accepted++;
+			net_port_count(&sockets->counters.accepted, 1);
 		else
-			sockets->counters.refused++;
+			net_port_count(&sockets->counters.refused, 1);
 	}
 	return count;
 }
@@ -341,10 +341,10 @@ static int receive_stream(struct net_sockets *sockets, uint32_t number)
 	ssize_t count = recv(stream->fd, sockets->received, RECEIVE_BYTES, MSG_DONTWAIT);
 	uint32_t name;
 
-	sockets->counters.system_calls++;
+	net_port_count(&sockets->counters.system_calls, 1);
 	if (count > 0) {
-		sockets->counters.received++;
-		sockets->counters.received_bytes += (uint64_t)count;
+		net_port_count(&sockets->counters.received, 1);
+		net_port_count(&sockets->counters.received_bytes, (uint64_t)count);
 		if (!above->received(above->context, stream->name, sockets->received, (size_t)count))
 			sockets_close(sockets, number);
 		return 1;
@@ -404,7 +404,7 @@ static int poll_events(struct net_sockets *sockets)
 	struct epoll_event events[EVENTS_MAX];
 	int work = 0, count = epoll_wait(sockets->epoll_fd, events, EVENTS_MAX, 0);
 
-	sockets->counters.system_calls++;
+	net_port_count(&sockets->counters.system_calls, 1);
 	for (int i = 0; i < count; i++)
 		work += handle(sockets, events[i].data.u32, events[i].events);
 	return work;
@@ -443,7 +443,7 @@ static void sockets_sleep_end(void *self)
 
 static void sockets_counters(const void *self, struct net_port_counters *counters)
 {
-	*counters = ((const struct net_sockets *)self)->counters;
+	net_port_counters_copy(counters, &((const struct net_sockets *)self)->counters);
 }
 
 static uint16_t sockets_port_of(const void *self, uint32_t listener)

@@ -5,6 +5,8 @@
  *
  *   63      52 51    44 43        20 19         0
  *   boot tag   device   generation   index        generation >= 1, so that a handle is never 0
+ *
+ * Generations begin where boot id and index say, so that a handle of an earlier life is nobody's even where the tags are the same.
  */
 #ifndef SCHED_HANDLE_H
 #define SCHED_HANDLE_H

@@ -281,6 +281,12 @@ static void clients_init(struct sched *sched)
 	}
 }
 
+/* The tag of a life is short, and now and then that of an earlier one: then handles still differ by this. */
+static uint32_t first_generation(uint64_t boot_id, uint32_t index)
+{
+	return 1 + (uint32_t)(base_mix64(boot_id + index) % ((1u << SCHED_GENERATION_BITS) - 1));
+}
+
 static void sessions_init(struct sched *sched)
 {
 	const uint32_t slots = sched_draft_slots(sched->options.tokens_max);
@@ -291,7 +297,7 @@ static void sessions_init(struct sched *sched)
 
 		session->index = i;
 		session->prefix_node = SCHED_PREFIX_NONE;
-		session->generation = 1;
+		session->generation = first_generation(sched->options.boot_id, i);
 		session->blocks = sched->block_tables + (size_t)i * sched->blocks_max;
 		session->tokens = sched->histories + (size_t)i * sched->options.tokens_max;
 		session->chosen = sched->choices + i * words;

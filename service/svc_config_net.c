@@ -10,14 +10,29 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/base_error.h"
 #include "netio/net_inbox.h"
 
-enum { DEFAULT_PORT = 7747, KEY_FILE_BYTES_MAX = 256 };
+enum { DEFAULT_PORT = 7747, KEY_FILE_BYTES_MAX = 256, UNIX_PATH_BYTES = sizeof(((struct sockaddr_un *)0)->sun_path) };
+
+_Static_assert((size_t)UNIX_PATH_BYTES <= (size_t)NET_PLACE_BYTES, "a socket's path is a place");
 
 /* ---- addresses -------------------------------------------------------------------------------------------- */
+
+/* ":7747": digits and nothing else. */
+static int parse_port(const char *text, uint16_t *to)
+{
+	const size_t digits = strspn(text + 1, "0123456789");
+	const long port = strtol(text + 1, NULL, 10);
+
+	if (text[0] != ':' || digits == 0 || digits > 5 || text[1 + digits] || port > UINT16_MAX)
+		return -EINVAL;
+	*to = (uint16_t)port;
+	return 0;
+}
 
 /* "127.0.0.1:7747", "[::1]:7747", "0.0.0.0": an address of this machine, and a port or the usual one. */
 static int parse_host(const char *text, struct net_listener *to)
@@ -26,8 +41,6 @@ static int parse_host(const char *text, struct net_listener *to)
 	const char *begin = text + bracketed, *end = bracketed ? strchr(begin, ']') : begin + strcspn(begin, ":");
 	const char *after = end ? end + bracketed : NULL;
 	unsigned char binary[sizeof(struct in6_addr)];
-	char *number_end;
-	long port = DEFAULT_PORT;
 
 	if (!end || (size_t)(end - begin) >= sizeof(to->place))
 		return -EINVAL;
@@ -35,13 +48,8 @@ static int parse_host(const char *text, struct net_listener *to)
 	to->place[end - begin] = 0;
 	if (inet_pton(bracketed ? AF_INET6 : AF_INET, to->place, binary) != 1)
 		return -EINVAL;
-	if (*after) {
-		port = strtol(after + 1, &number_end, 10);
-		if (*after != ':' || number_end == after + 1 || *number_end || port < 0 || port > UINT16_MAX)
-			return -EINVAL;
-	}
-	to->port = (uint16_t)port;
-	return 0;
+	to->port = DEFAULT_PORT;
+	return *after ? parse_port(after, &to->port) : 0;
 }
 
 static int parse_address(const char *text, struct net_listener *to)
@@ -49,7 +57,7 @@ static int parse_address(const char *text, struct net_listener *to)
 	memset(to, 0, sizeof(*to));
 	if (!strncmp(text, "unix:", 5)) {
 		to->kind = NET_PORT_UNIX;
-		if (text[5] != '/' || strlen(text + 5) >= sizeof(to->place))
+		if (text[5] != '/' || strlen(text + 5) >= UNIX_PATH_BYTES)
 			return -EINVAL;
 		strcpy(to->place, text + 5);
 		return 0;
@@ -127,6 +135,8 @@ static int check_key_mode(const struct svc_tenant_config *tenant, int fd)
 
 	if (fstat(fd, &status))
 		return base_fail(errno, "[tenant %s] key_file = %s: %s", tenant->name, tenant->key_file, strerror(errno));
+	if (!S_ISREG(status.st_mode))
+		return base_fail(EINVAL, "[tenant %s] key_file = %s: no regular file", tenant->name, tenant->key_file);
 	return status.st_mode & (S_IRWXO | S_IWGRP) ? base_fail(EPERM, "[tenant %s] key_file = %s: others may read it; chmod 600 it",
 		tenant->name, tenant->key_file) : 0;
 }
@@ -134,7 +144,8 @@ static int check_key_mode(const struct svc_tenant_config *tenant, int fd)
 int svc_config_key(const struct svc_tenant_config *tenant, unsigned char key[NET_KEY_BYTES])
 {
 	char text[KEY_FILE_BYTES_MAX];
-	int fd = open(tenant->key_file, O_RDONLY | O_CLOEXEC), rc;
+	/* What is no file is not waited for. */
+	int fd = open(tenant->key_file, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc;
 	ssize_t bytes;
 
 	if (fd < 0)
@@ -210,6 +221,9 @@ static int check_numbers(const struct svc_config *config)
 	if (config->net_in_flight + config->net_streams > NET_WINDOW_MAX)
 		return base_fail(EINVAL, "[net] in_flight = %lld and streams = %lld: at most %d together", (long long)config->net_in_flight,
 			(long long)config->net_streams, NET_WINDOW_MAX);
+	if (config->net_connections + config->net_half_open > NET_STREAMS_MAX)
+		return base_fail(EINVAL, "[net] connections = %lld and half_open = %lld: at most %d together", (long long)config->net_connections,
+			(long long)config->net_half_open, NET_STREAMS_MAX);
 	if (config->net_message_bytes * 4 > config->net_memory_bytes)
 		return base_fail(EINVAL, "[net] memory = %lld: at least four times message = %lld", (long long)config->net_memory_bytes,
 			(long long)config->net_message_bytes);

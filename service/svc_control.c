@@ -24,7 +24,8 @@ enum {
 	GUESTS_PER_USER = 32, /* so that one user's silence does not keep the others out */
 	HELLO_MS = 1000, /* a guest has so long to say hello */
 	TICK_MS = 50,     /* how often deadlines and faults are looked at */
-	DRAIN_MS = 10000, /* accepted requests have so long to finish on SIGTERM */
+	DRAIN_MS = 10000, /* accepted requests have so long to finish on SIGTERM, and to be read */
+	UNREAD_MS = 1000, /* what a network client has not read of its answers by then it does not read */
 };
 
 /* What an epoll event is about: a kind, and an index in the low half. */
@@ -552,12 +553,17 @@ static void turn(struct svc_control *control)
 
 /* ---- going down ----------------------------------------------------------------------- */
 
-static uint64_t network_now(const struct svc_control *control, bool clients)
+/* All zero without a network. */
+static const struct svc_net_counters *network_counters(const struct svc_control *control)
 {
-	const struct svc_network *network = control->daemon->network;
-	const struct svc_net_counters *counters = network ? svc_net_counters(network->net) : NULL;
+	static const struct svc_net_counters none;
 
-	return counters ? atomic_load_explicit(clients ? &counters->clients : &counters->in_flight, memory_order_relaxed) : 0;
+	return control->daemon->network ? svc_net_counters(control->daemon->network->net) : &none;
+}
+
+static uint64_t now_of(const _Atomic uint64_t *counter)
+{
+	return atomic_load_explicit(counter, memory_order_relaxed);
 }
 
 static void network_drain(struct svc_control *control, bool close)
@@ -570,7 +576,7 @@ static void network_drain(struct svc_control *control, bool close)
 
 static bool all_idle(struct svc_control *control)
 {
-	if (network_now(control, false))
+	if (now_of(&network_counters(control)->in_flight))
 		return false;
 	for (uint32_t i = 0; i < control->daemon->device_count; i++) {
 		struct svc_probe *probe = control->daemon->devices[i].probe;
@@ -591,6 +597,25 @@ static bool all_idle(struct svc_control *control)
 	return true;
 }
 
+/* What a client over shared memory has not read stays in its memory; over the network it is here alone. It is waited for as long as there
+ * gets to be less of it. */
+static void wait_read(struct svc_control *control, int64_t until_ns)
+{
+	const _Atomic uint64_t *kept = &network_counters(control)->kept;
+	uint64_t least = UINT64_MAX, now;
+	int64_t since_ns = 0;
+
+	while (!control->stopping && (now = now_of(kept)) > 0 && base_monotonic_ns() < until_ns) {
+		if (now < least) {
+			least = now;
+			since_ns = base_monotonic_ns();
+		} else if (base_monotonic_ns() - since_ns > UNREAD_MS * INT64_C(1000000)) {
+			return;
+		}
+		turn(control);
+	}
+}
+
 static void drain(struct svc_control *control)
 {
 	int64_t until_ns = base_monotonic_ns() + DRAIN_MS * INT64_C(1000000);
@@ -607,11 +632,12 @@ static void drain(struct svc_control *control)
 	base_log(BASE_LOG_INFO, "control", "draining", "clients=%u", control->client_count);
 	while (!control->stopping && base_monotonic_ns() < until_ns && !all_idle(control))
 		turn(control);
+	wait_read(control, until_ns);
 	for (uint32_t i = 0; i < control->clients_max; i++)
 		client_leave(control, i, "the daemon goes down");
 	network_drain(control, true);
 	until_ns = base_monotonic_ns() + 1000000000;
-	while ((control->client_count || network_now(control, true)) && base_monotonic_ns() < until_ns)
+	while ((control->client_count || now_of(&network_counters(control)->clients)) && base_monotonic_ns() < until_ns)
 		turn(control);
 }
 

@@ -352,6 +352,26 @@ static int check_client(const struct svc_net *net, const struct net_client *clie
 	return 0;
 }
 
+/* What is shown as of now is what there is. */
+static int check_counters(const struct svc_net *net)
+{
+	uint64_t clients = 0, in_flight = 0, kept = 0;
+
+	for (uint32_t i = 0; i < net->options.clients_max; i++) {
+		const struct net_client *client = &net->clients[i];
+
+		if (client->state != NET_CLIENT_LIVE)
+			continue;
+		clients++;
+		in_flight += client->open;
+		kept += net_outbox_kept(client->outbox);
+	}
+	if (clients == net->counters.clients && in_flight == net->counters.in_flight && kept == net->counters.kept)
+		return 0;
+	return base_fail(EINVAL, "net: %llu clients with %llu requests and %llu replies are not what is counted", (unsigned long long)clients,
+		(unsigned long long)in_flight, (unsigned long long)kept);
+}
+
 int svc_net_check(const struct svc_net *net)
 {
 	uint64_t in_bytes = 0;
@@ -368,5 +388,5 @@ int svc_net_check(const struct svc_net *net)
 	if (in_bytes + net_pool_free_bytes(net->options.in) != net_pool_bytes(net->options.in))
 		return base_fail(EINVAL, "net: clients have %llu bytes of requests, and %llu are free of %llu", (unsigned long long)in_bytes,
 			(unsigned long long)net_pool_free_bytes(net->options.in), (unsigned long long)net_pool_bytes(net->options.in));
-	return used == net->used ? 0 : base_fail(EINVAL, "net: %u clients are there, %u counted", used, net->used);
+	return used == net->used ? check_counters(net) : base_fail(EINVAL, "net: %u clients are there, %u counted", used, net->used);
 }

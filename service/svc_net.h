@@ -28,6 +28,7 @@ struct svc_net_counters {
 	_Atomic uint64_t dropped;    /* completions of clients that were gone */
 	_Atomic uint64_t unowed;     /* completions that nobody was owed: must stay 0 */
 	_Atomic uint64_t clients, in_flight; /* now */
+	_Atomic uint64_t kept;       /* now: replies that their clients have not said to have come */
 };
 
 struct svc_net_options {

@@ -143,17 +143,23 @@ static struct net_client *client_of_token(struct svc_net *net, const unsigned ch
 	return client;
 }
 
+/* Who is only promised a place does not count: a HELLO that was overheard brings nobody in, however often it is repeated, and is not to
+ * keep anybody out. */
+static bool is_full(const struct svc_net *net, uint32_t tenant)
+{
+	return net->tenant_clients[tenant] >= net->tenant_clients_max[tenant];
+}
+
 /* Keeps a place for a client whose link is not confirmed yet. NULL: there is none. */
 static struct net_client *promise(struct svc_net *net, uint32_t link, uint32_t tenant)
 {
 	const uint32_t index = net->free_first;
 	struct net_client *client;
 
-	if (index == SVC_NO_CLIENT || net->tenant_clients[tenant] >= net->tenant_clients_max[tenant])
+	if (index == SVC_NO_CLIENT || is_full(net, tenant))
 		return NULL;
 	client = &net->clients[index];
 	net->free_first = client->next;
-	net->tenant_clients[tenant]++;
 	net->used++;
 	client->state = NET_CLIENT_PROMISED;
 	client->tenant = tenant;
@@ -166,8 +172,8 @@ static struct net_client *promise(struct svc_net *net, uint32_t link, uint32_t t
 
 static void client_free(struct svc_net *net, struct net_client *client)
 {
+	net->tenant_clients[client->tenant] -= client->state != NET_CLIENT_PROMISED;
 	client->state = NET_CLIENT_FREE;
-	net->tenant_clients[client->tenant]--;
 	net->used--;
 	client->next = net->free_first;
 	net->free_first = svc_net_index(net, client);
@@ -218,6 +224,7 @@ static void begin(struct svc_net *net, struct net_client *client)
 	const uint32_t devices = net->options.device_count;
 
 	client->state = NET_CLIENT_LIVE;
+	net->tenant_clients[client->tenant]++;
 	client->say_taken = client->must_say_taken = client->say_again = client->say_pong = client->bye = false;
 	client->open = client->text_open = 0;
 	client->credits_out = net->options.streams / devices * devices;
@@ -233,9 +240,10 @@ void svc_net_on_confirmed(void *context, uint32_t owner, uint32_t link, uint64_t
 	struct net_client *client = &net->clients[owner];
 	const uint32_t old = client->link;
 
-	/* While the link was half open its client went, and the place may be somebody else's by now; or everybody has to go. What the
-	 * link says next ends it. */
-	if (net->link_life[link] != client->life || net->drained == DRAIN_ALL)
+	/* While the link was half open its client went, and the place may be somebody else's by now; or everybody has to go, or others
+	 * were quicker. What the link says next ends it. */
+	if (net->link_life[link] != client->life || net->drained == DRAIN_ALL ||
+		(client->state == NET_CLIENT_PROMISED && is_full(net, client->tenant)))
 		return;
 	if (client->state == NET_CLIENT_PROMISED) {
 		begin(net, client);
@@ -250,6 +258,13 @@ void svc_net_on_confirmed(void *context, uint32_t owner, uint32_t link, uint64_t
 	if (old != SVC_NO_LINK)
 		net_host_close(net->host, old, NET_WHY_REPLACED);
 	svc_net_touch(net, client);
+}
+
+uint32_t svc_net_why_not(const struct svc_net *net, const struct net_client *client, uint32_t link)
+{
+	if (net->drained == DRAIN_ALL)
+		return NET_WHY_DRAINING;
+	return client->state == NET_CLIENT_PROMISED && client->promised_link == link ? NET_WHY_FULL : NET_WHY_UNKNOWN;
 }
 
 /* ---- who goes --------------------------------------------------------------------------------------------- */
@@ -281,6 +296,7 @@ void svc_net_leave(struct svc_net *net, struct net_client *client, uint32_t why)
 	client->link = SVC_NO_LINK;
 	atomic_fetch_sub_explicit(&net->counters.clients, 1, memory_order_relaxed);
 	atomic_fetch_sub_explicit(&net->counters.in_flight, client->open, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&net->counters.kept, net_outbox_kept(client->outbox), memory_order_relaxed);
 	tell_all(net, client, SCHED_CLIENT_GONE, 0, 0);
 }
 

@@ -117,6 +117,8 @@ void svc_net_give_out(struct net_client *client, void *block);
 uint32_t svc_net_on_welcome(void *net, uint32_t link, uint32_t tenant, const struct net_hello *hello, struct net_welcome *welcome,
 	uint32_t *owner);
 void svc_net_on_confirmed(void *net, uint32_t owner, uint32_t link, uint64_t features);
+/* Why a link that was confirmed is nobody's. */
+uint32_t svc_net_why_not(const struct svc_net *net, const struct net_client *client, uint32_t link);
 void svc_net_on_gone(void *net, uint32_t owner, uint32_t link);
 /* Ends a client: the devices are told; its link, if there is one, is closed. */
 void svc_net_leave(struct svc_net *net, struct net_client *client, uint32_t why);

@@ -85,6 +85,7 @@ static void keep_reply(struct svc_net *net, struct net_client *client, const str
 
 	svc_count(final ? &net->counters.completions : &net->counters.streams);
 	net_outbox_add(client->outbox, completion, result, completion->result_bytes);
+	atomic_fetch_add_explicit(&net->counters.kept, 1, memory_order_relaxed);
 	svc_net_touch(net, client);
 }
 
@@ -329,6 +330,7 @@ static int take_ack(struct svc_net *net, struct net_client *client, const struct
 		return rc;
 	if (net_outbox_kept(client->outbox) != kept)
 		client->moved_ns = net->now_ns;
+	atomic_fetch_sub_explicit(&net->counters.kept, kept - net_outbox_kept(client->outbox), memory_order_relaxed);
 	consumed = come.credits - client->streams_consumed;
 	/* Less than was said before: it was overtaken. */
 	if (consumed <= UINT32_MAX / 2) {
@@ -376,7 +378,7 @@ uint32_t svc_net_on_body(void *context, uint32_t owner, uint32_t link, struct ne
 	int rc;
 
 	if (client->state != NET_CLIENT_LIVE || client->link != link)
-		return net->drained == DRAIN_ALL ? NET_WHY_DRAINING : NET_WHY_UNKNOWN;
+		return svc_net_why_not(net, client, link);
 	while ((rc = net_chunk_next(chunks, &chunk)) > 0 && (rc = take_chunk(net, client, &chunk)) == 0)
 		;
 	if (rc < 0) {
@@ -389,7 +391,6 @@ uint32_t svc_net_on_body(void *context, uint32_t owner, uint32_t link, struct ne
 
 /* ---- sending ---------------------------------------------------------------------------------------------- */
 
-/* What stands before replies: an answer to PING, and what has come. */
 /* What has come of requests that are not whole. What does not fit is said when more has come. */
 static void fill_haves(struct net_client *client, struct net_writer *body)
 {
@@ -401,6 +402,7 @@ static void fill_haves(struct net_client *client, struct net_writer *body)
 	client->say_have = false;
 }
 
+/* What stands before replies: an answer to PING, and what has come. */
 static void fill_first(struct svc_net *net, struct net_client *client, struct net_writer *body)
 {
 	struct net_come come;
@@ -427,8 +429,8 @@ static bool fill(void *context, struct net_writer *body)
 	return net_outbox_fill(client->outbox, NET_REPLY, body);
 }
 
-/* Of what has been taken nobody waits to hear on a stream: it goes along with the next reply. On a datagram socket it waits for one poll, in
- * which a quick answer comes that it can go along with. */
+/* Of what has been taken nobody waits to hear on a stream: it goes along with the next reply. On a datagram socket it waits for one poll,
+ * in which a quick answer comes that it can go along with. */
 static bool has_to_say_taken(const struct svc_net *net, const struct net_client *client)
 {
 	return client->say_taken && net_host_is_datagram(net->host, client->link) && (client->open == 0 || client->taken_poll != net->polls);
@@ -441,8 +443,8 @@ bool svc_net_says_later(const struct svc_net *net, const struct net_client *clie
 
 static bool has_something_to_say(const struct svc_net *net, const struct net_client *client)
 {
-	return client->must_say_taken || client->say_pong || client->say_have || net_outbox_waiting(client->outbox) || (client->say_again && !client->waiting) ||
-		has_to_say_taken(net, client);
+	return client->must_say_taken || client->say_pong || client->say_have || net_outbox_waiting(client->outbox) ||
+		(client->say_again && !client->waiting) || has_to_say_taken(net, client);
 }
 
 bool svc_net_send(struct svc_net *net, struct net_client *client)

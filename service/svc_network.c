@@ -16,7 +16,8 @@
 
 #define MILLISECOND INT64_C(1000000)
 
-enum { PARTS_SHARE = 8 }; /* memory for packets in pieces, of that for results */
+/* Memory for packets in pieces: of that for results, and at least so much, since one takes up to 32 KiB. */
+enum { PARTS_SHARE = 8, PARTS_BYTES_LEAST = 1 << 20 };
 
 static void random_bytes(void *context, void *to, size_t bytes)
 {
@@ -46,7 +47,7 @@ static int pools_create(struct svc_network *network, const struct svc_config *co
 
 	if ((rc = net_pool_create(&network->in, half, node)) || (rc = net_pool_create(&network->out, half, node)))
 		return rc;
-	return net_pool_create(&network->parts, half / PARTS_SHARE, node);
+	return net_pool_create(&network->parts, half / PARTS_SHARE > PARTS_BYTES_LEAST ? half / PARTS_SHARE : PARTS_BYTES_LEAST, node);
 }
 
 static int role_create(struct svc_network *network, const struct svc_config *config, uint64_t boot_id,
@@ -58,8 +59,10 @@ static int role_create(struct svc_network *network, const struct svc_config *con
 	struct svc_net_options options = *queues;
 	int rc = keys_read(config, keys, &key_count);
 
-	if (rc)
+	if (rc) {
+		explicit_bzero(keys, sizeof(keys));
 		return rc;
+	}
 	for (uint32_t i = 0; i < config->listen_count; i++)
 		listeners[i] = (struct net_host_listener){ .plain = config->listens[i].plain,
 			.tenant = svc_config_listen_tenant(config, &config->listens[i]) };

@@ -19,6 +19,7 @@ static void add_front(cJSON *object, const struct svc_net_counters *c)
 	const struct named_count counts[] = {
 		{ "clients", &c->clients },
 		{ "in_flight", &c->in_flight },
+		{ "kept", &c->kept },
 		{ "requests", &c->requests },
 		{ "completions", &c->completions },
 		{ "streams", &c->streams },
@@ -69,6 +70,28 @@ static void add_links(cJSON *object, const struct net_host_counters *c)
 	add_counts(object, counts, sizeof(counts) / sizeof(counts[0]));
 }
 
+/* What the transport does for it. */
+static void add_port(cJSON *object, const struct net_port *port)
+{
+	struct net_port_counters c;
+	const struct named_count counts[] = {
+		{ "accepted", &c.accepted },
+		{ "refused", &c.refused },
+		{ "accept_paused", &c.accept_paused },
+		{ "received", &c.received },
+		{ "sent", &c.sent },
+		{ "received_bytes", &c.received_bytes },
+		{ "sent_bytes", &c.sent_bytes },
+		{ "received_cut", &c.received_cut },
+		{ "send_dropped", &c.send_dropped },
+		{ "send_blocked", &c.send_blocked },
+		{ "system_calls", &c.system_calls },
+	};
+
+	port->counters(port->self, &c);
+	add_counts(cJSON_AddObjectToObject(object, "port"), counts, sizeof(counts) / sizeof(counts[0]));
+}
+
 void svc_status_add_network(cJSON *root, const struct svc_daemon *daemon)
 {
 	const struct svc_network *network = daemon->network;
@@ -80,4 +103,5 @@ void svc_status_add_network(cJSON *root, const struct svc_daemon *daemon)
 	cJSON_AddStringToObject(object, "transport", network->port.name);
 	add_front(object, svc_net_counters(network->net));
 	add_links(object, svc_net_host_counters(network->net));
+	add_port(object, &network->port);
 }

@@ -26,6 +26,7 @@ static const struct command commands[] = {
 	{ "step", attnbench_step, "tokens pushed through a model, one request each" },
 	{ "generate", attnbench_generate, "streams of tokens for several clients" },
 	{ "attend", attnbench_attend, "raw attention on a session's KV cache" },
+	{ "load", attnbench_load, "requests over thousands of connections at once" },
 	{ "model", attnbench_model, "tokens per second of prefill and decode, as llama-bench has it" },
 };
 
@@ -39,7 +40,6 @@ enum {
 	KEY_DEADLINE,
 	KEY_CLASS,
 	KEY_OUT,
-	KEY_TRANSPORT,
 	KEY_IN_FLIGHT,
 	KEY_SEED
 };
@@ -57,7 +57,6 @@ static const struct argp_option option_table[] = {
 	{ "deadline", KEY_DEADLINE, "US", 0, "each request's, from its intended time", 40 },
 	{ "class", KEY_CLASS, "CLASS", 0, "latency (default), interactive or bulk", 40 },
 	{ "seed", KEY_SEED, "N", 0, "of whatever is random (1)", 40 },
-	{ "transport", KEY_TRANSPORT, "T", 0, "shm: shared memory", 40 },
 	{ "json", 'j', NULL, 0, "print one JSON object instead of tables", 40 },
 	{ "out", KEY_OUT, "FILE", 0, "write the raw latency histogram there", 40 },
 	{ 0 },
@@ -65,7 +64,6 @@ static const struct argp_option option_table[] = {
 
 static error_t parse(int key, char *value, struct argp_state *state)
 {
-	static const char *const transports[] = { "shm", NULL };
 	struct attnbench_options *options = state->input;
 
 	switch (key) {
@@ -95,9 +93,6 @@ static error_t parse(int key, char *value, struct argp_state *state)
 		return 0;
 	case KEY_SEED:
 		options->seed = tool_args_u64("--seed", value, 0, UINT64_MAX);
-		return 0;
-	case KEY_TRANSPORT:
-		tool_args_choice("--transport", value, transports);
 		return 0;
 	case 'j':
 		options->json = true;

@@ -1,6 +1,7 @@
 /*
  * attnbench echo: the round trip of a request that computes nothing, through the whole daemon.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "tools/attnbench_frame.h"
@@ -10,17 +11,22 @@
 #include "tools/tool_control.h"
 #include "tools/tool_text.h"
 
-enum { SIZE_MAX_BYTES = 16 << 20, WARM_NS = 20000000, OPEN_SLOTS = 256 };
+enum { SIZE_MAX_BYTES = 16 << 20, WARM_NS = 20000000, OPEN_SLOTS = 256, RECORD_BYTES = 64 };
 
 struct echo {
 	struct attnbench_options options;
 	uint32_t size_bytes;
+	bool sleeps;
 	struct attnd_request request;
 	struct base_hist futex, unix_socket;
 };
 
+enum { KEY_SLEEP = 0x300 };
+
 static const struct argp_option option_table[] = {
 	{ "size", 's', "N", 0, "the daemon copies N bytes from input to output (0)", 1 },
+	{ "sleep", KEY_SLEEP, NULL, 0,
+		"the private daemon sleeps when it has nothing to do (placement.idle=sleep)", 1 },
 	{ 0 },
 };
 
@@ -35,6 +41,13 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	case 's':
 		echo->size_bytes = (uint32_t)tool_args_size("--size", value, 0, SIZE_MAX_BYTES);
 		return 0;
+	case KEY_SLEEP:
+		echo->sleeps = true;
+		return 0;
+	case ARGP_KEY_END:
+		if (echo->sleeps && !echo->options.daemon.spawn)
+			argp_error(state, "--sleep needs --spawn");
+		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
@@ -45,7 +58,9 @@ static const struct argp argp = { .options = option_table,
 	.parser = parse,
 	.children = children,
 	.doc = "Round trip of a request that computes nothing, through the whole daemon: client "
-	       "ring, scheduler, completion ring. Both sides spin." };
+	       "ring, scheduler, completion ring. Both sides spin. Over a socket a bare echo of "
+	       "messages of the same size runs before and after each round: ratio_p50 is attnd's "
+	       "p50 over that echo's, over shared memory over a cache line's ping-pong." };
 
 static unsigned fill(void *context, uint32_t slot, struct attnd_request requests[2])
 {
@@ -105,12 +120,30 @@ static void run_baselines(void *context)
 		ATTNBENCH_UNIX, other, ATTNBENCH_PINGPONG_NS, &baselines->echo->unix_socket);
 }
 
+/* The bare echo of this machine that attnd is compared with. */
+static void add_bare(cJSON *object, const struct attnbench_frame *frame)
+{
+	const struct attnbench_limit_times *limits = frame->limits;
+
+	if (frame->bare_missing[0])
+		cJSON_AddStringToObject(object, "bare_missing", frame->bare_missing);
+	if (limits[ATTNBENCH_LIMIT_BARE].is_wanted) {
+		cJSON_AddStringToObject(object, "bare", attnbench_bare_names[frame->bare.server]);
+		attnbench_json_hist(object, "bare", &limits[ATTNBENCH_LIMIT_BARE].all);
+	}
+	if (limits[ATTNBENCH_LIMIT_NONBLOCKING].is_wanted)
+		attnbench_json_hist(object, "nonblocking", &limits[ATTNBENCH_LIMIT_NONBLOCKING].all);
+}
+
 static void print_json(const struct echo *echo, const struct attnbench_frame *frame)
 {
+	const enum attnbench_limit limit = attnbench_frame_main_limit(frame);
 	cJSON *object = attnbench_json_new(frame, "echo");
 
 	attnbench_json_hist(object, "rtt", &frame->all[loop_of(echo)].latency);
-	tool_json_add(object, "ratio_p50", attnbench_frame_ratio(frame), 3);
+	if (limit < ATTNBENCH_LIMITS)
+		tool_json_add(object, "ratio_p50", attnbench_frame_ratio(frame, limit), 3);
+	add_bare(object, frame);
 	tool_json_add(object, "size_bytes", echo->size_bytes, 0);
 	tool_json_add(object, "rate", echo->options.rate, 3);
 	attnbench_json_load(object, &frame->all[loop_of(echo)]);
@@ -120,6 +153,32 @@ static void print_json(const struct echo *echo, const struct attnbench_frame *fr
 	attnbench_json_print(object);
 }
 
+static void add_bare_rows(struct tool_table *table, const struct attnbench_frame *frame)
+{
+	const struct attnbench_limit_times *limits = frame->limits;
+	char name[64];
+
+	snprintf(name, sizeof(name), "bare echo, %s", attnbench_bare_names[frame->bare.server]);
+	if (limits[ATTNBENCH_LIMIT_BARE].is_wanted)
+		attnbench_report_row(table, name, &limits[ATTNBENCH_LIMIT_BARE].all);
+	if (limits[ATTNBENCH_LIMIT_NONBLOCKING].is_wanted)
+		attnbench_report_row(table, "bare echo, non-blocking calls", &limits[ATTNBENCH_LIMIT_NONBLOCKING].all);
+}
+
+static void print_ratio(const struct attnbench_frame *frame)
+{
+	const enum attnbench_limit limit = attnbench_frame_main_limit(frame);
+
+	if (frame->bare_missing[0])
+		printf("  no bare echo to compare with: %s\n", frame->bare_missing);
+	if (frame->cpus.apart && limit == ATTNBENCH_LIMIT_LINE)
+		printf("  %.2f times the ping-pong (median of %u rounds)\n", attnbench_frame_ratio(frame, limit), frame->rounds);
+	else if (limit == ATTNBENCH_LIMIT_BARE)
+		printf("  %.2f times the bare echo (%s), %.2f times the one of non-blocking calls (medians of %u rounds)\n",
+			attnbench_frame_ratio(frame, limit), attnbench_bare_names[frame->bare.server],
+			attnbench_frame_ratio(frame, ATTNBENCH_LIMIT_NONBLOCKING), frame->rounds);
+}
+
 static void print_tables(const struct echo *echo, const struct attnbench_frame *frame)
 {
 	char size[TOOL_NUMBER_BYTES];
@@ -127,21 +186,20 @@ static void print_tables(const struct echo *echo, const struct attnbench_frame *
 
 	if (echo->options.rate > 0)
 		tool_table_title(stdout,
-			"Echo of %s through the whole daemon, %.0f/s%s, from the intended time",
-			tool_bytes(size, echo->size_bytes), echo->options.rate,
+			"Echo of %s through the whole daemon over %s, %.0f/s%s, from the intended time",
+			tool_bytes(size, echo->size_bytes), attnbench_report_way(&echo->options.daemon), echo->options.rate,
 			echo->options.poisson ? " at random" : "");
 	else
-		tool_table_title(stdout, "Echo of %s through the whole daemon, %u in flight",
-			tool_bytes(size, echo->size_bytes), echo->options.in_flight);
-	attnbench_report_row(table, "ping-pong of a cache line", &frame->pingpong);
+		tool_table_title(stdout, "Echo of %s through the whole daemon over %s, %u in flight",
+			tool_bytes(size, echo->size_bytes), attnbench_report_way(&echo->options.daemon), echo->options.in_flight);
+	attnbench_report_row(table, "ping-pong of a cache line", &frame->limits[ATTNBENCH_LIMIT_LINE].all);
+	add_bare_rows(table, frame);
 	attnbench_report_row(table, "attnd, round trip", &frame->all[loop_of(echo)].latency);
 	tool_table_colour(table, "green");
 	attnbench_report_row(table, "futex, sleeping", &echo->futex);
 	attnbench_report_row(table, "unix socket, blocking", &echo->unix_socket);
 	tool_table_print(table, stdout);
-	if (frame->cpus.apart)
-		printf("  %.2f times the ping-pong (median of %u rounds)\n",
-			attnbench_frame_ratio(frame), frame->rounds);
+	print_ratio(frame);
 	attnbench_report_trouble(&frame->all[loop_of(echo)]);
 	attnbench_report_parts(&frame->all[loop_of(echo)]);
 	attnbench_report_frame(frame);
@@ -174,10 +232,14 @@ int attnbench_echo(int argc, char **argv)
 	/* The daemon answers this itself; more threads would only be in the way. */
 	tool_daemon_default(&echo.options.daemon, "placement.workers=0");
 
+	if (echo.sleeps)
+		tool_daemon_user_option(&echo.options.daemon, "placement.idle=sleep");
+
 	struct attnbench_frame *frame = attnbench_frame_open(&echo.options);
 	struct baselines baselines = { frame, &echo };
 
 	prepare(&echo, frame);
+	attnbench_frame_compare(frame, RECORD_BYTES + echo.size_bytes);
 	int status = attnbench_frame_measure(frame, round_of, &echo);
 
 	if (status == TOOL_OK) {

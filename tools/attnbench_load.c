@@ -26,6 +26,7 @@ struct loop {
 	uint32_t free_slots[ATTNBENCH_SLOTS_MAX], free_count;
 	uint32_t out; /* requests not answered, leading ones included */
 	bool full;    /* a send had to wait for room in the ring */
+	int64_t ahead_ns; /* the daemon's clock */
 	int64_t intended_ns[ATTNBENCH_SLOTS_MAX], sent_ns[ATTNBENCH_SLOTS_MAX];
 };
 
@@ -114,17 +115,24 @@ bool attnbench_result_void(const struct attnbench_result *result)
 	return result->missed * 1000 > result->scheduled;
 }
 
-static void book_parts(struct loop *loop, const struct attnd_completion *completion,
-	int64_t sent_ns, int64_t seen_ns)
+int64_t attnbench_clock_ahead_ns(const struct attnd_client *client, struct base_clock *clock)
 {
-	const int64_t times[ATTNBENCH_PARTS + 1] = { sent_ns, completion->received_ns,
-		completion->admitted_ns, completion->started_ns, completion->done_ns, seen_ns };
+	return attnd_clock_error_ns(client) > 0 ? attnd_now_ns(client) - base_clock_now(clock) : 0;
+}
 
+void attnbench_result_add(struct attnbench_result *result, const struct attnd_completion *completion, int64_t intended_ns, int64_t sent_ns,
+	int64_t seen_ns, int64_t ahead_ns)
+{
+	const int64_t times[ATTNBENCH_PARTS + 1] = { sent_ns + ahead_ns, completion->received_ns, completion->admitted_ns,
+		completion->started_ns, completion->done_ns, seen_ns + ahead_ns };
+
+	result->answered++;
+	result->late += (completion->flags & ATTND_CPL_MISSED) != 0;
+	base_hist_add(&result->latency, seen_ns - intended_ns);
 	for (int i = 0; i < ATTNBENCH_PARTS; i++) {
 		/* The two clocks are read on two processors: a few nanoseconds below 0 are 0. */
 		if (times[i] && times[i + 1])
-			base_hist_add(&loop->result->parts[i],
-				times[i + 1] > times[i] ? times[i + 1] - times[i] : 0);
+			base_hist_add(&result->parts[i], times[i + 1] > times[i] ? times[i + 1] - times[i] : 0);
 	}
 }
 
@@ -144,10 +152,7 @@ static void book(struct loop *loop, const struct attnd_completion *completion, i
 		loop->result->failed[completion->status]++;
 		return;
 	}
-	loop->result->answered++;
-	loop->result->late += (completion->flags & ATTND_CPL_MISSED) != 0;
-	base_hist_add(&loop->result->latency, seen_ns - loop->intended_ns[slot]);
-	book_parts(loop, completion, loop->sent_ns[slot], seen_ns);
+	attnbench_result_add(loop->result, completion, loop->intended_ns[slot], loop->sent_ns[slot], seen_ns, loop->ahead_ns);
 }
 
 /* ---- the two loops -------------------------------------------------------------------------- */
@@ -160,6 +165,7 @@ static void start(struct loop *loop, struct attnd_client *client, struct base_cl
 	loop->target = target;
 	loop->result = result;
 	loop->out = 0;
+	loop->ahead_ns = attnbench_clock_ahead_ns(client, clock);
 	loop->free_count =
 		target->slots < ATTNBENCH_SLOTS_MAX ? target->slots : ATTNBENCH_SLOTS_MAX;
 	for (uint32_t i = 0; i < loop->free_count; i++)
@@ -196,7 +202,7 @@ static int send_one(struct loop *loop, int64_t intended_ns)
 	loop->intended_ns[slot] = intended_ns ? intended_ns : loop->sent_ns[slot];
 	if (loop->target->deadline_ns)
 		requests[count - 1].deadline_ns =
-			loop->intended_ns[slot] + loop->target->deadline_ns;
+			loop->intended_ns[slot] + loop->target->deadline_ns + loop->ahead_ns;
 	while (sent < count) {
 		int taken = attnd_submit(loop->client, requests + sent, count - sent);
 

@@ -80,6 +80,11 @@ int64_t attnbench_pace_take(struct attnbench_pace *pace);
 
 void attnbench_result_clear(struct attnbench_result *result);
 void attnbench_result_merge(struct attnbench_result *into, const struct attnbench_result *from);
+/* What the daemon's clock is ahead of ours; 0 where they are the same. */
+int64_t attnbench_clock_ahead_ns(const struct attnd_client *client, struct base_clock *clock);
+/* A final answer that is OK, seen at seen_ns; all times are of this side's clock but the completion's. */
+void attnbench_result_add(struct attnbench_result *result, const struct attnd_completion *completion, int64_t intended_ns, int64_t sent_ns,
+	int64_t seen_ns, int64_t ahead_ns);
 /* More than 0.1 % of the schedule missed: the numbers say nothing. */
 bool attnbench_result_void(const struct attnbench_result *result);
 

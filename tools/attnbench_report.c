@@ -109,6 +109,23 @@ static const char *idle_states(void)
 										  "no idle states";
 }
 
+const char *attnbench_report_way(const struct tool_daemon *daemon)
+{
+	static const char *const ways[][2] = { { "shared memory", "shared memory" }, { "TCP", "TCP, sealed" }, { "UDP", "UDP, sealed" },
+		{ "a Unix socket", "a Unix socket, sealed" } };
+
+	return ways[tool_daemon_transport(daemon)][tool_daemon_is_sealed(daemon)];
+}
+
+static const char *daemon_text(const struct attnbench_frame *frame)
+{
+	if (!frame->options->daemon.spawn)
+		return "a daemon that was running";
+	if (strcmp(tool_daemon_option(&frame->options->daemon, "placement.idle", "spin"), "sleep") == 0)
+		return "private daemon beside it, sleeping while nothing is to be done";
+	return "private daemon beside it, spinning";
+}
+
 void attnbench_report_frame(const struct attnbench_frame *frame)
 {
 	struct utsname kernel;
@@ -120,15 +137,14 @@ void attnbench_report_frame(const struct attnbench_frame *frame)
 		idle_states(), kernel.release, frame->load_average,
 		tool_duration(pause, frame->pause.max));
 	if (frame->cpus.apart)
-		printf("  client on cpu %d, %s; cache-line ping-pong p50 %s", frame->cpus.client,
-			frame->options->daemon.spawn ? "private daemon beside it, spinning" :
-						       "a daemon that was running",
-			tool_duration(limit, attnbench_frame_pingpong_ns(frame)));
+		printf("  client on cpu %d, %s, over %s; cache-line ping-pong p50 %s", frame->cpus.client,
+			daemon_text(frame), attnbench_report_way(&frame->options->daemon),
+			tool_duration(limit, attnbench_frame_limit_ns(frame, ATTNBENCH_LIMIT_LINE)));
 	else
-		printf("  one processor for both: nothing is pinned");
+		printf("  one processor for both: nothing is pinned; over %s", attnbench_report_way(&frame->options->daemon));
 	printf("; %u rounds, %u repeated\n", frame->rounds, frame->repeats);
 	if (frame->noisy && frame->cpus.apart)
-		puts("  NOISY: the ping-pong changed by more than 20 % during a round");
+		puts("  NOISY: what the machine can do at best changed by more than 20 % during a round");
 }
 
 /* ---- JSON ----------------------------------------------------------------------------------- */
@@ -199,8 +215,9 @@ cJSON *attnbench_json_new(const struct attnbench_frame *frame, const char *comma
 		tool_die(TOOL_FAILED, "out of memory");
 	cJSON_AddStringToObject(object, "command", command);
 	cJSON_AddStringToObject(object, "version", BASE_VERSION);
-	cJSON_AddStringToObject(object, "transport", "shm");
-	tool_json_add(object, "pingpong_p50_ns", (double)attnbench_frame_pingpong_ns(frame), 0);
+	cJSON_AddStringToObject(object, "transport", tool_transport_names[tool_daemon_transport(&frame->options->daemon)]);
+	cJSON_AddBoolToObject(object, "sealed", tool_daemon_is_sealed(&frame->options->daemon));
+	tool_json_add(object, "pingpong_p50_ns", (double)attnbench_frame_limit_ns(frame, ATTNBENCH_LIMIT_LINE), 0);
 	cJSON_AddBoolToObject(object, "noisy", frame->noisy);
 	tool_json_add(object, "rounds", frame->rounds, 0);
 	tool_json_add(object, "repeats", frame->repeats, 0);
@@ -242,7 +259,7 @@ int attnbench_report_raw(
 		return TOOL_FAILED;
 	}
 	fprintf(file, "# attnbench %s: nanoseconds, count; ping-pong p50 %lld ns%s\n", command,
-		(long long)attnbench_frame_pingpong_ns(frame), frame->noisy ? "; noisy" : "");
+		(long long)attnbench_frame_limit_ns(frame, ATTNBENCH_LIMIT_LINE), frame->noisy ? "; noisy" : "");
 	int err = base_hist_dump(hist, file);
 
 	if (fclose(file) || err) {

@@ -15,6 +15,8 @@ struct tool_table *attnbench_report_table(const char *first_heading);
 void attnbench_report_row(struct tool_table *table, const char *name, const struct base_hist *hist);
 /* The parts of the way as such a table, printed. */
 void attnbench_report_parts(const struct attnbench_result *result);
+/* "TCP, sealed" */
+const char *attnbench_report_way(const struct tool_daemon *daemon);
 /* Where it was measured and how quiet it was; and what went wrong, if anything did. */
 void attnbench_report_frame(const struct attnbench_frame *frame);
 void attnbench_report_trouble(const struct attnbench_result *result);

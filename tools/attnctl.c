@@ -135,7 +135,7 @@ int main(int argc, char **argv)
 	tool_daemon_open(&control.daemon);
 	tool_daemon_control_path(&control.daemon, path, sizeof(path));
 	if (!control.command->show)
-		status = attnctl_view(control.daemon.address, control.watch_s, control.json);
+		status = attnctl_view(tool_daemon_shm_address(&control.daemon), control.watch_s, control.json);
 	else if (tool_control_ask(path, control.command->name, &text) == 0) {
 		status = show(&control, text);
 		free(text);

@@ -149,6 +149,7 @@ void attnctl_show_status(const cJSON *answer)
 	show_missing(tool_json_member(answer, "missing"));
 	show_counters(tool_json_member(answer, "counters"), "counter|>so far");
 	show_counters(tool_json_member(answer, "network"), "network|>so far");
+	show_counters(tool_json_member(answer, "network.port"), "sockets|>so far");
 	show_tenants(tool_json_member(answer, "tenants"));
 	show_clients(tool_json_member(answer, "clients"));
 }

@@ -75,6 +75,11 @@ static int remove_one(const char *path, const struct stat *info, int kind, struc
 	return 0;
 }
 
+void tool_keeper_remove(const char *folder)
+{
+	nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
 /* True when fd became readable or hung up within the bound; negative bound: no bound. */
 static bool await(int fd, int bound_ms)
 {
@@ -158,6 +163,6 @@ void tool_keeper_run(const struct tool_keeper *keeper)
 	struct pollfd closed = { .fd = keeper->socket, .events = 0 };
 
 	poll(&closed, 1, TOOL_SPAWN_STOP_MS);
-	nftw(keeper->folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+	tool_keeper_remove(keeper->folder);
 	_exit(0);
 }

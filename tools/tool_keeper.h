@@ -28,4 +28,7 @@ struct tool_keeper {
 /* Never returns. */
 void tool_keeper_run(const struct tool_keeper *keeper) __attribute__((noreturn));
 
+/* Removes a daemon's folder and what is in it. */
+void tool_keeper_remove(const char *folder);
+
 #endif

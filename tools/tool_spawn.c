@@ -96,8 +96,10 @@ static int await_ready(int ready_fd)
 	line[strcspn(line, "\n")] = '\0';
 	if (strcmp(line, "ready") == 0)
 		return 0;
+	/* Somebody may have taken a port that was free a moment ago: that is worth another try. */
 	if (strncmp(line, "failed: ", 8) == 0)
-		return base_fail(ECANCELED, "attnd cannot serve: %s", line + 8);
+		return base_fail(strstr(line, strerror(EADDRINUSE)) ? EADDRINUSE : ECANCELED,
+			"attnd cannot serve: %s", line + 8);
 	return base_fail(ECANCELED, "attnd ended before it was ready%s%s", *line ? ": " : "", line);
 }
 
@@ -142,6 +144,20 @@ static int start_keeper(struct tool_spawn *spawn, struct tool_keeper *keeper)
 	return status;
 }
 
+int tool_spawn_prepare(struct tool_spawn *spawn)
+{
+	memset(spawn, 0, sizeof(*spawn));
+	return make_folder(spawn->folder);
+}
+
+/* There is no keeper that would do it. */
+static void abandon(struct tool_spawn *spawn)
+{
+	if (spawn->folder[0])
+		tool_keeper_remove(spawn->folder);
+	spawn->folder[0] = '\0';
+}
+
 int tool_spawn_start(
 	struct tool_spawn *spawn, const char *const *options, size_t count, bool verbose)
 {
@@ -153,26 +169,22 @@ int tool_spawn_start(
 		.verbose = verbose };
 	int err = find_daemon(program, sizeof(program));
 
-	memset(spawn, 0, sizeof(*spawn));
-	if (err)
-		return err;
-	if (count > TOOL_SPAWN_OPTIONS_MAX)
-		return base_fail(E2BIG, "more than %d daemon options", TOOL_SPAWN_OPTIONS_MAX);
-	err = make_folder(spawn->folder);
-	if (err)
-		return err;
-	err = start_keeper(spawn, &keeper);
+	if (!err && count > TOOL_SPAWN_OPTIONS_MAX)
+		err = base_fail(E2BIG, "more than %d daemon options", TOOL_SPAWN_OPTIONS_MAX);
+	if (!err)
+		err = start_keeper(spawn, &keeper);
 	if (!err)
 		return 0;
-	if (!verbose)
+	if (!verbose && spawn->keeper && err != -EADDRINUSE)
 		tool_spawn_show_log(spawn);
 	if (spawn->keeper) {
 		close(spawn->socket);
 		waitpid(spawn->keeper, NULL, 0);
+		spawn->keeper = 0;
+		spawn->folder[0] = '\0'; /* the keeper has removed it */
 	} else {
-		rmdir(spawn->folder);
+		abandon(spawn);
 	}
-	spawn->keeper = 0;
 	return err;
 }
 
@@ -220,14 +232,17 @@ int tool_spawn_stop(struct tool_spawn *spawn)
 {
 	int status = 0;
 
-	if (!spawn->keeper)
+	if (!spawn->keeper) {
+		abandon(spawn);
 		return 0;
+	}
 	shutdown(spawn->socket, SHUT_WR);
 	if (recv(spawn->socket, &status, sizeof(status), 0) == sizeof(status) && status)
 		tool_spawn_show_log(spawn);
 	close(spawn->socket);
 	waitpid(spawn->keeper, NULL, 0);
 	spawn->keeper = 0;
+	spawn->folder[0] = '\0'; /* the keeper has removed it */
 	if (!status)
 		return 0;
 	if (WIFSIGNALED(status))

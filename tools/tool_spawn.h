@@ -27,12 +27,16 @@ enum {
 struct tool_spawn {
 	pid_t keeper; /* 0: none */
 	int socket;
-	char folder[TOOL_SPAWN_PATH_BYTES];
+	char folder[TOOL_SPAWN_PATH_BYTES]; /* "": none */
 };
 
-/* options: "section.key=value", as attnd -o takes them. verbose: the daemon's log goes to
- * standard error as it comes. 0, or -errno with a message (and the daemon's log, if it wrote
- * any, on standard error). */
+/* Makes the folder, so that what the daemon is to find there can be put there before it starts.
+ * 0 or -errno with a message. */
+int tool_spawn_prepare(struct tool_spawn *spawn);
+/* Starts the daemon in the folder. options: "section.key=value", as attnd -o takes them. verbose:
+ * the daemon's log goes to standard error as it comes. 0; -EADDRINUSE: another process has the
+ * place of a listener; other -errno; with a message, the folder gone, and (but for -EADDRINUSE)
+ * the daemon's log, if it wrote any, on standard error. */
 int tool_spawn_start(
 	struct tool_spawn *spawn, const char *const *options, size_t count, bool verbose);
 
@@ -44,7 +48,7 @@ int tool_spawn_resume(struct tool_spawn *spawn);
 /* The daemon's last words on standard error, for when it failed. */
 void tool_spawn_show_log(const struct tool_spawn *spawn);
 
-/* Takes it down and waits for that. -EIO with a message, and the log shown, when the daemon did
+/* Takes it down, or the folder where no daemon was started, and waits for that. -EIO with a message, and the log shown, when the daemon did
  * not end cleanly. */
 int tool_spawn_stop(struct tool_spawn *spawn);
 

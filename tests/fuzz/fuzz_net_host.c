@@ -1,7 +1,8 @@
 /*
- * Fuzzes the daemon's side of the network: net_host with the network front above it, over a transport in memory. The input is a program: who
- * connects, says HELLO and with which key, what bytes then come, whole packets sealed with the right key around chunks of the input among
- * them; what the devices answer, and how time goes on. After every poll all invariants are looked at, and in the end all memory is back.
+ * Fuzzes the daemon's side of the network: net_host with the network front above it, over a transport in memory. The input is a program:
+ * who connects, says HELLO and with which key, what bytes then come, whole packets sealed with the right key around chunks of the input
+ * among them; what the devices answer, and how time goes on. After every poll all invariants are looked at, and in the end all memory is
+ * back.
  *
  *   operation u8, argument u8, then by operation: bytes u16 and so many bytes
  *

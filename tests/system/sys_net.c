@@ -60,6 +60,9 @@ static void write_key(const char *path, unsigned digit)
 
 static void name_addresses(struct sys_net *net)
 {
+	static int started; /* a daemon that a failed test has left is in nobody's way */
+	const int port = SYS_PORT + started++;
+
 	/* No two processes have the same number, and 127.0.x.x is left to everybody else. */
 	snprintf(net->host, sizeof(net->host), "127.%u.%u.%u", 1 + ((unsigned)getpid() >> 16) % 250, (unsigned)getpid() >> 8 & 255,
 		(unsigned)getpid() & 255);
@@ -69,8 +72,9 @@ static void name_addresses(struct sys_net *net)
 			snprintf(net->addresses[way], sizeof(net->addresses[way]), "attnd+unix://%s", net->unix_path);
 		else
 			snprintf(net->addresses[way], sizeof(net->addresses[way]), "attnd%s://%s:%d", sys_way_is_udp(way) ? "+udp" : "",
-				net->host, SYS_PORT);
+				net->host, port);
 	}
+	net->port = port;
 }
 
 static void set_options(struct sys_net *net, const char *const *options)
@@ -82,8 +86,8 @@ static void set_options(struct sys_net *net, const char *const *options)
 	uint32_t count = 0, made = 0;
 
 	snprintf(net->settings[made++], sizeof(net->settings[0]), "tenant.remote.key_file=%s", net->key_file);
-	snprintf(net->settings[made++], sizeof(net->settings[0]), "listen.tcp.address=tcp:%s:%d", net->host, SYS_PORT);
-	snprintf(net->settings[made++], sizeof(net->settings[0]), "listen.udp.address=udp:%s:%d", net->host, SYS_PORT);
+	snprintf(net->settings[made++], sizeof(net->settings[0]), "listen.tcp.address=tcp:%s:%d", net->host, net->port);
+	snprintf(net->settings[made++], sizeof(net->settings[0]), "listen.udp.address=udp:%s:%d", net->host, net->port);
 	snprintf(net->settings[made++], sizeof(net->settings[0]), "listen.unix.address=unix:%s", net->unix_path);
 	snprintf(net->settings[made++], sizeof(net->settings[0]), "net.transport=%s", transport ? transport : "auto");
 	for (uint32_t i = 0; i < made; i++)
@@ -185,6 +189,8 @@ int sys_net_run_over_ways(const struct CMUnitTest *tests, unsigned count, enum s
 			each[made].name = titles[made];
 			each[made].initial_state = &ways[way];
 		}
+	if (getenv("ATTND_TEST_FILTER"))
+		cmocka_set_test_filter(getenv("ATTND_TEST_FILTER"));
 	/* Entries without a function do not count. */
 	return cmocka_run_group_tests_name("ways", each, setup, teardown);
 }

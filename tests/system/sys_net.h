@@ -17,6 +17,7 @@ enum { SYS_NET_SETTINGS = 12, SYS_NET_OPTIONS_MAX = 48, SYS_NET_TESTS_MAX = 64, 
 struct sys_net {
 	struct sys_daemon daemon;
 	char host[24];
+	int port;
 	char folder[64];                           /* of keys; the daemon's own goes with it */
 	char key_file[80], wrong_key_file[80];     /* the remote tenant's; nobody's */
 	char unix_path[96];
@@ -51,7 +52,7 @@ void sys_sleep_ms(int ms);
 
 struct CMUnitTest;
 /* Runs each of the tests over each way from `first` on, named after both; *state of a test is its `enum sys_way *`. As
- * cmocka_run_group_tests. */
+ * cmocka_run_group_tests. ATTND_TEST_FILTER="tcp:*" picks some. */
 int sys_net_run_over_ways(const struct CMUnitTest *tests, unsigned count, enum sys_way first, int (*setup)(void **),
 	int (*teardown)(void **));
 

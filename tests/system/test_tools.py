@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """A stranger's way through the tools: help, mistakes, a model made on the spot, text, raw attention, measurements,
-control, and that nothing stays behind. Time limit: 300 s
+control, and that nothing stays behind. Time limit: 420 s
 
     ATTND_BUILD=build tests/system/test_tools.py [NAME...]
 
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import struct
@@ -22,7 +23,8 @@ import time
 
 BUILD = os.path.realpath(os.environ.get("ATTND_BUILD") or os.environ.get("O") or "build")
 TOOLS = ("attnrun", "attnctl", "attnbench", "attnquant")
-COMMANDS = ("echo", "step", "generate", "attend", "model")
+COMMANDS = ("echo", "step", "generate", "attend", "load", "model")
+SOCKETS = ("tcp", "udp", "unix")
 BOUND_S = 100
 USAGE, FAILED, NO_DAEMON, INTERRUPTED = 2, 1, 3, 130
 
@@ -110,13 +112,27 @@ def case_usage(world):
                            ("attnbench", "model", "-m", "x", "-d", ","), ("attnbench", "model", "-m", "x", "-d", "1,b"),
                            ("attnbench", "model", "-m", "x", "--kv", "int8,int3"),
                            ("attnbench", "model", "-m", "x", "--decode", "guess"),
-                           ("attnbench", "model", "--address", "shm:/x", "-t", "2")):
+                           ("attnbench", "model", "--address", "shm:/x", "-t", "2"),
+                           ("attnbench", "echo", "--spawn", "--sealed"),
+                           ("attnbench", "echo", "--address", "attnd://localhost", "--sealed"),
+                           ("attnbench", "echo", "--address", "attnd://localhost", "--transport", "udp"),
+                           ("attnbench", "echo", "--spawn", "--key-file", "/x"), ("attnbench", "echo", "--sleep"),
+                           ("attnctl", "--address", "attnd://localhost", "status"),
+                           ("attnbench", "load", "--spawn", "--rate", "9"),
+                           ("attnbench", "load", "--spawn", "--transport", "tcp"),
+                           ("attnbench", "load", "--spawn", "--transport", "tcp", "--rate", "9", "--closed"),
+                           ("attnbench", "load", "--spawn", "--transport", "tcp", "--rate", "9", "--baseline", "epoll"),
+                           ("attnbench", "load", "--spawn", "--transport", "tcp", "--closed", "--baseline", "bare"),
+                           ("attnbench", "load", "--spawn", "--transport", "tcp", "--closed", "--connections", "0")):
         _, err = world.run(tool, *options, status=USAGE)
         expect(err.strip(), f"{tool} {' '.join(options)} says nothing")
 
 
 def case_no_daemon(world):
     """where no daemon is, status 3 says so"""
+    for address in ("attnd://127.0.0.1:1", f"attnd+unix:{world.path('none')}/net.sock"):
+        world.run("attnrun", "--attend", "--address", address, status=NO_DAEMON)
+        world.run("attnbench", "load", "--closed", "--address", address, status=NO_DAEMON)
     for tool, *options in (("attnctl", "status"), ("attnrun", "--attend"), ("attnbench", "echo")):
         _, err = world.run(tool, *options, "--address", f"shm:{world.path('none')}/attnd.sock", status=NO_DAEMON)
         expect("none" in err, f"{tool} does not say where it looked", err)
@@ -363,6 +379,79 @@ def case_echo(world):
     expect(isinstance(answer["noisy"], bool), "noisy is no truth", answer)
     sized = world.json("attnbench", "echo", *QUICK, "--size", "64k")
     expect(sized["size_bytes"] == 65536 and not sized["failed"], "a sized echo", sized)
+
+
+def check_bare(answer):
+    """The bare echo beside a socket's echo, or why there is none."""
+    for key in ("nonblocking_p50_ns", "rtt_p50_ns", "pingpong_p50_ns"):
+        expect(answer[key] > 0, f"{key} is missing", answer)
+    if answer["transport"] == "udp" and "bare_missing" in answer:
+        expect(answer["bare_missing"] and "ratio_p50" not in answer, "a ratio to nothing", answer)
+        return
+    for key in ("bare_p50_ns", "bare_p99_ns", "ratio_p50"):
+        expect(answer[key] > 0, f"{key} is missing", answer)
+
+
+def case_sockets(world):
+    """attnbench echo over each kind of socket, plain and sealed, beside a bare echo of the same kind"""
+    for transport in SOCKETS:
+        answer = world.json("attnbench", "echo", *QUICK, "--transport", transport)
+        expect((answer["transport"], answer["sealed"]) == (transport, False), "what was measured", answer)
+        expect(answer["answered"] > 0 and not answer["failed"], "no answers", answer)
+        expect("bare_missing" in answer or answer["bare"] == ("io_uring" if transport == "udp" else "epoll"),
+               "another bare echo", answer)
+        check_bare(answer)
+        answer = world.json("attnbench", "echo", *QUICK, "--transport", transport, "--sealed", "--size", "3000", "--sleep")
+        expect((answer["transport"], answer["sealed"]) == (transport, True), "what was measured", answer)
+        expect(answer["answered"] > 0 and not answer["failed"], "no answers", answer)
+        expect(answer["bare"] == "epoll, sleeping", "another bare echo", answer)
+        check_bare(answer)
+    out, _ = world.run("attnbench", "echo", "--spawn", "--transport", "tcp", "--sealed", "--seconds", "0.02", "--rounds", "1")
+    expect("bare echo, epoll" in out and "TCP, sealed" in out and "times the bare echo" in out, "the table", out)
+    out, _ = world.run("attnbench", "echo", "--spawn", "--transport", "unix", "--seconds", "0.02", "--rounds", "1", "--size", "100k")
+    expect("no bare echo" in out, "a bare echo of too much is not left out", out)
+    for transport in SOCKETS:
+        out, _ = world.run("attnrun", "--spawn", "--transport", transport, "--sealed", "--model", world.model, "--prompt",
+                           "Hello", "-n", "9", "--temp", "0")
+        expect(out == world.text("--prompt", "Hello", "-n", "9"), f"another text over {transport}", out)
+
+
+def case_crowd(world):
+    """attnbench load: 200 connections, and all that was asked is answered"""
+    for transport, *more in (("tcp", "--poisson"), ("udp", "--random"), ("unix", "--sealed", "--idle", "30")):
+        answer = world.json("attnbench", "load", "--spawn", "--json", "--seconds", "0.5", "--rounds", "1", "--transport",
+                            transport, "--connections", "200", "--rate", "2000", "--size", "100", *more)
+        expect((answer["connections"], answer["closed"], answer["transport"]) == (200, False, transport), "what it was", answer)
+        expect(answer["sent"] == answer["scheduled"] == answer["answered"] > 500 and not answer["failed"],
+               "not every request was answered", answer)
+        expect(0 < answer["latency_p50_ns"] <= answer["latency_p99_ns"] <= answer["latency_p9999_ns"], "latency", answer)
+        # Rounds that are measured again are the daemon's, too.
+        expect(answer["network"]["requests"] >= answer["answered"], "requests that the daemon has not counted", answer)
+        expect(answer["network"]["port"]["system_calls"] > 0 and answer["system_calls_per_request"] > 0, "system calls", answer)
+        expect(answer["memory_bytes"] > 1 << 20 and answer["memory_before_bytes"] > 1 << 20, "the daemon's memory", answer)
+    for transport in SOCKETS:
+        answer = world.json("attnbench", "load", *QUICK, "--transport", transport, "--connections", "50", "--closed", "--size",
+                            "1000", "--baseline", "epoll")
+        expect(answer["answered"] > 50 and not answer["failed"], "not every request was answered", answer)
+        expect(answer["baseline_rps"] > 0 and answer["ratio_rps"] > 0 and answer["answered_per_s"] > 0, "the baseline", answer)
+        expect(0 < answer["baseline_p50_ns"] <= answer["baseline_p99_ns"], "the baseline's latency", answer)
+    out, _ = world.run("attnbench", "load", "--spawn", "--transport", "tcp", "--sealed", "--connections", "20", "--closed",
+                       "--baseline", "epoll", "--seconds", "0.05", "--rounds", "1")
+    expect("bare epoll server" in out and "system calls a request" in out and "TCP, sealed" in out, "the table", out)
+
+
+def case_too_many(world):
+    """connections that there are no descriptors for, or no places, are an error that says so"""
+    def limit():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
+
+    tool = world.start("attnbench", "load", "--spawn", "--transport", "tcp", "--connections", "1000", "--closed",
+                       preexec_fn=limit)
+    _, err = tool.communicate(timeout=BOUND_S)
+    expect(tool.returncode == FAILED and b"descriptors" in err and b"300" in err, "too many connections", err)
+    _, err = world.run("attnbench", "load", "--spawn", "--transport", "tcp", "--connections", "20", "--closed",
+                       "--daemon-option", "net.connections=10", status=NO_DAEMON)
+    expect("of 20" in err, "the connection is not named", err)
 
 
 def case_open_loop(world):

@@ -70,6 +70,7 @@ void front_forget(struct front_client *client)
 	BASE_ASSERT(net_inbox_create(&client->inbox, power_of_two(replies), client->peer.welcome.message_bytes, &blocks) == 0);
 	BASE_ASSERT(net_outbox_create(&client->outbox, power_of_two(requests), UINT64_MAX / 2, &blocks) == 0);
 	client->unfinished = client->consumed = 0;
+	net_outbox_limit(client->outbox, client->peer.welcome.features & NET_FEATURE_HAVE);
 }
 
 static bool confirm(struct front_client *client)
@@ -140,12 +141,24 @@ static void put_ack(struct front_client *client, uint8_t flags, struct net_write
 	BASE_ASSERT(net_come_put(body, NET_ACK, flags, &come));
 }
 
+/* What has come of replies that are not whole, and that the rest is wanted; where the daemon takes it. */
+static void put_haves(struct front_client *client, struct net_writer *body)
+{
+	struct net_have have;
+	uint32_t ahead = 0;
+
+	while (client->peer.welcome.features & NET_FEATURE_HAVE && net_inbox_have(client->inbox, &ahead, &have))
+		if (!net_have_put(body, NET_HAVE_AGAIN, &have))
+			return;
+}
+
 void front_ack(struct front_client *client, uint8_t flags)
 {
 	struct net_guest_data data;
 
 	net_guest_begin(&client->peer, &data);
 	put_ack(client, flags, &data.body);
+	put_haves(client, &data.body);
 	net_guest_end(&client->peer, &data, true);
 }
 
@@ -206,6 +219,21 @@ static void hear_part(struct front_client *client, const struct net_chunk *chunk
 	client->replies_parts++;
 }
 
+/* What is missing goes with what is sent next. */
+static void hear_have(struct front_client *client, const struct net_chunk *chunk)
+{
+	struct net_have have;
+	int told;
+
+	BASE_ASSERT(client->peer.welcome.features & NET_FEATURE_HAVE);
+	BASE_ASSERT(net_have_read(chunk, &have) == 0);
+	told = net_outbox_have(client->outbox, &have);
+	BASE_ASSERT(told >= 0);
+	if (told & NET_HAVE_HOLES)
+		net_outbox_again(client->outbox, have.number);
+	client->haves++;
+}
+
 static void hear_chunk(struct front_client *client, const struct net_chunk *chunk)
 {
 	switch (chunk->kind) {
@@ -216,6 +244,7 @@ static void hear_chunk(struct front_client *client, const struct net_chunk *chun
 		BASE_ASSERT(net_times_read(chunk, &client->pong) == 0);
 		client->pong_came = true;
 		break;
+	case NET_HAVE: hear_have(client, chunk); break;
 	default:
 		BASE_ASSERT(chunk->kind == NET_CLOSE);
 		client->closed = true;
@@ -259,4 +288,14 @@ bool front_reply(struct front_client *client, struct attnd_completion *completio
 	else
 		client->consumed++;
 	return true;
+}
+
+void front_expect(struct front_client *client, uint64_t id, enum attnd_status status, uint32_t result_bytes)
+{
+	struct attnd_completion completion;
+
+	front_hear(client);
+	BASE_ASSERT(front_reply(client, &completion));
+	BASE_ASSERT(completion.request_id == id && completion.status == status);
+	BASE_ASSERT(completion.flags == ATTND_CPL_FINAL && completion.result_bytes == result_bytes);
 }

@@ -77,7 +77,7 @@ struct front_client {
 	uint32_t why;
 	struct net_times pong;
 	struct net_come taken;
-	uint32_t takens, replies_parts; /* chunks that came */
+	uint32_t takens, haves, replies_parts; /* chunks that came */
 };
 
 /* Connects, over a stream or datagrams; as tenant 2 where plain. false: was refused (peer.refused), or did not come through. */
@@ -108,6 +108,8 @@ void front_new_way(struct front_client *client);
 void front_forget(struct front_client *client);
 /* A reply that is whole, in order; its result is checked and freed. false: none. */
 bool front_reply(struct front_client *client, struct attnd_completion *completion);
+/* The next reply is there, and this one. */
+void front_expect(struct front_client *client, uint64_t id, enum attnd_status status, uint32_t result_bytes);
 void front_bye(struct front_client *client);
 
 #endif

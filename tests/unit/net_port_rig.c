@@ -182,7 +182,7 @@ static void datagram(void *context, const struct net_way *way, unsigned char *by
 
 /* ---- the transport ---------------------------------------------------------------------------------------- */
 
-uint32_t rig_listen(struct rig *rig, enum net_port_kind kind, const char *place)
+uint32_t port_rig_listen(struct rig *rig, enum net_port_kind kind, const char *place)
 {
 	struct net_listener *listener = &rig->listeners[rig->listener_count];
 
@@ -195,7 +195,7 @@ uint32_t rig_listen(struct rig *rig, enum net_port_kind kind, const char *place)
 	return rig->listener_count++;
 }
 
-int rig_start(struct rig *rig, rig_create_function *create, uint32_t streams_max)
+int port_rig_start(struct rig *rig, port_rig_create_function *create, uint32_t streams_max)
 {
 	const struct net_port_options options = { .listeners = rig->listeners, .listener_count = rig->listener_count,
 		.streams_max = streams_max, .above = { rig, opened, received, gone, writable, datagram } };
@@ -203,7 +203,7 @@ int rig_start(struct rig *rig, rig_create_function *create, uint32_t streams_max
 	return create(&rig->port, &options);
 }
 
-void rig_stop(struct rig *rig)
+void port_rig_stop(struct rig *rig)
 {
 	if (rig->port.self)
 		rig->port.destroy(rig->port.self);
@@ -214,7 +214,7 @@ void rig_stop(struct rig *rig)
 	*rig = (struct rig){ .opened = 0 };
 }
 
-int rig_step(struct rig *rig)
+int port_rig_step(struct rig *rig)
 {
 	int work = rig->port.poll(rig->port.self);
 
@@ -222,28 +222,28 @@ int rig_step(struct rig *rig)
 	return work;
 }
 
-void rig_steps(struct rig *rig, unsigned count)
+void port_rig_steps(struct rig *rig, unsigned count)
 {
 	while (count-- > 0)
-		rig_step(rig);
+		port_rig_step(rig);
 }
 
-void rig_until_gone(struct rig *rig, uint32_t count)
+void port_rig_until_gone(struct rig *rig, uint32_t count)
 {
 	const int64_t begun_ns = base_monotonic_ns();
 
 	while (rig->gone < count) {
-		rig_step(rig);
+		port_rig_step(rig);
 		check_deadline(begun_ns, "a stream to be gone");
 	}
 }
 
-void rig_until_opened(struct rig *rig, uint32_t count)
+void port_rig_until_opened(struct rig *rig, uint32_t count)
 {
 	const int64_t begun_ns = base_monotonic_ns();
 
 	while (rig->opened < count) {
-		rig_step(rig);
+		port_rig_step(rig);
 		check_deadline(begun_ns, "a stream to be accepted");
 	}
 }
@@ -291,17 +291,17 @@ static int connect_client(struct rig *rig, uint32_t listener, const char *addres
 	return connect_ip(to->kind == NET_PORT_UDP ? SOCK_DGRAM : SOCK_STREAM, flags, place, rig->port.port_of(rig->port.self, listener));
 }
 
-int rig_connect(struct rig *rig, uint32_t listener, const char *address)
+int port_rig_connect(struct rig *rig, uint32_t listener, const char *address)
 {
 	const uint32_t opened_before = rig->opened;
 	int fd = connect_client(rig, listener, address, SOCK_NONBLOCK);
 
 	if (rig->listeners[listener].kind != NET_PORT_UDP && rig->mode != RIG_REFUSE)
-		rig_until_opened(rig, opened_before + 1);
+		port_rig_until_opened(rig, opened_before + 1);
 	return fd;
 }
 
-int rig_connect_waiting(struct rig *rig, uint32_t listener)
+int port_rig_connect_waiting(struct rig *rig, uint32_t listener)
 {
 	const struct timeval patience = { .tv_sec = 15 };
 	int fd = connect_client(rig, listener, NULL, 0);
@@ -310,7 +310,7 @@ int rig_connect_waiting(struct rig *rig, uint32_t listener)
 	return fd;
 }
 
-void rig_send(struct rig *rig, int fd, const void *bytes, size_t count)
+void port_rig_send(struct rig *rig, int fd, const void *bytes, size_t count)
 {
 	const int64_t begun_ns = base_monotonic_ns();
 	size_t sent = 0;
@@ -322,12 +322,12 @@ void rig_send(struct rig *rig, int fd, const void *bytes, size_t count)
 			assert_true(errno == EAGAIN);
 		else
 			sent += (size_t)rc;
-		rig_step(rig);
+		port_rig_step(rig);
 		check_deadline(begun_ns, "a client's bytes to be taken");
 	}
 }
 
-void rig_receive(struct rig *rig, int fd, void *bytes, size_t count)
+void port_rig_receive(struct rig *rig, int fd, void *bytes, size_t count)
 {
 	const int64_t begun_ns = base_monotonic_ns();
 	size_t got = 0;
@@ -340,25 +340,25 @@ void rig_receive(struct rig *rig, int fd, void *bytes, size_t count)
 			assert_int_equal(errno, EAGAIN);
 		else
 			got += (size_t)rc;
-		rig_step(rig);
+		port_rig_step(rig);
 		check_deadline(begun_ns, "bytes to come back");
 	}
 }
 
-size_t rig_receive_datagram(struct rig *rig, int fd, void *bytes, size_t most)
+size_t port_rig_receive_datagram(struct rig *rig, int fd, void *bytes, size_t most)
 {
 	const int64_t begun_ns = base_monotonic_ns();
 	ssize_t rc;
 
 	while ((rc = recv(fd, bytes, most, 0)) < 0) {
 		assert_int_equal(errno, EAGAIN);
-		rig_step(rig);
+		port_rig_step(rig);
 		check_deadline(begun_ns, "a datagram to come back");
 	}
 	return (size_t)rc;
 }
 
-size_t rig_receive_end(struct rig *rig, int fd, void *bytes, size_t most)
+size_t port_rig_receive_end(struct rig *rig, int fd, void *bytes, size_t most)
 {
 	const int64_t begun_ns = base_monotonic_ns();
 	size_t got = 0;
@@ -372,7 +372,7 @@ size_t rig_receive_end(struct rig *rig, int fd, void *bytes, size_t most)
 		else
 			got += (size_t)rc;
 		assert_true(got < most);
-		rig_step(rig);
+		port_rig_step(rig);
 		check_deadline(begun_ns, "the end");
 	}
 	return got;
@@ -380,7 +380,7 @@ size_t rig_receive_end(struct rig *rig, int fd, void *bytes, size_t most)
 
 /* ---- the machine ------------------------------------------------------------------------------------------ */
 
-bool rig_has_ipv6(void)
+bool port_rig_has_ipv6(void)
 {
 	const struct sockaddr_in6 address = { .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT };
 	int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -391,7 +391,7 @@ bool rig_has_ipv6(void)
 	return has;
 }
 
-unsigned rig_descriptors(void)
+unsigned port_rig_descriptors(void)
 {
 	DIR *fds = opendir("/proc/self/fd");
 	unsigned count = 0;

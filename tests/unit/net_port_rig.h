@@ -13,7 +13,7 @@
 
 enum { RIG_STREAMS_MAX = 512, RIG_LISTENERS_MAX = 8 };
 
-typedef int rig_create_function(struct net_port *port, const struct net_port_options *options);
+typedef int port_rig_create_function(struct net_port *port, const struct net_port_options *options);
 
 /* What is done with a new stream. */
 enum rig_mode {
@@ -46,31 +46,31 @@ struct rig {
 	char folder[32];
 };
 
-/* A socket's listener: an address, or where it begins with '/' a Unix socket in the rig's folder. Before rig_start. */
-uint32_t rig_listen(struct rig *rig, enum net_port_kind kind, const char *place);
-int rig_start(struct rig *rig, rig_create_function *create, uint32_t streams_max);
-void rig_stop(struct rig *rig);
+/* A socket's listener: an address, or where it begins with '/' a Unix socket in the rig's folder. Before port_rig_start. */
+uint32_t port_rig_listen(struct rig *rig, enum net_port_kind kind, const char *place);
+int port_rig_start(struct rig *rig, port_rig_create_function *create, uint32_t streams_max);
+void port_rig_stop(struct rig *rig);
 
 /* One poll and what it made, flushed. */
-int rig_step(struct rig *rig);
+int port_rig_step(struct rig *rig);
 /* Polls for a while, or until `done` says so; a test that waits too long fails. */
-void rig_steps(struct rig *rig, unsigned count);
-void rig_until_gone(struct rig *rig, uint32_t count);
-void rig_until_opened(struct rig *rig, uint32_t count);
+void port_rig_steps(struct rig *rig, unsigned count);
+void port_rig_until_gone(struct rig *rig, uint32_t count);
+void port_rig_until_opened(struct rig *rig, uint32_t count);
 
 /* A client that does not wait, connected; accepted where it is a stream. address: to connect to instead of the listener's; NULL: that. */
-int rig_connect(struct rig *rig, uint32_t listener, const char *address);
+int port_rig_connect(struct rig *rig, uint32_t listener, const char *address);
 /* The same for a transport that another thread polls: the client waits in its calls, at most 15 seconds in each. */
-int rig_connect_waiting(struct rig *rig, uint32_t listener);
-void rig_send(struct rig *rig, int fd, const void *bytes, size_t count);
+int port_rig_connect_waiting(struct rig *rig, uint32_t listener);
+void port_rig_send(struct rig *rig, int fd, const void *bytes, size_t count);
 /* Exactly so many. */
-void rig_receive(struct rig *rig, int fd, void *bytes, size_t count);
+void port_rig_receive(struct rig *rig, int fd, void *bytes, size_t count);
 /* The next datagram's length. */
-size_t rig_receive_datagram(struct rig *rig, int fd, void *bytes, size_t most);
+size_t port_rig_receive_datagram(struct rig *rig, int fd, void *bytes, size_t most);
 /* Reads the other side's end, and what comes before it. How many bytes. */
-size_t rig_receive_end(struct rig *rig, int fd, void *bytes, size_t most);
+size_t port_rig_receive_end(struct rig *rig, int fd, void *bytes, size_t most);
 
-bool rig_has_ipv6(void);
-unsigned rig_descriptors(void);
+bool port_rig_has_ipv6(void);
+unsigned port_rig_descriptors(void);
 
 #endif

@@ -175,7 +175,9 @@ static void welcome_limits(void **state)
 	expect_welcome(0, 1, 0, 0, -EPROTO);
 	expect_welcome(0, UINT32_MAX, 2, 0, -EPROTO);
 	expect_welcome(0, 1, 1025, 0, -EPROTO);
-	expect_welcome(1, 64, 64, 0, -EPROTO);
+	expect_welcome(NET_FEATURE_HAVE, 64, 64, 0, 0);
+	expect_welcome(NET_FEATURE_HAVE | 2, 64, 64, 0, -EPROTO);
+	expect_welcome(UINT64_C(1) << 63, 64, 64, 0, -EPROTO);
 	expect_welcome(0, 64, 64, 2, -EPROTO);
 	expect_welcome(0, 64, 64, UINT32_C(1) << 31, -EPROTO);
 }

@@ -458,6 +458,63 @@ static void flood_of_streams(void **state)
 	host_rig_destroy(rig);
 }
 
+/* Strangers who say nothing push out one another, and nobody who has shown a key. */
+static void flood_of_silence(void **state)
+{
+	struct host_rig *rig = host_rig_create(NULL);
+	struct net_guest good[RIG_HALF_OPEN], silent;
+
+	(void)state;
+	for (int i = 0; i < RIG_HALF_OPEN / 2; i++)
+		host_rig_welcome(rig, &good[i], false, NET_CIPHER_CHACHA);
+	for (int i = 0; i < 50; i++) {
+		host_rig_peer(rig, &silent, false, NET_CIPHER_CHACHA, 1);
+		host_rig_poll(rig);
+	}
+	assert_int_equal(RIG_COUNTER(rig, pushed_out), 50 - RIG_HALF_OPEN / 2);
+	for (int i = 0; i < RIG_HALF_OPEN / 2; i++) {
+		net_guest_ping(&good[i]);
+		host_rig_poll(rig);
+		assert_true(rig->owners[i].confirmed);
+	}
+	/* Where all have, it is the oldest. */
+	for (int i = 0; i <= RIG_HALF_OPEN; i++)
+		host_rig_welcome(rig, &good[0], false, NET_CIPHER_CHACHA);
+	assert_false(rig->owners[RIG_HALF_OPEN / 2 + RIG_HALF_OPEN].gone);
+	assert_true(rig->owners[RIG_HALF_OPEN / 2].gone);
+	assert_false(rig->owners[RIG_HALF_OPEN / 2 + 1].gone);
+	host_rig_destroy(rig);
+}
+
+/* HELLOs that do not open cost as much as those that do: beyond so many in a second only who can be reached is listened to. */
+static void flood_of_bad_hellos(void **state)
+{
+	struct host_rig *rig = host_rig_create(NULL);
+	struct net_guest bad, good;
+
+	(void)state;
+	host_rig_peer(rig, &bad, true, NET_CIPHER_CHACHA, 1);
+	bad.packet[NET_DATAGRAM_HEAD_BYTES + 100] ^= 1;
+	for (int i = 0; i < 600; i++) {
+		net_guest_say_hello(&bad);
+		host_rig_poll(rig);
+	}
+	assert_int_equal(RIG_COUNTER(rig, refused[NET_WHY_KEY]), 512);
+	assert_int_equal(RIG_COUNTER(rig, cookies), 88);
+	host_rig_peer(rig, &good, true, NET_CIPHER_CHACHA, 1);
+	net_guest_say_hello(&good);
+	host_rig_poll(rig);
+	assert_int_equal(net_guest_hear(&good), NET_COOKIE);
+	net_guest_make_hello(&good);
+	net_guest_say_hello(&good);
+	host_rig_poll(rig);
+	assert_int_equal(net_guest_hear(&good), NET_WELCOME);
+	host_rig_wait(rig, INT64_C(1) << 30);
+	host_rig_welcome(rig, &good, true, NET_CIPHER_CHACHA);
+	fake_take_all(&rig->fake);
+	host_rig_destroy(rig);
+}
+
 /* Those who are confirmed are never pushed out; where they have all places, the next one is refused. */
 static void all_places_taken(void **state)
 {
@@ -584,6 +641,8 @@ int main(void)
 		cmocka_unit_test(no_cookies_on_streams),
 		cmocka_unit_test(flood_of_datagrams),
 		cmocka_unit_test(flood_of_streams),
+		cmocka_unit_test(flood_of_silence),
+		cmocka_unit_test(flood_of_bad_hellos),
 		cmocka_unit_test(all_places_taken),
 		cmocka_unit_test(half_open_for_too_long),
 		cmocka_unit_test(idle),

@@ -30,7 +30,7 @@
 
 struct transport {
 	const char *name;
-	rig_create_function *create;
+	port_rig_create_function *create;
 	bool is_missing;
 };
 
@@ -47,13 +47,13 @@ static void start(void **state, uint32_t streams_max)
 
 	if (transport->is_missing)
 		skip();
-	assert_int_equal(rig_start(&rig, transport->create, streams_max), 0);
+	assert_int_equal(port_rig_start(&rig, transport->create, streams_max), 0);
 }
 
 static int teardown(void **state)
 {
 	(void)state;
-	rig_stop(&rig);
+	port_rig_stop(&rig);
 	return 0;
 }
 
@@ -69,8 +69,8 @@ static void echo(int fd, size_t count, uint64_t seed)
 	unsigned char *sent = malloc(count), *got = malloc(count);
 
 	fill(sent, count, seed);
-	rig_send(&rig, fd, sent, count);
-	rig_receive(&rig, fd, got, count);
+	port_rig_send(&rig, fd, sent, count);
+	port_rig_receive(&rig, fd, got, count);
 	assert_memory_equal(sent, got, count);
 	free(sent);
 	free(got);
@@ -82,7 +82,7 @@ static void echo_datagram(int fd, size_t count, uint64_t seed)
 
 	fill(sent, count, seed);
 	assert_int_equal(send(fd, sent, count, 0), count);
-	assert_int_equal(rig_receive_datagram(&rig, fd, got, sizeof(got)), count);
+	assert_int_equal(port_rig_receive_datagram(&rig, fd, got, sizeof(got)), count);
 	assert_memory_equal(sent, got, count);
 }
 
@@ -90,38 +90,38 @@ static void echo_datagram(int fd, size_t count, uint64_t seed)
 
 static void test_all_listeners(void **state)
 {
-	const bool six = rig_has_ipv6();
+	const bool six = port_rig_has_ipv6();
 	int fds[8], count = 0;
 
-	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
-	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
-	rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	port_rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
 	if (six) {
-		rig_listen(&rig, NET_PORT_TCP, "::1");
-		rig_listen(&rig, NET_PORT_TCP, "::");
-		rig_listen(&rig, NET_PORT_UDP, "::1");
-		rig_listen(&rig, NET_PORT_UDP, "::");
+		port_rig_listen(&rig, NET_PORT_TCP, "::1");
+		port_rig_listen(&rig, NET_PORT_TCP, "::");
+		port_rig_listen(&rig, NET_PORT_UDP, "::1");
+		port_rig_listen(&rig, NET_PORT_UDP, "::");
 	}
 	start(state, 16);
-	fds[count++] = rig_connect(&rig, 0, NULL);
-	fds[count++] = rig_connect(&rig, 1, NULL);
+	fds[count++] = port_rig_connect(&rig, 0, NULL);
+	fds[count++] = port_rig_connect(&rig, 1, NULL);
 	if (six) {
-		fds[count++] = rig_connect(&rig, 3, NULL);
-		fds[count++] = rig_connect(&rig, 4, "::1");
-		fds[count++] = rig_connect(&rig, 4, "127.0.0.1");
+		fds[count++] = port_rig_connect(&rig, 3, NULL);
+		fds[count++] = port_rig_connect(&rig, 4, "::1");
+		fds[count++] = port_rig_connect(&rig, 4, "127.0.0.1");
 	}
 	for (int i = 0; i < 50 * count; i++)
 		echo(fds[i % count], (size_t)(1 + i * 37 % 5000), (uint64_t)i);
 	for (int i = 0; i < count; i++)
 		close(fds[i]);
-	rig_until_gone(&rig, (uint32_t)count);
+	port_rig_until_gone(&rig, (uint32_t)count);
 
 	count = 0;
-	fds[count++] = rig_connect(&rig, 2, NULL);
+	fds[count++] = port_rig_connect(&rig, 2, NULL);
 	if (six) {
-		fds[count++] = rig_connect(&rig, 5, NULL);
-		fds[count++] = rig_connect(&rig, 6, "::1");
-		fds[count++] = rig_connect(&rig, 6, "127.0.0.1");
+		fds[count++] = port_rig_connect(&rig, 5, NULL);
+		fds[count++] = port_rig_connect(&rig, 6, "::1");
+		fds[count++] = port_rig_connect(&rig, 6, "127.0.0.1");
 	}
 	for (int i = 0; i < 50 * count; i++)
 		echo_datagram(fds[i % count], (size_t)(1 + i * 37 % 5000), (uint64_t)i);
@@ -136,11 +136,11 @@ static void test_ways(void **state)
 	struct ucred who;
 	int a, b;
 
-	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
-	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	port_rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
 	start(state, 4);
-	a = rig_connect(&rig, 0, NULL);
-	b = rig_connect(&rig, 1, NULL);
+	a = port_rig_connect(&rig, 0, NULL);
+	b = port_rig_connect(&rig, 1, NULL);
 	assert_int_equal(rig.streams[0].way.listener, 0);
 	assert_int_equal(rig.streams[1].way.listener, 1);
 	assert_int_not_equal(rig.streams[0].way.stream, rig.streams[1].way.stream);
@@ -160,15 +160,15 @@ static void test_large_small_reads(void **state)
 	size_t at = 0;
 
 	fill(sent, BYTES, 1);
-	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
-	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	port_rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
 	start(state, 4);
 	for (uint32_t kind = 0; kind < 2; kind++) {
-		int fd = rig_connect(&rig, kind, NULL);
+		int fd = port_rig_connect(&rig, kind, NULL);
 
-		rig_send(&rig, fd, sent, BYTES);
+		port_rig_send(&rig, fd, sent, BYTES);
 		for (at = 0; at < BYTES; at += 777)
-			rig_receive(&rig, fd, got + at, BYTES - at < 777 ? BYTES - at : 777);
+			port_rig_receive(&rig, fd, got + at, BYTES - at < 777 ? BYTES - at : 777);
 		assert_memory_equal(sent, got, BYTES);
 		close(fd);
 	}
@@ -182,9 +182,9 @@ static void test_datagram_sizes(void **state)
 	struct net_port_counters counters;
 	int fd;
 
-	rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
 	start(state, 0);
-	fd = rig_connect(&rig, 0, NULL);
+	fd = port_rig_connect(&rig, 0, NULL);
 	for (size_t bytes = 1; bytes <= NET_ROOM_BYTES_MAX; bytes += bytes < 2000 ? 1 : 37)
 		echo_datagram(fd, bytes, bytes);
 	echo_datagram(fd, NET_ROOM_BYTES_MAX, 5);
@@ -206,18 +206,18 @@ static void test_datagram_burst(void **state)
 	uint32_t words[250] = { 0 };
 	int fds[CLIENTS];
 
-	rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
-	rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
 	start(state, 0);
 	for (uint32_t i = 0; i < CLIENTS; i++)
-		fds[i] = rig_connect(&rig, i % 2, NULL);
+		fds[i] = port_rig_connect(&rig, i % 2, NULL);
 	for (uint32_t round = 0; round < ROUNDS; round++) {
 		for (uint32_t i = 0; i < CLIENTS * AT_ONCE; i++) {
 			words[0] = words[249] = round * AT_ONCE + i / CLIENTS;
 			assert_int_equal(send(fds[i % CLIENTS], words, sizeof(words), 0), sizeof(words));
 		}
 		for (uint32_t i = 0; i < CLIENTS * AT_ONCE; i++) {
-			assert_int_equal(rig_receive_datagram(&rig, fds[i % CLIENTS], words, sizeof(words)), sizeof(words));
+			assert_int_equal(port_rig_receive_datagram(&rig, fds[i % CLIENTS], words, sizeof(words)), sizeof(words));
 			assert_int_equal(words[0], round * AT_ONCE + i / CLIENTS);
 			assert_int_equal(words[249], words[0]);
 		}
@@ -233,7 +233,7 @@ static void read_flood(int fd, uint32_t *word, size_t bytes)
 	unsigned char got[4000];
 
 	for (size_t at = 0; at < bytes; at += sizeof(got)) {
-		rig_receive(&rig, fd, got, sizeof(got));
+		port_rig_receive(&rig, fd, got, sizeof(got));
 		for (size_t i = 0; i < sizeof(got); i += 4, (*word)++)
 			assert_memory_equal(got + i, word, 4);
 	}
@@ -247,17 +247,17 @@ static void test_slow_readers(void **state)
 	uint32_t words[SLOW] = { 0 };
 	int slow[SLOW], quick[2];
 
-	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
-	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	port_rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
 	start(state, SLOW + 2);
 	rig.mode = RIG_FLOOD;
 	for (uint32_t i = 0; i < SLOW; i++) {
-		slow[i] = rig_connect(&rig, i % 8 ? 1 : 0, NULL);
-		rig_send(&rig, slow[i], "go", 2);
+		slow[i] = port_rig_connect(&rig, i % 8 ? 1 : 0, NULL);
+		port_rig_send(&rig, slow[i], "go", 2);
 	}
 	rig.mode = RIG_ECHO;
 	for (uint32_t i = 0; i < 2; i++) {
-		quick[i] = rig_connect(&rig, i, NULL);
+		quick[i] = port_rig_connect(&rig, i, NULL);
 		echo(quick[i], 300000, i);
 	}
 	for (uint32_t i = 0; i < 1000; i++)
@@ -271,7 +271,7 @@ static void test_slow_readers(void **state)
 	/* They leave while much is unsent. */
 	for (uint32_t i = 0; i < SLOW; i++)
 		close(slow[i]);
-	rig_until_gone(&rig, SLOW);
+	port_rig_until_gone(&rig, SLOW);
 	echo(quick[1], 1000, 10);
 	close(quick[0]);
 	close(quick[1]);
@@ -292,18 +292,18 @@ static void test_reset(void **state)
 {
 	int fd;
 
-	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
 	start(state, 2);
 	for (uint32_t i = 0; i < 50; i++) {
 		rig.mode = i % 2 ? RIG_FLOOD : RIG_ECHO;
-		fd = rig_connect(&rig, 0, NULL);
-		rig_send(&rig, fd, "hello", 5);
-		rig_steps(&rig, i % 5);
+		fd = port_rig_connect(&rig, 0, NULL);
+		port_rig_send(&rig, fd, "hello", 5);
+		port_rig_steps(&rig, i % 5);
 		reset(fd);
-		rig_until_gone(&rig, i + 1);
+		port_rig_until_gone(&rig, i + 1);
 	}
 	rig.mode = RIG_ECHO;
-	fd = rig_connect(&rig, 0, NULL);
+	fd = port_rig_connect(&rig, 0, NULL);
 	echo(fd, 1000, 1);
 	close(fd);
 	assert_int_equal(rig.wrong, 0);
@@ -315,18 +315,18 @@ static void test_half_close(void **state)
 	unsigned char sent[20000], got[20001];
 
 	fill(sent, sizeof(sent), 3);
-	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
-	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	port_rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
 	start(state, 2);
 	for (uint32_t i = 0; i < 20; i++) {
-		int fd = rig_connect(&rig, i % 2, NULL);
+		int fd = port_rig_connect(&rig, i % 2, NULL);
 
 		assert_int_equal(send(fd, sent, sizeof(sent), 0), sizeof(sent));
 		assert_int_equal(shutdown(fd, SHUT_WR), 0);
-		assert_int_equal(rig_receive_end(&rig, fd, got, sizeof(got)), sizeof(sent));
+		assert_int_equal(port_rig_receive_end(&rig, fd, got, sizeof(got)), sizeof(sent));
 		assert_memory_equal(sent, got, sizeof(sent));
 		close(fd);
-		rig_until_gone(&rig, i + 1);
+		port_rig_until_gone(&rig, i + 1);
 	}
 	assert_int_equal(rig.wrong, 0);
 }
@@ -336,16 +336,16 @@ static void test_closed_by_above(void **state)
 {
 	unsigned char got[100];
 
-	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
-	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	port_rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
 	start(state, 2);
 	for (uint32_t i = 0; i < 200; i++) {
 		int fd;
 
 		rig.mode = i % 4 < 2 ? RIG_QUIT : RIG_CLOSE;
-		fd = rig_connect(&rig, i % 2, NULL);
-		rig_send(&rig, fd, "farewell", 8);
-		assert_int_equal(rig_receive_end(&rig, fd, got, sizeof(got)), 8);
+		fd = port_rig_connect(&rig, i % 2, NULL);
+		port_rig_send(&rig, fd, "farewell", 8);
+		assert_int_equal(port_rig_receive_end(&rig, fd, got, sizeof(got)), 8);
 		assert_memory_equal(got, "farewell", 8);
 		close(fd);
 	}
@@ -359,27 +359,27 @@ static void test_refused(void **state)
 	unsigned char got[10];
 	int fds[4];
 
-	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	port_rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
 	start(state, 3);
 	rig.mode = RIG_REFUSE;
-	fds[0] = rig_connect(&rig, 0, NULL);
-	assert_int_equal(rig_receive_end(&rig, fds[0], got, sizeof(got)), 0);
+	fds[0] = port_rig_connect(&rig, 0, NULL);
+	assert_int_equal(port_rig_receive_end(&rig, fds[0], got, sizeof(got)), 0);
 	close(fds[0]);
 	rig.mode = RIG_ECHO;
 	for (uint32_t i = 0; i < 3; i++)
-		fds[i] = rig_connect(&rig, 0, NULL);
+		fds[i] = port_rig_connect(&rig, 0, NULL);
 	/* All places are taken. */
 	rig.mode = RIG_REFUSE;
-	fds[3] = rig_connect(&rig, 0, NULL);
-	assert_int_equal(rig_receive_end(&rig, fds[3], got, sizeof(got)), 0);
+	fds[3] = port_rig_connect(&rig, 0, NULL);
+	assert_int_equal(port_rig_receive_end(&rig, fds[3], got, sizeof(got)), 0);
 	close(fds[3]);
 	rig.mode = RIG_ECHO;
 	rig.port.counters(rig.port.self, &counters);
 	assert_int_equal(counters.accepted, 3);
 	assert_int_equal(counters.refused, 2);
 	close(fds[0]);
-	rig_until_gone(&rig, 1);
-	fds[0] = rig_connect(&rig, 0, NULL);
+	port_rig_until_gone(&rig, 1);
+	fds[0] = port_rig_connect(&rig, 0, NULL);
 	for (uint32_t i = 0; i < 3; i++) {
 		echo(fds[i], 100, i);
 		close(fds[i]);
@@ -392,14 +392,14 @@ static void test_refused(void **state)
 static void test_churn(void **state)
 {
 	enum { PLACES = 40, CONNECTIONS = 2000 };
-	const unsigned descriptors_before = rig_descriptors();
+	const unsigned descriptors_before = port_rig_descriptors();
 	int fds[PLACES];
 	unsigned char bytes[3000], got[3000];
 	struct net_port_counters counters;
 	uint64_t seed = 7;
 
-	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
-	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	port_rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
 	start(state, PLACES + 8); /* those that left and are not noticed yet */
 	rig.check_same = true;
 	memset(fds, -1, sizeof(fds));
@@ -413,31 +413,31 @@ static void test_churn(void **state)
 		else if (*fd >= 0)
 			close(*fd);
 		rig.mode = base_rand_next(&seed) % 8 == 0 ? RIG_FLOOD : RIG_ECHO;
-		*fd = rig_connect(&rig, is_unix, NULL);
+		*fd = port_rig_connect(&rig, is_unix, NULL);
 		memset(bytes, (int)(i % 251), count);
-		rig_send(&rig, *fd, bytes, count);
+		port_rig_send(&rig, *fd, bytes, count);
 		if (rig.mode == RIG_ECHO && i % 4) {
-			rig_receive(&rig, *fd, got, count);
+			port_rig_receive(&rig, *fd, got, count);
 			assert_memory_equal(bytes, got, count);
 		}
 	}
 	for (uint32_t i = 0; i < PLACES; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
-	rig_until_gone(&rig, CONNECTIONS);
+	port_rig_until_gone(&rig, CONNECTIONS);
 	assert_int_equal(rig.wrong, 0);
 	rig.port.counters(rig.port.self, &counters);
 	assert_int_equal(counters.accepted, CONNECTIONS);
 	/* All places are free again. */
 	rig.mode = RIG_ECHO;
 	for (uint32_t i = 0; i < PLACES; i++)
-		fds[i] = rig_connect(&rig, i % 2, NULL);
+		fds[i] = port_rig_connect(&rig, i % 2, NULL);
 	for (uint32_t i = 0; i < PLACES; i++) {
 		echo(fds[i], 10, i);
 		close(fds[i]);
 	}
-	rig_stop(&rig);
-	assert_int_equal(rig_descriptors(), descriptors_before);
+	port_rig_stop(&rig);
+	assert_int_equal(port_rig_descriptors(), descriptors_before);
 }
 
 /* Above closes streams while their clients send on, and others take their places at once. */
@@ -446,26 +446,26 @@ static void test_closed_in_the_middle(void **state)
 	unsigned char bytes[5000];
 	int old, fd;
 
-	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
-	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	port_rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
 	start(state, 4);
 	rig.check_same = true;
 	for (uint32_t i = 0; i < 500; i++) {
-		old = rig_connect(&rig, i % 2, NULL);
+		old = port_rig_connect(&rig, i % 2, NULL);
 		memset(bytes, 1, sizeof(bytes));
 		for (uint32_t j = 0; j < i % 7; j++)
 			(void)!send(old, bytes, sizeof(bytes), MSG_NOSIGNAL);
-		rig_steps(&rig, i % 3);
+		port_rig_steps(&rig, i % 3);
 		rig.port.close(rig.port.self, rig.streams[0].way.stream);
 		rig.streams[0].is_open = false;
-		fd = rig_connect(&rig, (i / 2) % 2, NULL);
+		fd = port_rig_connect(&rig, (i / 2) % 2, NULL);
 		memset(bytes, 2, sizeof(bytes));
-		rig_send(&rig, fd, bytes, 100);
+		port_rig_send(&rig, fd, bytes, 100);
 		(void)!send(old, bytes, sizeof(bytes), MSG_NOSIGNAL);
-		rig_receive(&rig, fd, bytes, 100);
+		port_rig_receive(&rig, fd, bytes, 100);
 		close(old);
 		close(fd);
-		rig_until_gone(&rig, i + 1);
+		port_rig_until_gone(&rig, i + 1);
 	}
 	assert_int_equal(rig.wrong, 0);
 }
@@ -480,9 +480,9 @@ static void test_no_descriptors(void **state)
 	unsigned work = 0;
 	int fd, first;
 
-	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	port_rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
 	start(state, 4);
-	first = rig_connect(&rig, 0, NULL);
+	first = port_rig_connect(&rig, 0, NULL);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	memcpy(address.sun_path, rig.listeners[0].place, sizeof(address.sun_path));
 	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
@@ -490,7 +490,7 @@ static void test_no_descriptors(void **state)
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
 	assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
 	for (int i = 0; i < 20; i++) {
-		work += (unsigned)rig_step(&rig);
+		work += (unsigned)port_rig_step(&rig);
 		nanosleep(&pause, NULL);
 	}
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
@@ -519,7 +519,7 @@ static void *sleep_and_serve(void *context)
 
 	epoll_ctl(epoll_fd, EPOLL_CTL_ADD, rig.port.wait_fd, &event);
 	while (!sleeper->stop) {
-		while (rig_step(&rig) > 0)
+		while (port_rig_step(&rig) > 0)
 			;
 		/* Whoever says stop sends something then: it is either still to come, or stop is seen here. */
 		if (!rig.port.sleep_begin(rig.port.self) && !sleeper->stop) {
@@ -544,20 +544,20 @@ static void test_sleep(void **state)
 	uint32_t got;
 	int fds[4];
 
-	rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
-	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
-	rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	port_rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	port_rig_listen(&rig, NET_PORT_UDP, "127.0.0.1");
 	start(state, 8);
 	pthread_create(&thread, NULL, sleep_and_serve, &sleeper);
 	for (uint32_t i = 0; i < 3; i++)
-		fds[i] = rig_connect_waiting(&rig, i);
+		fds[i] = port_rig_connect_waiting(&rig, i);
 	for (uint32_t i = 0; i < ROUNDS && !sleeper.lost; i++) {
 		const int fd = fds[base_rand_next(&seed) % 3];
 
 		for (volatile uint64_t pause = base_rand_next(&seed) % (i % 16 ? 2000 : 40000); pause > 0; pause--)
 			;
 		if (i % 256 == 0) {
-			fds[3] = rig_connect_waiting(&rig, i / 256 % 2);
+			fds[3] = port_rig_connect_waiting(&rig, i / 256 % 2);
 			close(fds[3]);
 		}
 		assert_int_equal(send(fd, &i, sizeof(i), MSG_NOSIGNAL), sizeof(i));
@@ -580,20 +580,20 @@ static void test_sleep(void **state)
 static void check_fails(void **state, enum net_port_kind kind, const char *place, uint16_t port, int error, const char *says)
 {
 	const struct transport *transport = *state;
-	const unsigned descriptors_before = rig_descriptors();
+	const unsigned descriptors_before = port_rig_descriptors();
 	char first[NET_PLACE_BYTES];
 
 	rig.listener_count = 0;
-	rig_listen(&rig, NET_PORT_UNIX, "/first.sock");
+	port_rig_listen(&rig, NET_PORT_UNIX, "/first.sock");
 	memcpy(first, rig.listeners[0].place, sizeof(first));
-	rig_listen(&rig, kind, place);
+	port_rig_listen(&rig, kind, place);
 	rig.listeners[1].port = port;
-	assert_int_equal(rig_start(&rig, transport->create, 4), -error);
+	assert_int_equal(port_rig_start(&rig, transport->create, 4), -error);
 	assert_null(rig.port.self);
 	if (!strstr(base_error_message(), says))
 		fail_msg("\"%s\" does not say \"%s\"", base_error_message(), says);
 	assert_int_equal(access(first, F_OK), -1);
-	assert_int_equal(rig_descriptors(), descriptors_before);
+	assert_int_equal(port_rig_descriptors(), descriptors_before);
 }
 
 static void test_fails(void **state)
@@ -615,17 +615,17 @@ static void test_fails(void **state)
 	check_fails(state, NET_PORT_UNIX, "/no/folder.sock", 0, ENOENT, "/no/folder.sock");
 	check_fails(state, (enum net_port_kind)7, "127.0.0.1", 0, EINVAL, "unknown kind 7");
 
-	rig_listen(&other, NET_PORT_TCP, "127.0.0.1");
-	rig_listen(&other, NET_PORT_UDP, "127.0.0.1");
-	assert_int_equal(rig_start(&other, transport->create, 4), 0);
+	port_rig_listen(&other, NET_PORT_TCP, "127.0.0.1");
+	port_rig_listen(&other, NET_PORT_UDP, "127.0.0.1");
+	assert_int_equal(port_rig_start(&other, transport->create, 4), 0);
 	check_fails(state, NET_PORT_TCP, "127.0.0.1", other.port.port_of(other.port.self, 0), EADDRINUSE, "TCP 127.0.0.1 port");
 	check_fails(state, NET_PORT_UDP, "127.0.0.1", other.port.port_of(other.port.self, 1), EADDRINUSE, "UDP 127.0.0.1 port");
-	rig_stop(&other);
+	port_rig_stop(&other);
 
 	rig.listener_count = 0;
-	assert_int_equal(rig_start(&rig, transport->create, 4), -EINVAL);
-	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
-	assert_int_equal(rig_start(&rig, transport->create, NET_STREAMS_MAX + 1), -EINVAL);
+	assert_int_equal(port_rig_start(&rig, transport->create, 4), -EINVAL);
+	port_rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	assert_int_equal(port_rig_start(&rig, transport->create, NET_STREAMS_MAX + 1), -EINVAL);
 	assert_null(rig.port.self);
 }
 
@@ -648,21 +648,21 @@ static void test_unix_path(void **state)
 	struct stat status;
 	int live, fd;
 
-	rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
+	port_rig_listen(&rig, NET_PORT_UNIX, "/echo.sock");
 	live = bound_socket(path, 1);
 	if (((const struct transport *)*state)->is_missing) {
 		close(live);
 		unlink(path);
 		skip();
 	}
-	assert_int_equal(rig_start(&rig, ((const struct transport *)*state)->create, 4), -EADDRINUSE);
+	assert_int_equal(port_rig_start(&rig, ((const struct transport *)*state)->create, 4), -EADDRINUSE);
 	assert_non_null(strstr(base_error_message(), "another process serves it"));
 	assert_int_equal(access(path, F_OK), 0);
 	close(live);
 	start(state, 4);
 	assert_int_equal(stat(path, &status), 0);
 	assert_int_equal(status.st_mode & 0777, 0600);
-	fd = rig_connect(&rig, 0, NULL);
+	fd = port_rig_connect(&rig, 0, NULL);
 	echo(fd, 100, 1);
 	close(fd);
 
@@ -677,7 +677,7 @@ static void test_unix_path(void **state)
 
 	fd = creat(path, 0600);
 	close(fd);
-	assert_int_equal(rig_start(&rig, ((const struct transport *)*state)->create, 4), -EADDRINUSE);
+	assert_int_equal(port_rig_start(&rig, ((const struct transport *)*state)->create, 4), -EADDRINUSE);
 	assert_int_equal(access(path, F_OK), 0);
 	unlink(path);
 	rig.listeners[0].mode = 0666;

@@ -10,6 +10,8 @@
 
 #include <cmocka.h>
 
+#include "base/base_rand.h"
+#include "sched/sched_handle.h"
 #include "tests/unit/sched_rig.h"
 
 static struct rig rig;
@@ -108,6 +110,35 @@ static void handles(void **state)
 	assert_int_equal(ask(rig_session_record(ATTND_OP_CLOSE, session, 0), NULL, 0).status,
 		ATTND_BAD_SESSION);
 	assert_int_not_equal(rig_open(&rig, 0, 0), session);
+	stop();
+}
+
+static void life(uint64_t boot_id)
+{
+	rig_init(&rig);
+	rig.options.boot_id = boot_id;
+	rig_start(&rig);
+	rig_add(&rig, 0, 0, 1000);
+}
+
+/* One life in 4,096 has the tag of the one before: even then nobody gets the session of an old handle. */
+static void handles_of_another_life(void **state)
+{
+	const uint64_t one = 77;
+	uint64_t other = one + 1, old, new;
+
+	(void)state;
+	while (base_mix64(other) >> (64 - SCHED_BOOT_BITS) != base_mix64(one) >> (64 - SCHED_BOOT_BITS))
+		other++;
+	life(one);
+	old = rig_open(&rig, 0, 0);
+	stop();
+	life(other);
+	new = rig_open(&rig, 0, 0);
+	assert_true(old >> SCHED_BOOT_AT == new >> SCHED_BOOT_AT);
+	assert_int_not_equal(old, new);
+	assert_int_equal(ask(rig_session_record(ATTND_OP_CLOSE, old, 0), NULL, 0).status, ATTND_BAD_SESSION);
+	assert_int_equal(ask(rig_session_record(ATTND_OP_CLOSE, new, 0), NULL, 0).status, ATTND_OK);
 	stop();
 }
 
@@ -533,6 +564,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(wrong_records),
 		cmocka_unit_test(handles),
+		cmocka_unit_test(handles_of_another_life),
 		cmocka_unit_test(opening),
 		cmocka_unit_test(wrong_steps),
 		cmocka_unit_test(wrong_generates),

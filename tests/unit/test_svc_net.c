@@ -1,6 +1,6 @@
 /*
- * The network front's requests: at most once and in order, each reply once; what has no room waits and goes on later; streams by credits;
- * and in the end every block is back.
+ * The network front's requests: at most once and in order, each reply once; what has no room waits and goes on later; and in
+ * the end every block is back.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,22 +11,9 @@
 
 #include <cmocka.h>
 
-#include "sched/sched_handle.h"
 #include "tests/unit/net_front_rig.h"
 
 /* ---- there and back --------------------------------------------------------------------------------------- */
-
-static void expect_reply(struct front_client *client, uint64_t id, enum attnd_status status, uint32_t result_bytes)
-{
-	struct attnd_completion completion;
-
-	front_hear(client);
-	assert_true(front_reply(client, &completion));
-	assert_int_equal(completion.request_id, id);
-	assert_int_equal(completion.status, status);
-	assert_int_equal(completion.flags, ATTND_CPL_FINAL);
-	assert_int_equal(completion.result_bytes, result_bytes);
-}
 
 static void expect_no_reply(struct front_client *client)
 {
@@ -55,7 +42,7 @@ static void one_request(struct front_rig *rig, struct front_client *client, uint
 	expect_no_reply(client);
 	front_final(rig, &call, ATTND_OK, out_bytes);
 	front_poll(rig);
-	expect_reply(client, id, ATTND_OK, out_bytes);
+	front_expect(client, id, ATTND_OK, out_bytes);
 	assert_int_equal(FRONT_COUNTER(rig, in_flight), 0);
 	front_ack(client, 0);
 	front_poll(rig);
@@ -130,8 +117,8 @@ static void at_most_once(void **state)
 		front_poll(rig);
 		assert_false(front_next(rig, 0, &call));
 		assert_int_equal(FRONT_COUNTER(rig, requests), 2);
-		expect_reply(&client, 1, ATTND_OK, 0);
-		expect_reply(&client, 2, ATTND_OK, 0);
+		front_expect(&client, 1, ATTND_OK, 0);
+		front_expect(&client, 2, ATTND_OK, 0);
 		expect_no_reply(&client);
 		front_client_free(&client);
 		front_rig_destroy(rig);
@@ -165,7 +152,7 @@ static void probes(void **state)
 		assert_true(client.takens >= 1);
 		assert_int_equal(client.taken.number, 1);
 		assert_int_equal(net_outbox_kept(client.outbox), 0);
-		expect_reply(&client, 1, ATTND_OK, 9000);
+		front_expect(&client, 1, ATTND_OK, 9000);
 		assert_int_equal(FRONT_COUNTER(rig, probes), 1);
 		/* Covered: not said again. */
 		front_ack(&client, NET_ACK_PROBE);
@@ -190,7 +177,7 @@ static void expect_answer(struct front_rig *rig, struct front_client *client, st
 	front_send(client, 0);
 	front_poll(rig);
 	assert_false(front_next(rig, 0, &call));
-	expect_reply(client, 77, status, 0);
+	front_expect(client, 77, status, 0);
 	assert_int_equal(net_pool_free_bytes(rig->in), net_pool_bytes(rig->in));
 }
 
@@ -239,7 +226,7 @@ static void full_queues(void **state)
 		front_request(&client, (struct attnd_request){ .op = ATTND_OP_TOKENIZE, .request_id = i }, 0);
 	front_send(&client, 0);
 	front_poll(rig);
-	expect_reply(&client, 8, ATTND_QUEUE_FULL, 0);
+	front_expect(&client, 8, ATTND_QUEUE_FULL, 0);
 	assert_int_equal(FRONT_COUNTER(rig, queue_full), 1);
 	while (front_next(rig, FRONT_TEXT, &call)) {
 		front_final(rig, &call, ATTND_OK, 0);
@@ -248,21 +235,21 @@ static void full_queues(void **state)
 	assert_int_equal(passed, 8);
 	front_poll(rig);
 	for (uint32_t i = 0; i < 8; i++)
-		expect_reply(&client, i, ATTND_OK, 0);
+		front_expect(&client, i, ATTND_OK, 0);
 	/* 32 places, 9 of them kept free before one goes in. */
 	for (uint32_t i = 0; i < 30; i++)
 		front_request(&client, (struct attnd_request){ .op = ATTND_OP_NOP, .request_id = i }, 0);
 	front_send(&client, 0);
 	front_poll(rig);
 	for (uint32_t i = 24; i < 30; i++)
-		expect_reply(&client, i, ATTND_QUEUE_FULL, 0);
+		front_expect(&client, i, ATTND_QUEUE_FULL, 0);
 	expect_no_reply(&client);
 	assert_true(front_connect(rig, &other, false, NET_CIPHER_CHACHA, 0));
 	for (passed = 0; front_next(rig, 0, &call); passed++)
 		front_final(rig, &call, ATTND_OK, 0);
 	assert_int_equal(passed, 24);
 	front_poll(rig);
-	expect_reply(&client, 0, ATTND_OK, 0);
+	front_expect(&client, 0, ATTND_OK, 0);
 	front_client_free(&other);
 	front_client_free(&client);
 	front_rig_destroy(rig);
@@ -292,7 +279,7 @@ static void in_flight(void **state)
 	front_poll(rig);
 	assert_true(front_next(rig, 0, &calls[5]));
 	assert_false(front_next(rig, 0, &call));
-	expect_reply(&client, 3, ATTND_OK, 0);
+	front_expect(&client, 3, ATTND_OK, 0);
 	front_client_free(&client);
 	front_rig_destroy(rig);
 }
@@ -317,7 +304,7 @@ static void kept_results(void **state)
 	front_poll(rig);
 	assert_int_equal(net_pool_free_bytes(rig->out), net_pool_bytes(rig->out) - (32 << 10) - NET_POOL_LEAST_BYTES);
 	assert_false(front_next(rig, 0, &call)); /* 1 and 32 KiB and 32 KiB are too much */
-	expect_reply(&client, 0, ATTND_OK, 1);
+	front_expect(&client, 0, ATTND_OK, 1);
 	front_poll(rig);
 	assert_false(front_next(rig, 0, &call));
 	front_ack(&client, 0);
@@ -413,7 +400,7 @@ static void memory_for_requests(void **state)
 		assert_true(front_next(rig, 0, &call));
 		front_final(rig, &call, ATTND_OK, 0);
 		front_poll(rig);
-		expect_reply(&second, 2, ATTND_OK, 0);
+		front_expect(&second, 2, ATTND_OK, 0);
 		front_client_free(&second);
 		front_client_free(&first);
 		front_rig_destroy(rig);
@@ -439,13 +426,13 @@ static void memory_for_results(void **state)
 	front_final(rig, &call, ATTND_OK, (16 << 10) - 1); /* all of it is needed until ACK */
 	front_poll(rig);
 	assert_false(front_next(rig, 0, &call));
-	expect_reply(&first, 1, ATTND_OK, (16 << 10) - 1);
+	front_expect(&first, 1, ATTND_OK, (16 << 10) - 1);
 	front_ack(&first, 0);
 	front_poll(rig);
 	assert_true(front_next(rig, 0, &call));
 	front_final(rig, &call, ATTND_OK, 1);
 	front_poll(rig);
-	expect_reply(&second, 2, ATTND_OK, 1);
+	front_expect(&second, 2, ATTND_OK, 1);
 	front_client_free(&second);
 	front_client_free(&first);
 	front_rig_destroy(rig);
@@ -515,7 +502,7 @@ static void later_ones_of_many(void **state)
 		while (front_next(rig, 0, &call))
 			front_final(rig, &call, ATTND_OK, 0);
 		front_poll(rig);
-		expect_reply(&clients[i], 1, ATTND_OK, 0);
+		front_expect(&clients[i], 1, ATTND_OK, 0);
 		front_hear(&clients[i]);
 		net_outbox_resend(clients[i].outbox);
 		front_send(&clients[i], 0);
@@ -553,239 +540,6 @@ static void one_behind_the_other(void **state)
 	front_rig_destroy(rig);
 }
 
-/* ---- streams ---------------------------------------------------------------------------------------------- */
-
-static uint32_t consume(struct front_client *client, uint64_t id)
-{
-	struct attnd_completion completion;
-	uint32_t count = 0;
-
-	front_hear(client);
-	while (front_reply(client, &completion)) {
-		assert_int_equal(completion.request_id, id);
-		assert_int_equal(completion.flags, 0);
-		assert_int_equal(completion.result_bytes, 0); /* what there is comes with the last one */
-		count++;
-	}
-	return count;
-}
-
-static void credits(void **state)
-{
-	struct front_rig *rig = front_rig_create(&front_usual);
-	struct front_client client;
-	struct front_call call, none;
-	uint32_t sequence = 0;
-
-	(void)state;
-	assert_true(front_connect(rig, &client, false, NET_CIPHER_CHACHA, 0));
-	front_request(&client, (struct attnd_request){ .op = ATTND_OP_GENERATE, .request_id = 5, .position = 3, .out_capacity = 1000 }, 0);
-	front_send(&client, 0);
-	front_poll(rig);
-	assert_true(front_next(rig, 0, &call));
-	for (uint32_t round = 0; round < 10; round++) {
-		while (front_stream(rig, &call, sequence))
-			sequence++;
-		front_poll(rig);
-		assert_int_equal(sequence, 8 * (round + 1));
-		assert_int_equal(consume(&client, 5), 8);
-		assert_false(front_next(rig, 0, &none));
-		assert_int_equal(rig->knows[0][0].credits, 0);
-		front_ack(&client, 0);
-		front_poll(rig);
-		assert_false(front_next(rig, 0, &none));
-		assert_int_equal(rig->knows[0][0].credits, 8);
-	}
-	front_final(rig, &call, ATTND_OK, 1000);
-	front_poll(rig);
-	expect_reply(&client, 5, ATTND_OK, 1000);
-	assert_int_equal(FRONT_COUNTER(rig, streams), 80);
-	front_client_free(&client);
-	front_rig_destroy(rig);
-}
-
-/* Each device gets back what it has spent. */
-static void credits_of_two(void **state)
-{
-	struct front_limits limits = front_usual;
-	struct front_rig *rig;
-	struct front_client client;
-	struct front_call calls[2], none;
-
-	(void)state;
-	limits.devices = 2;
-	limits.streams = 9; /* four each, and one that nobody has */
-	rig = front_rig_create(&limits);
-	assert_true(front_connect(rig, &client, true, NET_CIPHER_CHACHA, 0));
-	for (uint64_t i = 0; i < 2; i++)
-		front_request(&client, (struct attnd_request){ .op = ATTND_OP_GENERATE, .request_id = 5, .session = i << SCHED_DEVICE_AT | 1 }, 0);
-	front_send(&client, 0);
-	front_poll(rig);
-	assert_true(front_next(rig, 0, &calls[0]) && front_next(rig, 1, &calls[1]));
-	assert_true(rig->knows[0][0].credits == 4 && rig->knows[1][0].credits == 4);
-	for (uint32_t round = 0; round < 50; round++) {
-		const uint32_t first = round % 5, second = round * 3 % 5;
-
-		for (uint32_t i = 0; i < 4; i++) {
-			if (i < first)
-				assert_true(front_stream(rig, &calls[0], i));
-			if (i < second)
-				assert_true(front_stream(rig, &calls[1], i));
-			if (round % 2)
-				front_poll(rig);
-		}
-		front_poll(rig);
-		assert_int_equal(consume(&client, 5), first + second);
-		front_ack(&client, 0);
-		front_poll(rig);
-		assert_false(front_next(rig, 0, &none) || front_next(rig, 1, &none));
-		assert_true(rig->knows[0][0].credits == 4 && rig->knows[1][0].credits == 4);
-	}
-	front_client_free(&client);
-	front_rig_destroy(rig);
-}
-
-/* Credits that find a device's queue full are given when it is not, though nobody says anything more. */
-static void credits_and_full_queues(void **state)
-{
-	struct front_limits limits = front_usual;
-	struct front_rig *rig;
-	struct front_client client, other;
-	struct front_call call, first;
-
-	(void)state;
-	limits.in_flight = 64;
-	limits.queue = 24;
-	rig = front_rig_create(&limits);
-	assert_true(front_connect(rig, &client, false, NET_CIPHER_CHACHA, 0));
-	assert_true(front_connect(rig, &other, false, NET_CIPHER_CHACHA, 0));
-	front_request(&client, (struct attnd_request){ .op = ATTND_OP_GENERATE, .request_id = 5 }, 0);
-	front_send(&client, 0);
-	front_poll(rig);
-	assert_true(front_next(rig, 0, &first));
-	while (front_stream(rig, &first, 0))
-		;
-	front_poll(rig);
-	assert_int_equal(consume(&client, 5), 8);
-	for (uint32_t i = 0; i < 30; i++)
-		front_request(&other, (struct attnd_request){ .request_id = i }, 0);
-	front_send(&other, 0);
-	front_poll(rig);
-	front_ack(&client, 0);
-	front_poll(rig);
-	while (front_next(rig, 0, &call))
-		;
-	assert_int_equal(rig->knows[0][0].credits, 0);
-	front_poll(rig);
-	assert_false(front_next(rig, 0, &call));
-	assert_int_equal(rig->knows[0][0].credits, 8);
-	front_client_free(&other);
-	front_client_free(&client);
-	front_rig_destroy(rig);
-}
-
-/* Who claims to have consumed what was never sent. */
-static void credits_of_nothing(void **state)
-{
-	struct front_rig *rig = front_rig_create(&front_usual);
-	struct front_client client;
-
-	(void)state;
-	assert_true(front_connect(rig, &client, true, NET_CIPHER_CHACHA, 0));
-	client.consumed = UINT32_MAX; /* less than nothing: overtaken */
-	front_ack(&client, 0);
-	front_poll(rig);
-	front_hear(&client);
-	assert_false(client.closed);
-	client.consumed = 1;
-	front_ack(&client, 0);
-	front_poll(rig);
-	front_hear(&client);
-	assert_true(client.closed);
-	assert_int_equal(client.why, NET_WHY_PROTOCOL);
-	assert_int_equal(FRONT_HOST_COUNTER(rig, broken), 1);
-	front_client_free(&client);
-	front_rig_destroy(rig);
-}
-
-/* ---- CANCEL, devices -------------------------------------------------------------------------------------- */
-
-/* Devices know requests by the numbers of their calls. */
-static void cancels(void **state)
-{
-	struct front_rig *rig = front_rig_create(&front_usual);
-	struct front_client client;
-	struct front_call calls[3], cancel;
-
-	(void)state;
-	assert_true(front_connect(rig, &client, false, NET_CIPHER_CHACHA, 0));
-	for (uint64_t i = 0; i < 3; i++)
-		front_request(&client, (struct attnd_request){ .request_id = 1000 + i }, 0);
-	front_request(&client, (struct attnd_request){ .op = ATTND_OP_CANCEL, .request_id = 7, .args = 1001 }, 0);
-	front_request(&client, (struct attnd_request){ .op = ATTND_OP_CANCEL, .request_id = 8, .args = 1 }, 0);
-	front_send(&client, 0);
-	front_poll(rig);
-	for (uint32_t i = 0; i < 3; i++)
-		assert_true(front_next(rig, 0, &calls[i]));
-	assert_true(front_next(rig, 0, &cancel));
-	assert_int_equal(cancel.message.record.args, calls[1].message.record.request_id);
-	front_final(rig, &cancel, ATTND_OK, 0);
-	assert_true(front_next(rig, 0, &cancel));
-	assert_int_equal(cancel.message.record.args, UINT64_MAX);
-	front_final(rig, &cancel, ATTND_OK, 0);
-	front_final(rig, &calls[1], ATTND_CANCELLED, 0);
-	front_poll(rig);
-	expect_reply(&client, 7, ATTND_OK, 0);
-	expect_reply(&client, 8, ATTND_OK, 0);
-	expect_reply(&client, 1001, ATTND_CANCELLED, 0);
-	/* What is done is not there any more. */
-	front_request(&client, (struct attnd_request){ .op = ATTND_OP_CANCEL, .request_id = 9, .args = 1001 }, 0);
-	front_send(&client, 0);
-	front_poll(rig);
-	assert_true(front_next(rig, 0, &cancel));
-	assert_int_equal(cancel.message.record.args, UINT64_MAX);
-	front_client_free(&client);
-	front_rig_destroy(rig);
-}
-
-static void goes_to_device(struct front_rig *rig, struct front_client *client, struct attnd_request record, uint32_t queue)
-{
-	struct front_call call;
-
-	front_request(client, record, 0);
-	front_send(client, 0);
-	front_poll(rig);
-	for (uint32_t i = 0; i < FRONT_QUEUES; i++)
-		if (i != queue)
-			assert_false(front_next(rig, i, &call));
-	assert_true(front_next(rig, queue, &call));
-	front_final(rig, &call, ATTND_OK, 0);
-	front_poll(rig);
-	expect_reply(client, record.request_id, ATTND_OK, 0);
-}
-
-static void devices(void **state)
-{
-	struct front_limits limits = front_usual;
-	struct front_rig *rig;
-	struct front_client client;
-
-	(void)state;
-	limits.devices = 2;
-	rig = front_rig_create(&limits);
-	assert_true(front_connect(rig, &client, false, NET_CIPHER_CHACHA, 0));
-	goes_to_device(rig, &client, (struct attnd_request){ .op = ATTND_OP_OPEN }, 0);
-	goes_to_device(rig, &client, (struct attnd_request){ .op = ATTND_OP_OPEN }, 1);
-	goes_to_device(rig, &client, (struct attnd_request){ .op = ATTND_OP_OPEN }, 0);
-	goes_to_device(rig, &client, (struct attnd_request){ .op = ATTND_OP_NOP }, 0);
-	goes_to_device(rig, &client, (struct attnd_request){ .op = ATTND_OP_STEP, .session = UINT64_C(1) << SCHED_DEVICE_AT }, 1);
-	goes_to_device(rig, &client, (struct attnd_request){ .op = ATTND_OP_CANCEL, .session = UINT64_C(1) << SCHED_DEVICE_AT }, 1);
-	goes_to_device(rig, &client, (struct attnd_request){ .op = ATTND_OP_STEP, .session = UINT64_MAX }, 1);
-	goes_to_device(rig, &client, (struct attnd_request){ .op = ATTND_OP_DETOKENIZE, .session = UINT64_MAX }, FRONT_TEXT);
-	front_client_free(&client);
-	front_rig_destroy(rig);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -802,12 +556,6 @@ int main(void)
 		cmocka_unit_test(later_ones_first),
 		cmocka_unit_test(later_ones_of_many),
 		cmocka_unit_test(one_behind_the_other),
-		cmocka_unit_test(credits),
-		cmocka_unit_test(credits_of_two),
-		cmocka_unit_test(credits_and_full_queues),
-		cmocka_unit_test(credits_of_nothing),
-		cmocka_unit_test(cancels),
-		cmocka_unit_test(devices),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

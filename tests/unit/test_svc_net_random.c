@@ -1,7 +1,7 @@
 /*
  * The network front in disorder: eight clients over streams that break and datagrams that are lost, doubled and shuffled; they ask,
- * cancel, break off, come back and go; the devices answer in any order, and there is not always enough memory. After every step all invariants hold;
- * in the end every request was executed at most once, and who stayed has every reply once.
+ * cancel, break off, come back and go; the devices answer in any order, and there is not always enough memory. After every step all
+ * invariants hold; in the end every request was executed at most once, and who stayed has every reply once.
  *
  * ATTND_SEEDS: how many runs, from seed 1 on.
  */
@@ -19,7 +19,7 @@
 #include "sched/sched_handle.h"
 #include "tests/unit/net_front_rig.h"
 
-enum { ACTORS = 8, REQUESTS_MAX = 20000, CALLS_MAX = 512, STEPS = 1500, CALM_STEPS = 5000, SEEDS = 12, ODDS = 8 };
+enum { ACTORS = 8, REQUESTS_MAX = 20000, CALLS_MAX = 512, STEPS = 1500, CALM_STEPS = 5000, SEEDS = 6, ODDS = 8 };
 #define STEP_NS INT64_C(20000000)
 
 static const struct front_limits limits = { .clients = 10,
@@ -138,7 +138,7 @@ static struct attnd_request some_request(struct world *world, uint32_t number)
 		.position = number };
 
 	if (one_in(world, 2))
-		record.out_capacity = (uint32_t)base_rand_below(&world->seed, limits.message_bytes + 1);
+		record.out_capacity = (uint32_t)base_rand_below(&world->seed, world->rig->limits.message_bytes + 1);
 	if (record.op == ATTND_OP_CANCEL && world->asked_count > 0) {
 		record.args = world->asked[base_rand_below(&world->seed, world->asked_count)].id;
 		world->cancelled++;
@@ -148,7 +148,7 @@ static struct attnd_request some_request(struct world *world, uint32_t number)
 
 static void ask(struct world *world, struct actor *actor)
 {
-	const uint32_t number = world->asked_count;
+	const uint32_t number = world->asked_count, most = world->rig->limits.message_bytes;
 	struct attnd_request record;
 
 	if (number == REQUESTS_MAX || actor->client.unfinished >= limits.in_flight || !net_outbox_room(actor->client.outbox, 1))
@@ -156,7 +156,7 @@ static void ask(struct world *world, struct actor *actor)
 	record = some_request(world, number);
 	world->asked[number] = (struct asked){ .actor = (uint32_t)(actor - world->actors), .id = record.request_id };
 	world->asked_count++;
-	front_request(&actor->client, record, one_in(world, 2) ? (uint32_t)base_rand_below(&world->seed, limits.message_bytes + 1) : 0);
+	front_request(&actor->client, record, one_in(world, 2) ? (uint32_t)base_rand_below(&world->seed, most + 1) : 0);
 }
 
 /* The connection is over, and another one begins: nobody waits any more for what was asked. */
@@ -355,7 +355,9 @@ static struct world *world_create(uint64_t seed)
 	struct front_limits some = limits;
 
 	if (seed % 2)
-		some.in_bytes = some.out_bytes = 1 << 20; /* enough for all */
+		some.in_bytes = some.out_bytes = 4 << 20; /* enough for all */
+	if (seed % 3 == 0)
+		some.message_bytes = some.window_bytes = 32 << 10; /* of more units than may be under way */
 	world->rig = front_rig_create(&some);
 	world->seed = seed;
 	for (uint32_t i = 0; i < ACTORS; i++) {
@@ -367,6 +369,7 @@ static struct world *world_create(uint64_t seed)
 		client->rig = world->rig;
 		net_guest_init(&client->peer, &world->rig->fake, tenant == 2 ? NET_CIPHER_PLAIN : NET_CIPHER_CHACHA, key, seed * ACTORS + i);
 		client->peer.way.stream = i % 4 == 3 ? 0 : NET_NO_STREAM;
+		client->peer.hello.features = i % 2 ? NET_FEATURE_HAVE : 0;
 	}
 	return world;
 }

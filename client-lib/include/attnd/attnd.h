@@ -102,6 +102,22 @@ int attnd_poll(struct attnd_client *client, struct attnd_completion *completions
 /* As poll, but waits: spins spin_ns, then sleeps. timeout_ns < 0: for ever. 0 = timed out. */
 int attnd_wait(struct attnd_client *client, struct attnd_completion *completions, unsigned max,
 	int64_t timeout_ns);
+/*
+ * Waiting on many clients at once, or on a client and other things, for one thread that has them all: a poll, epoll or event loop on their
+ * descriptors. Over shared memory there is no descriptor; attnd_wait sleeps there.
+ *
+ * attnd_fd's descriptor is readable when attnd_poll may have something to return. It is for waiting alone: level-triggered, for reading;
+ * nobody but the library reads, writes or closes it. Poll until that returns 0 before waiting, because the library may have read more than it
+ * has returned. The library replaces a connection that broke from within poll and wait: the old descriptor is closed then, which takes
+ * it out of every epoll, and the new one has another number. So compare after a poll or wait that returned 0, and add the new one.
+ * -EAGAIN: there is none until attnd_next_ns has passed and poll was called; -ENOTSUP: shared memory; -ENOTCONN.
+ *
+ * attnd_next_ns says for how long from now attnd_poll need not be called while the descriptor is not readable: what the other side waits
+ * for, timers, a connection that is being made. 0: now; INT64_MAX: any time. It changes with every submit, poll and wait, and does not
+ * change anything. Later than that costs nobody's answers, but the daemon may take a client that is late by seconds for dead.
+ */
+int attnd_fd(const struct attnd_client *client);
+int64_t attnd_next_ns(const struct attnd_client *client);
 /* Accepted by submit and not finally completed. */
 unsigned attnd_in_flight(const struct attnd_client *client);
 
