@@ -171,6 +171,7 @@ suite-%:
 INSTALLED := $(foreach t,$(TOOLS),755:$(O)/$(t):bin/$(t)) 755:$(O)/attnd:sbin/attnd \
 	755:$(O)/libattnd.so:lib/libattnd.so.$(VERSION) 644:$(O)/libattnd.a:lib/libattnd.a \
 	644:$(O)/attnd.pc:lib/pkgconfig/attnd.pc 644:$(O)/attnd.service:lib/systemd/system/attnd.service \
+	644:tools/attnd.lua:share/attnd/attnd.lua \
 	$(foreach h,$(wildcard client-lib/include/attnd/*.h),644:$(h):$(h:client-lib/%=%)) \
 	$(foreach p,$(wildcard docs/man/*.[1-8]),644:$(p):share/man/man$(subst .,,$(suffix $(p)))/$(notdir $(p)))
 TO  = $(DESTDIR)$(PREFIX)
@@ -185,7 +186,7 @@ install: all ## install below $(DESTDIR)$(PREFIX); a configuration that is there
 uninstall: ## remove what install put there, except the configuration
 	$(Q)for item in $(INSTALLED); do rm -f $(TO)/$${item##*:}; done
 	$(Q)rm -f $(TO)/lib/$(SONAME) $(TO)/lib/libattnd.so
-	$(Q)rmdir --ignore-fail-on-non-empty $(TO)/include/attnd
+	$(Q)rmdir --ignore-fail-on-non-empty $(TO)/include/attnd $(TO)/share/attnd
 
 dist: ## pack the committed sources
 	$(Q)mkdir -p $(O)

@@ -282,6 +282,7 @@ class Request:
 
 class Completion:
     def __init__(self, data):
+        self.bytes = bytes(data)
         (self.request_id, self.status, self.flags, self.lap, self.sequence, self.result_bytes, self.position,
          self.received_ns, self.admitted_ns, self.started_ns, self.done_ns, self.value) = COMPLETION.unpack(data)
 
@@ -520,6 +521,7 @@ class Client:
             message = self.later.pop(following)
             self.reply_come = following
             completion = message.record
+            completion.number = following
             request = next(r for r in self.requests.values() if RECORD.unpack(r.record)[6] == completion.request_id)
             if completion.flags & FINAL:
                 request.completion, request.output = completion, bytes(message.payload)
@@ -575,7 +577,7 @@ def main():
     parser.add_argument("address")
     options = parser.parse_args()
     key = bytes.fromhex(open(options.key).read().strip()) if options.key else None
-    client = Client(options.address, key, {"aesgcm": 1, "chacha": 2}[options.cipher])
+    client = Client(options.address, key, {"aesgcm": 1, "chacha": 2}[options.cipher] if key else None)
     info = client.call(DESCRIBE, capacity=256)
     _, version, boot_id, _, models, devices, sessions, sessions_max = struct.unpack_from("<IIQqIIII", info.output)
     while not client.pong_come:

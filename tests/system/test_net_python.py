@@ -8,14 +8,12 @@ Prints TAP. One daemon with three listeners on loopback serves all cases; UDP cl
 """
 import os
 import random
-import shutil
 import socket
 import struct
-import subprocess
 import sys
-import tempfile
 import time
-import traceback
+
+from net_world import ROOT, Broken, expect, expect_ok, run_cases
 
 try:
     import attnd_noise as noise
@@ -25,88 +23,9 @@ except ImportError as problem:
 import attnd_client as net
 import attnd_vectors as vectors
 
-DOCUMENT = os.path.join(os.path.dirname(os.path.realpath(__file__)), "../../docs/PROTOCOL.md")
-BUILD = os.path.realpath(os.environ.get("ATTND_BUILD") or os.environ.get("O") or "build")
 PROMPT = "The"
 LOSS = 0.2
 LONG = 400
-
-
-class Broken(Exception):
-    """A case's verdict, with what was seen."""
-
-
-def expect(truth, what, *seen):
-    if not truth:
-        raise Broken(what + "".join(f"\n{thing}" for thing in seen))
-
-
-def expect_ok(request):
-    expect(request.completion.status == net.OK, f"status {request.completion.status} for {net.RECORD.unpack(request.record)}")
-    return request
-
-
-def free_port():
-    """A port that nobody has, by TCP and by UDP."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            try:
-                udp.bind(tcp.getsockname())
-            except OSError:
-                continue
-            return tcp.getsockname()[1]
-
-
-class World:
-    """The daemon, its keys, and the addresses of its listeners."""
-
-    def __init__(self, folder):
-        self.folder, self.daemon, self.seed = folder, None, 0
-        self.key, self.stranger = os.urandom(32), os.urandom(32)
-        port = free_port()
-        self.addresses = {"tcp": f"tcp:127.0.0.1:{port}", "udp": f"udp:127.0.0.1:{port}", "unix": f"unix:{folder}/net.sock"}
-        self.shared = f"shm:{folder}/attnd.sock"
-        self.model = f"{folder}/tiny.gguf"
-
-    def start(self):
-        key_file = f"{self.folder}/key"
-        with open(os.open(key_file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-            file.write(self.key.hex() + "\n")
-        subprocess.run([f"{BUILD}/attnquant", "make-tiny", "-o", self.model], check=True, stdout=subprocess.DEVNULL)
-        options = {"daemon.runtime_dir": self.folder, "kv.pool": "64M", "model.tiny.path": self.model, "placement.idle": "sleep",
-                   "tenant.local.uid": os.getuid(), "tenant.distant.key_file": key_file, "net.cookies": "yes"}
-        for name, address in self.addresses.items():
-            options.update({f"listen.{name}.address": address, f"listen.{name}.plain": "yes", f"listen.{name}.tenant": "local"})
-        command = [f"{BUILD}/attnd", "-c", "/dev/null"]
-        for name, value in options.items():
-            command += ["-o", f"{name}={value}"]
-        with open(f"{self.folder}/log", "w") as log:
-            self.daemon = subprocess.Popen(command, stderr=log)
-        until = time.monotonic() + 60
-        while " ready " not in self.log():
-            expect(self.daemon.poll() is None and time.monotonic() < until, "the daemon does not start", self.log())
-            time.sleep(0.05)
-
-    def log(self):
-        with open(f"{self.folder}/log") as file:
-            return file.read()
-
-    def stop(self):
-        if self.daemon:
-            self.daemon.terminate()
-            status = self.daemon.wait(30)
-            expect(status == 0, f"the daemon ended with {status}", self.log())
-
-    def attnrun(self, *options):
-        return subprocess.run([f"{BUILD}/attnrun", "--address", self.shared, "-p", PROMPT, *options], check=True, timeout=60,
-                              stdout=subprocess.PIPE).stdout.decode()
-
-    def client(self, way, **more):
-        """A client by one of WAYS: the transport and the cipher."""
-        transport, cipher = way.split("-")
-        sealed = {} if cipher == "plain" else {"key": self.key, "cipher": {"aesgcm": 1, "chacha": 2}[cipher]}
-        return net.Client(self.addresses[transport], **{**sealed, **more})
 
 
 WAYS = [f"{transport}-{cipher}" for transport in ("tcp", "udp", "unix") for cipher in ("plain", "aesgcm", "chacha")]
@@ -156,7 +75,7 @@ def text_of(client, ids):
 
 def case_document(world, way):
     """the document has the vectors that this client makes"""
-    with open(DOCUMENT) as file:
+    with open(f"{ROOT}/docs/PROTOCOL.md") as file:
         expect(vectors.text() in file.read(), "docs/PROTOCOL.md has others; tests/system/attnd_vectors.py prints them")
 
 
@@ -201,7 +120,7 @@ def case_text(world, way):
         expect_ok(asked)
         expect([c.sequence for c in asked.stream] == list(range(len(asked.tokens))), "sequence", asked.tokens)
         expect(asked.output == struct.pack(f"<{len(asked.tokens)}I", *asked.tokens), "the result is not the stream")
-        there = world.attnrun("-n", "24", "--temp", str(temperature), "--seed", str(seed))
+        there = world.attnrun("-p", PROMPT, "-n", "24", "--temp", str(temperature), "--seed", str(seed))
         here = text_of(client, asked.tokens)
         expect(here.strip() == there.strip(), "another text", repr(here), repr(there))
         expect_ok(client.call(net.CLOSE_SESSION, session=session))
@@ -427,36 +346,9 @@ CASES = [(case_document, ["text"]), (case_describe, WAYS), (case_echo, WAYS), (c
 
 
 def main():
-    cases = [(f"{function.__name__[5:]}-{way}", function, way) for function, ways in CASES for way in ways]
-    if sys.argv[1:]:
-        cases = [case for case in cases if any(word in case[0] for word in sys.argv[1:])]
-    if not all(os.path.exists(f"{BUILD}/{tool}") for tool in ("attnd", "attnrun", "attnquant")):
-        print(f"1..0 # SKIP the programs are not in {BUILD}")
-        return 77
-    print(f"1..{len(cases) + 1}")
-    folder = tempfile.mkdtemp(prefix="attnd-python-")
-    world, passed = World(folder), 0
-    try:
-        world.start()
-        for number, (name, function, way) in enumerate(cases + [("stop", lambda world, way: world.stop(), "")], 1):
-            wrong = None
-            try:
-                function(world, way)
-            except Broken as verdict:
-                wrong = str(verdict)
-            except Exception:
-                wrong = traceback.format_exc()
-            passed += not wrong
-            print(f"{'not ' if wrong else ''}ok {number} - {name}: {function.__doc__ or 'the daemon ends'}", flush=True)
-            for line in (wrong or "").splitlines():
-                print(f"# {line}")
-    finally:
-        if world.daemon and world.daemon.poll() is None:
-            world.daemon.kill()
-            world.daemon.wait()
-        shutil.rmtree(folder)
-    print(f"# {passed} of {len(cases) + 1} passed")
-    return 0 if passed == len(cases) + 1 else 1
+    cases = [(f"{function.__name__[5:]}-{way}", function.__doc__, function, way) for function, ways in CASES for way in ways]
+    return run_cases([(name, what, lambda world, function=function, way=way: function(world, way)) for name, what, function, way in cases],
+                     {"net.cookies": "yes"})
 
 
 sys.exit(main())
