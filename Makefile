@@ -61,8 +61,11 @@ is_on    = $(filter-out 0 no off,$(strip $(1)))
 
 # ---- Compiler and libraries ------------------------------------------------------------------------------
 
+has_package = $(if $(call is_on,$(1)),$(if $(filter auto,$(1)),$(shell pkg-config --exists $(2) 2>/dev/null && echo 1),1))
+
 HWLOC_ON := $(call is_on,$(HWLOC))
-PACKAGES := $(if $(HWLOC_ON),hwloc) libcjson inih smartcols libsodium
+URING_ON := $(call has_package,$(URING),liburing)
+PACKAGES := $(if $(HWLOC_ON),hwloc) libcjson inih smartcols libsodium $(if $(URING_ON),liburing)
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
 	-Wvla -Wundef -Wwrite-strings -Wformat=2 $(if $(WERROR),-Werror)
@@ -96,7 +99,8 @@ $(O)/obj/tests/bench/%_amx.o: ISA := -mamx-tile -mamx-int8 -mamx-bf16
 # ---- Sources ---------------------------------------------------------------------------------------------
 
 # Where two files do the same job, the choice is made here and not by #ifdef.
-NOT_BUILT := $(if $(HWLOC_ON),base/base_topo_sysfs.c,base/base_topo_hwloc.c)
+NOT_BUILT := $(if $(HWLOC_ON),base/base_topo_sysfs.c,base/base_topo_hwloc.c) \
+	$(if $(URING_ON),netio/net_uring_none.c,netio/net_uring.c netio/net_uring_stream.c netio/net_uring_datagram.c)
 
 sources  = $(filter-out $(NOT_BUILT) service/svc_main.c,$(wildcard $(1)/*.c $(1)/*/*.c))
 objects  = $(patsubst %.c,$(O)/obj/%.o,$(1))
@@ -246,7 +250,6 @@ $(O)/attnd.service: service/attnd.service.in FORCE
 
 # ---- Stamps: rebuild when the flags, the features or the list of sources change --------------------------
 
-has_package = $(if $(call is_on,$(1)),$(if $(filter auto,$(1)),$(shell pkg-config --exists $(2) 2>/dev/null && echo 1),1))
 FLAGS := $(CC) $(shell $(CC) -dumpfullversion -dumpversion 2>/dev/null) $(CFLAGS_ALL) $(OPTIMIZE) \
 	$(LDFLAGS_ALL) $(LIBS)
 quote = '$(subst ','\'',$(1))'
@@ -264,7 +267,7 @@ $(O)/gen/base/base_features.h: FORCE
 		'#ifndef BASE_FEATURES_H' '#define BASE_FEATURES_H' '' \
 		'#define BASE_VERSION "$(VERSION)"' \
 		'#define BASE_HAVE_HWLOC $(if $(HWLOC_ON),1,0)' \
-		'#define BASE_HAVE_URING $(if $(call has_package,$(URING),liburing),1,0)' \
+		'#define BASE_HAVE_URING $(if $(URING_ON),1,0)' \
 		'#define BASE_HAVE_DPDK $(if $(call has_package,$(DPDK),libdpdk),1,0)' \
 		'#define BASE_HAVE_CUDA $(if $(HAVE_CUDA),1,0)' '' '#endif' >$@.new && $(keep_if_same)
 

@@ -64,7 +64,7 @@ struct net_port_counters {
 	uint64_t received_bytes, sent_bytes;
 	uint64_t received_cut;        /* datagrams that were longer than any packet, and dropped */
 	uint64_t send_dropped;        /* datagrams that the kernel did not take */
-	uint64_t send_blocked;        /* times that a stream's other side did not take all at once */
+	uint64_t no_room;             /* times that a stream had no room, because its other side is slow */
 	uint64_t system_calls;
 };
 

@@ -11,14 +11,20 @@
 
 #include "netio/net_port.h"
 
-enum { RIG_STREAMS_MAX = 512, RIG_LISTENERS_MAX = 8 };
+enum { RIG_STREAMS_MAX = 512, RIG_LISTENERS_MAX = 8, RIG_FLOOD_PERIOD = 1009 };
 
 typedef int rig_create_function(struct net_port *port, const struct net_port_options *options);
+
+struct rig_transport {
+	const char *name;
+	rig_create_function *create;
+	bool is_missing;
+};
 
 /* What is done with a new stream. */
 enum rig_mode {
 	RIG_ECHO,
-	RIG_FLOOD,  /* sends without end: bytes that count up, by 4 */
+	RIG_FLOOD,  /* sends without end: words that count up to RIG_FLOOD_PERIOD, a prime, and begin again */
 	RIG_REFUSE, /* says no */
 	RIG_QUIT,   /* echoes the first bytes, and says false */
 	RIG_CLOSE,  /* echoes the first bytes, and closes from within */
@@ -31,7 +37,6 @@ struct rig_stream {
 	bool is_open, is_waiting; /* for `writable` */
 	unsigned char *queue;     /* what is to be echoed and had no room */
 	size_t queue_bytes, queue_max;
-	uint32_t flooded;         /* words */
 	int first;                /* byte that came; -1: none has. RIG_ECHO with check_same: all others must be the same */
 };
 
@@ -69,6 +74,16 @@ void rig_receive(struct rig *rig, int fd, void *bytes, size_t count);
 size_t rig_receive_datagram(struct rig *rig, int fd, void *bytes, size_t most);
 /* Reads the other side's end, and what comes before it. How many bytes. */
 size_t rig_receive_end(struct rig *rig, int fd, void *bytes, size_t most);
+
+void rig_fill(unsigned char *bytes, size_t count, uint64_t seed);
+/* Sends so many bytes, and gets the same ones back. */
+void rig_echo(struct rig *rig, int fd, size_t count, uint64_t seed);
+void rig_echo_datagram(struct rig *rig, int fd, size_t count, uint64_t seed);
+
+/* Runs the tests over each transport, which is their state; where this machine lacks one, rig_start_or_skip skips. */
+struct CMUnitTest;
+int rig_run(const struct CMUnitTest *each, unsigned count);
+void rig_start_or_skip(struct rig *rig, const struct rig_transport *transport, uint32_t streams_max);
 
 bool rig_has_ipv6(void);
 unsigned rig_descriptors(void);
