@@ -101,7 +101,8 @@ $(O)/obj/tests/bench/%_amx.o: ISA := -mamx-tile -mamx-int8 -mamx-bf16
 
 # Where two files do the same job, the choice is made here and not by #ifdef.
 NOT_BUILT := $(if $(HWLOC_ON),base/base_topo_sysfs.c,base/base_topo_hwloc.c) \
-	$(if $(URING_ON),tools/attnbench_bare_uring_none.c,tools/attnbench_bare_uring.c)
+	$(if $(URING_ON),tools/attnbench_bare_uring_none.c,tools/attnbench_bare_uring.c) \
+	$(if $(URING_ON),netio/net_uring_none.c,netio/net_uring.c netio/net_uring_stream.c netio/net_uring_datagram.c)
 
 sources  = $(filter-out $(NOT_BUILT) service/svc_main.c,$(wildcard $(1)/*.c $(1)/*/*.c))
 objects  = $(patsubst %.c,$(O)/obj/%.o,$(1))

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/base_error.h"
@@ -19,6 +20,8 @@ enum {
 	LISTEN_BACKLOG = 1024,
 	DATAGRAM_BUFFER_BYTES = 4 << 20, /* in the kernel: what comes and goes while this thread does something else */
 	UNIX_MODE = 0600,
+	FREE_PAUSE_NS = 1000000,
+	FREE_PAUSES_MAX = 1000,
 };
 
 /* What is being made, and what its messages are about. */
@@ -101,7 +104,7 @@ static int listen_unix(const struct making *making)
 		return fail(making, errno, "stat");
 	listening->device = status.st_dev;
 	listening->inode = status.st_ino;
-	memcpy(listening->path, listener->place, sizeof(listening->path));
+	listening->has_file = true;
 	if (listen(listening->fd, LISTEN_BACKLOG))
 		return fail(making, errno, "listen");
 	return 0;
@@ -204,6 +207,7 @@ int net_listen(struct net_listening *listening, const struct net_listener *liste
 		return base_fail(ENAMETOOLONG, "a place to listen has at most %d characters", NET_PLACE_BYTES - 1);
 	if (listener->kind > NET_PORT_UNIX)
 		return base_fail(EINVAL, "listening on %s: unknown kind %u", listener->place, listener->kind);
+	memcpy(listening->place, listener->place, sizeof(listening->place));
 	rc = listener->kind == NET_PORT_UNIX ? listen_unix(&making) : listen_ip(&making);
 	if (rc)
 		net_listen_end(listening);
@@ -214,12 +218,32 @@ void net_listen_end(struct net_listening *listening)
 {
 	struct stat status;
 
-	if (listening->path[0] && lstat(listening->path, &status) == 0 && status.st_dev == listening->device &&
+	if (listening->has_file && lstat(listening->place, &status) == 0 && status.st_dev == listening->device &&
 		status.st_ino == listening->inode)
-		(void)unlink(listening->path);
+		(void)unlink(listening->place);
 	if (listening->fd >= 0)
 		close(listening->fd);
 	*listening = (struct net_listening){ .fd = -1 };
+}
+
+void net_listen_wait_free(const struct net_listening *was)
+{
+	const struct timespec pause = { .tv_nsec = FREE_PAUSE_NS };
+	struct net_listener listener = { .kind = was->kind, .port = was->port };
+	struct net_listening again;
+
+	if (was->kind == NET_PORT_UNIX)
+		return;
+	memcpy(listener.place, was->place, sizeof(listener.place));
+	for (int i = 0; i < FREE_PAUSES_MAX; i++) {
+		const int rc = net_listen(&again, &listener);
+
+		net_listen_end(&again);
+		base_error_clear();
+		if (rc != -EADDRINUSE)
+			return;
+		nanosleep(&pause, NULL);
+	}
 }
 
 int net_listen_all(struct net_listening *listening, const struct net_port_options *options)

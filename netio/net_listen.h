@@ -12,8 +12,9 @@ struct net_listening {
 	int fd; /* non-blocking; -1: none */
 	uint8_t kind;
 	uint16_t port; /* the one that it got; 0: a Unix socket */
+	char place[NET_PLACE_BYTES];
 	/* The file of a Unix socket: only the one that was made here is removed at the end. */
-	char path[NET_PLACE_BYTES];
+	bool has_file;
 	dev_t device;
 	ino_t inode;
 };
@@ -21,6 +22,10 @@ struct net_listening {
 /* -errno with a message that names the listener. What a stale Unix socket left behind is removed; one that is served is not. */
 int net_listen(struct net_listening *listening, const struct net_listener *listener);
 void net_listen_end(struct net_listening *listening);
+
+/* Waits until a port that a closed listener had can be had again, at most a second: what the kernel does after the last close may hold it
+ * for a while longer. */
+void net_listen_wait_free(const struct net_listening *was);
 
 /* All of them, or none. */
 int net_listen_all(struct net_listening *listening, const struct net_port_options *options);

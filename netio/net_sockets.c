@@ -129,7 +129,6 @@ static uint32_t source_of(const struct net_sockets *sockets, const struct stream
 static void block(struct net_sockets *sockets, struct stream *stream)
 {
 	stream->state = BLOCKED;
-	net_port_count(&sockets->counters.send_blocked, 1);
 	(void)watch(sockets, EPOLL_CTL_MOD, stream->fd, EPOLLIN | EPOLLOUT, source_of(sockets, stream));
 }
 
@@ -187,6 +186,7 @@ static unsigned char *stream_room(struct net_sockets *sockets, struct stream *st
 	if (stream->state == OPEN && SEND_BYTES - stream->end < least)
 		send_stream(sockets, stream);
 	if (stream->state != OPEN) {
+		net_port_count(&sockets->counters.no_room, !stream->wants_room);
 		stream->wants_room = true;
 		return NULL;
 	}

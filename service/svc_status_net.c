@@ -84,7 +84,7 @@ static void add_port(cJSON *object, const struct net_port *port)
 		{ "sent_bytes", &c.sent_bytes },
 		{ "received_cut", &c.received_cut },
 		{ "send_dropped", &c.send_dropped },
-		{ "send_blocked", &c.send_blocked },
+		{ "no_room", &c.no_room },
 		{ "system_calls", &c.system_calls },
 	};
 

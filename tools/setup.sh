@@ -21,6 +21,7 @@ needs() {
 	build  package:inih            libinih-dev      reads the configuration file
 	build  package:smartcols       libsmartcols-dev tables on the terminal
 	build  package:libsodium       libsodium-dev    seals what goes over the network
+	build  package:liburing        liburing-dev     the network, with few system calls
 	check  package:cmocka          libcmocka-dev    the unit tests
 	check  command:g++             g++              public headers are valid C++
 	check  command:python3         python3          system tests
@@ -34,6 +35,7 @@ needs() {
 found() {
 	case $1 in
 	package:hwloc) [ "${HWLOC-1}" != 1 ] || pkg-config --exists hwloc 2>/dev/null ;;
+	package:liburing) [ "${URING-auto}" = 0 ] || pkg-config --exists liburing 2>/dev/null ;;
 	package:*) pkg-config --exists "${1#package:}" 2>/dev/null ;;
 	command:*) command -v "${1#command:}" >/dev/null ;;
 	module:*) python3 -c "import ${1#module:}" 2>/dev/null ;;

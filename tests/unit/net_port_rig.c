@@ -21,6 +21,7 @@
 
 #include "base/base_clock.h"
 #include "base/base_error.h"
+#include "base/base_rand.h"
 
 /* A bound for what hangs, far above what a loaded machine takes. */
 static const int64_t patience_ns = INT64_C(30000000000);
@@ -33,7 +34,7 @@ static void check_deadline(int64_t begun_ns, const char *what)
 
 /* ---- above ------------------------------------------------------------------------------------------------ */
 
-static void keep(struct rig_stream *stream, const unsigned char *bytes, size_t count)
+static void keep(struct port_rig_stream *stream, const unsigned char *bytes, size_t count)
 {
 	if (stream->queue_bytes + count > stream->queue_max) {
 		stream->queue_max = 2 * (stream->queue_bytes + count);
@@ -44,7 +45,7 @@ static void keep(struct rig_stream *stream, const unsigned char *bytes, size_t c
 	stream->queue_bytes += count;
 }
 
-static void send_queue(struct rig *rig, struct rig_stream *stream)
+static void send_queue(struct rig *rig, struct port_rig_stream *stream)
 {
 	size_t sent = 0, room;
 
@@ -67,18 +68,18 @@ static void send_queue(struct rig *rig, struct rig_stream *stream)
 }
 
 /* Until there is no room. */
-static void flood(struct rig *rig, struct rig_stream *stream)
+static void flood(struct rig *rig, struct port_rig_stream *stream)
 {
+	uint32_t words[RIG_FLOOD_PERIOD];
 	unsigned char *to;
 	size_t room;
 
-	while ((to = rig->port.room(rig->port.self, &stream->way, 1000, &room))) {
-		const size_t bytes = room & ~(size_t)3;
-
-		assert_true(room >= 1000);
-		for (size_t at = 0; at < bytes; at += 4, stream->flooded++)
-			memcpy(to + at, &stream->flooded, 4);
-		rig->port.put(rig->port.self, &stream->way, bytes);
+	for (uint32_t i = 0; i < RIG_FLOOD_PERIOD; i++)
+		words[i] = i;
+	while ((to = rig->port.room(rig->port.self, &stream->way, sizeof(words), &room))) {
+		assert_true(room >= sizeof(words));
+		memcpy(to, words, sizeof(words));
+		rig->port.put(rig->port.self, &stream->way, sizeof(words));
 	}
 	stream->is_waiting = true;
 }
@@ -90,7 +91,7 @@ static bool opened(void *context, const struct net_way *way, uint32_t *name)
 	if (rig->mode == RIG_REFUSE)
 		return false;
 	for (uint32_t i = 0; i < RIG_STREAMS_MAX; i++) {
-		struct rig_stream *stream = &rig->streams[i];
+		struct port_rig_stream *stream = &rig->streams[i];
 
 		if (stream->is_open)
 			continue;
@@ -100,7 +101,6 @@ static bool opened(void *context, const struct net_way *way, uint32_t *name)
 		stream->is_open = true;
 		stream->is_waiting = false;
 		stream->queue_bytes = 0;
-		stream->flooded = 0;
 		stream->first = -1;
 		rig->opened++;
 		return true;
@@ -110,7 +110,7 @@ static bool opened(void *context, const struct net_way *way, uint32_t *name)
 }
 
 /* Whether all bytes of a stream are the same: none is another one's. */
-static void check_same(struct rig *rig, struct rig_stream *stream, const unsigned char *bytes, size_t count)
+static void check_same(struct rig *rig, struct port_rig_stream *stream, const unsigned char *bytes, size_t count)
 {
 	if (stream->first < 0)
 		stream->first = bytes[0];
@@ -121,7 +121,7 @@ static void check_same(struct rig *rig, struct rig_stream *stream, const unsigne
 static bool received(void *context, uint32_t name, unsigned char *bytes, size_t count)
 {
 	struct rig *rig = context;
-	struct rig_stream *stream = &rig->streams[name];
+	struct port_rig_stream *stream = &rig->streams[name];
 
 	rig->received++;
 	rig->wrong += !stream->is_open || count == 0;
@@ -154,7 +154,7 @@ static void gone(void *context, uint32_t name)
 static void writable(void *context, uint32_t name)
 {
 	struct rig *rig = context;
-	struct rig_stream *stream = &rig->streams[name];
+	struct port_rig_stream *stream = &rig->streams[name];
 
 	rig->writable++;
 	rig->wrong += !stream->is_open || !stream->is_waiting;
@@ -376,6 +376,84 @@ size_t port_rig_receive_end(struct rig *rig, int fd, void *bytes, size_t most)
 		check_deadline(begun_ns, "the end");
 	}
 	return got;
+}
+
+void port_rig_fill(unsigned char *bytes, size_t count, uint64_t seed)
+{
+	for (size_t i = 0; i < count; i += 8) {
+		const uint64_t word = base_rand_next(&seed);
+
+		memcpy(bytes + i, &word, count - i < 8 ? count - i : 8);
+	}
+}
+
+void port_rig_echo(struct rig *rig, int fd, size_t count, uint64_t seed)
+{
+	unsigned char *sent = malloc(count), *got = malloc(count);
+
+	port_rig_fill(sent, count, seed);
+	port_rig_send(rig, fd, sent, count);
+	port_rig_receive(rig, fd, got, count);
+	assert_memory_equal(sent, got, count);
+	free(sent);
+	free(got);
+}
+
+void port_rig_echo_datagram(struct rig *rig, int fd, size_t count, uint64_t seed)
+{
+	unsigned char sent[NET_ROOM_BYTES_MAX], got[NET_ROOM_BYTES_MAX + 1];
+
+	port_rig_fill(sent, count, seed);
+	assert_int_equal(send(fd, sent, count, 0), count);
+	assert_int_equal(port_rig_receive_datagram(rig, fd, got, sizeof(got)), count);
+	assert_memory_equal(sent, got, count);
+}
+
+/* ---- all transports --------------------------------------------------------------------------------------- */
+
+static struct port_rig_transport transports[] = {
+	{ "sockets", net_sockets_create, false },
+	{ "uring", net_uring_create, false },
+};
+
+enum { TRANSPORTS = sizeof(transports) / sizeof(transports[0]), TESTS_MAX = 32 };
+
+/* Whether this machine has it; where not, why. */
+static void look(struct port_rig_transport *transport)
+{
+	static struct rig rig;
+	int rc;
+
+	port_rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	rc = port_rig_start(&rig, transport->create, 1);
+	transport->is_missing = rc == -ENOSYS || rc == -EPERM || rc == -EOPNOTSUPP;
+	if (transport->is_missing)
+		printf("# skip: %s\n", base_error_message());
+	port_rig_stop(&rig);
+}
+
+void port_rig_start_or_skip(struct rig *rig, const struct port_rig_transport *transport, uint32_t streams_max)
+{
+	if (transport->is_missing)
+		skip();
+	assert_int_equal(port_rig_start(rig, transport->create, streams_max), 0);
+}
+
+int port_rig_run(const struct CMUnitTest *each, unsigned count)
+{
+	static char names[TRANSPORTS * TESTS_MAX][64];
+	struct CMUnitTest tests[TRANSPORTS * TESTS_MAX];
+
+	assert_true(count <= TESTS_MAX);
+	for (unsigned i = 0; i < TRANSPORTS; i++)
+		look(&transports[i]);
+	for (unsigned i = 0; i < TRANSPORTS * count; i++) {
+		tests[i] = each[i % count];
+		tests[i].initial_state = &transports[i / count];
+		snprintf(names[i], sizeof(names[i]), "%s: %s", transports[i / count].name, each[i % count].name);
+		tests[i].name = names[i];
+	}
+	return _cmocka_run_group_tests("transports", tests, TRANSPORTS * count, NULL, NULL);
 }
 
 /* ---- the machine ------------------------------------------------------------------------------------------ */

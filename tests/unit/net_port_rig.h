@@ -11,36 +11,41 @@
 
 #include "netio/net_port.h"
 
-enum { RIG_STREAMS_MAX = 512, RIG_LISTENERS_MAX = 8 };
+enum { RIG_STREAMS_MAX = 512, RIG_LISTENERS_MAX = 8, RIG_FLOOD_PERIOD = 1009 };
 
 typedef int port_rig_create_function(struct net_port *port, const struct net_port_options *options);
 
+struct port_rig_transport {
+	const char *name;
+	port_rig_create_function *create;
+	bool is_missing;
+};
+
 /* What is done with a new stream. */
-enum rig_mode {
+enum port_rig_mode {
 	RIG_ECHO,
-	RIG_FLOOD,  /* sends without end: bytes that count up, by 4 */
+	RIG_FLOOD,  /* sends without end: words that count up to RIG_FLOOD_PERIOD, a prime, and begin again */
 	RIG_REFUSE, /* says no */
 	RIG_QUIT,   /* echoes the first bytes, and says false */
 	RIG_CLOSE,  /* echoes the first bytes, and closes from within */
 };
 
-struct rig_stream {
+struct port_rig_stream {
 	struct net_way way;
 	uint32_t name;
-	enum rig_mode mode;
+	enum port_rig_mode mode;
 	bool is_open, is_waiting; /* for `writable` */
 	unsigned char *queue;     /* what is to be echoed and had no room */
 	size_t queue_bytes, queue_max;
-	uint32_t flooded;         /* words */
 	int first;                /* byte that came; -1: none has. RIG_ECHO with check_same: all others must be the same */
 };
 
 struct rig {
 	struct net_port port;
-	enum rig_mode mode;
+	enum port_rig_mode mode;
 	bool check_same;
 	uint32_t opened, gone, received, writable, wrong;
-	struct rig_stream streams[RIG_STREAMS_MAX]; /* by name, which is not the transport's number */
+	struct port_rig_stream streams[RIG_STREAMS_MAX]; /* by name, which is not the transport's number */
 	struct net_listener listeners[RIG_LISTENERS_MAX];
 	uint32_t listener_count;
 	char folder[32];
@@ -69,6 +74,16 @@ void port_rig_receive(struct rig *rig, int fd, void *bytes, size_t count);
 size_t port_rig_receive_datagram(struct rig *rig, int fd, void *bytes, size_t most);
 /* Reads the other side's end, and what comes before it. How many bytes. */
 size_t port_rig_receive_end(struct rig *rig, int fd, void *bytes, size_t most);
+
+void port_rig_fill(unsigned char *bytes, size_t count, uint64_t seed);
+/* Sends so many bytes, and gets the same ones back. */
+void port_rig_echo(struct rig *rig, int fd, size_t count, uint64_t seed);
+void port_rig_echo_datagram(struct rig *rig, int fd, size_t count, uint64_t seed);
+
+/* Runs the tests over each transport, which is their state; where this machine lacks one, port_rig_start_or_skip skips. */
+struct CMUnitTest;
+int port_rig_run(const struct CMUnitTest *each, unsigned count);
+void port_rig_start_or_skip(struct rig *rig, const struct port_rig_transport *transport, uint32_t streams_max);
 
 bool port_rig_has_ipv6(void);
 unsigned port_rig_descriptors(void);
