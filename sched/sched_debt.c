@@ -143,7 +143,7 @@ struct sched_work sched_work_of_rows(
 		return (struct sched_work){ 0 };
 	return (struct sched_work){ .ns = 1 +
 			sched_work_ns(units->row_ns * (double)rows + units->visit_ns * visits + units->out_ns +
-				units->byte_ns * tokens * (double)sched_kv_bytes(&session->kv, KERN_PAGE_TOKENS) / KERN_PAGE_TOKENS),
+				units->byte_ns * tokens * (double)session->token_bytes),
 		.rows = (int64_t)rows };
 }
 
@@ -164,7 +164,7 @@ struct sched_work sched_work_of_attend(
 	load.visits = (2 * q_rows * keys + kv_rows) * session->kv.heads * session->kv.head_dim;
 	load.rows = (uint32_t)(load.visits >> 16) + 1;
 	load.outs = 0;
-	load.kv_bytes = sched_kv_bytes(&session->kv, keys) / session->kv.layers;
+	load.kv_bytes = sched_session_bytes(session, keys) / session->kv.layers;
 	return raw_work(sched, &load);
 }
 
@@ -311,7 +311,7 @@ static void add_stream(struct sched *sched, struct sched_request *request, uint3
 
 	debt->kind = DEBT_STREAM;
 	debt->visits = (uint64_t)session->position + flying + 1;
-	debt->kv_bytes = sched_kv_bytes(&session->kv, debt->visits);
+	debt->kv_bytes = sched_session_bytes(session, debt->visits);
 	count_stream(&sched->streams[session->model], debt, 1);
 	count_stream(&sched->uses[request->client->tenant].streams, debt, 1);
 }

@@ -279,7 +279,7 @@ static bool unblock(struct sched *sched, struct sched_session *session, struct s
 	case BLOCKS_COPYING:
 		sched_session_leave_place(sched, session);
 		session->busy = true;
-		request->state = REQUEST_RUNNING;
+		sched_request_run(sched, request);
 		copy->members[copy->member_count++] =
 			(struct sched_member){ .session = session, .request = request };
 		return true;
