@@ -338,7 +338,29 @@ static uint32_t tokens_left(const struct sched_request *request)
 	return tokens < most ? tokens : most;
 }
 
-void sched_debt_set(struct sched *sched, struct sched_request *request, uint32_t flying)
+static void lengthen(struct sched_streams *streams, uint64_t visits, uint64_t kv_bytes)
+{
+	streams->visits += visits;
+	streams->kv_bytes += kv_bytes;
+}
+
+/* It was a stream, and is one: the sums follow by what has changed, as there may be a thousand in a step. */
+static void follow_stream(struct sched *sched, struct sched_request *request)
+{
+	struct sched_session *session = request->session;
+	struct sched_debt *debt = &request->debt;
+	const uint64_t visits = (uint64_t)session->position + 1, kv_bytes = sched_session_bytes(session, visits);
+	const uint32_t tokens = tokens_left(request);
+
+	lengthen(&sched->streams[session->model], visits - debt->visits, kv_bytes - debt->kv_bytes);
+	lengthen(&sched->uses[request->client->tenant].streams, visits - debt->visits, kv_bytes - debt->kv_bytes);
+	session->tokens_asked += (uint64_t)tokens - debt->tokens;
+	debt->visits = visits;
+	debt->kv_bytes = kv_bytes;
+	debt->tokens = tokens;
+}
+
+static void set(struct sched *sched, struct sched_request *request, uint32_t flying)
 {
 	struct sched_session *session = request->session;
 	struct sched_work work;
@@ -354,4 +376,12 @@ void sched_debt_set(struct sched *sched, struct sched_request *request, uint32_t
 		add_work(sched, request, work);
 	else if (request->record.op == ATTND_OP_GENERATE && request->state >= REQUEST_ACTIVE && session->place != PLACE_PARKED)
 		add_stream(sched, request, flying);
+}
+
+void sched_debt_set(struct sched *sched, struct sched_request *request, uint32_t flying)
+{
+	if (request->debt.kind == DEBT_STREAM && flying == 0 && request->session->place != PLACE_PARKED)
+		follow_stream(sched, request);
+	else
+		set(sched, request, flying);
 }

@@ -235,6 +235,7 @@ struct sched_session {
 	uint32_t block_count;
 	uint32_t max_tokens;
 	uint32_t queued;
+	uint32_t own_until;   /* rows behind its position, up to this one, go to blocks that nobody shares; 0: who knows */
 	uint32_t prefix_node; /* the last page that it holds in the prefix cache: its blocks up to there are the cache's */
 	uint8_t kind;         /* enum attnd_session_kind */
 	bool continued;       /* reused_tokens were most of its first prompt */
@@ -393,6 +394,7 @@ struct sched {
 	struct kern_backend *backend;
 	struct sched_client *clients; /* [clients_max] */
 	int64_t now_ns; /* of this poll */
+	int64_t stamp_ns; /* what replies are stamped with; 0: with the time */
 	int64_t next_expiry_ns; /* no deadline passes earlier */
 	int64_t last_landed_ns;
 	uint32_t flight_first, flight_count;
@@ -574,7 +576,7 @@ struct sched_answer {
 };
 void sched_answer(
 	struct sched *sched, const struct sched_message *message, struct sched_answer answer);
-/* A slot of the lane's `out` that was promised: never NULL, zeroed. */
+/* A slot of the lane's `out` that was promised: never NULL; all of it is to be written. */
 struct sched_reply *sched_reply_claim(struct sched_lane_use *lane);
 void sched_reply_send(struct sched_lane_use *lane);
 /* Room for so many replies beyond those that were promised? */
@@ -601,7 +603,12 @@ void sched_request_end(
 /* One stream completion, out of what its flight was promised. */
 void sched_request_stream(struct sched *sched, struct sched_request *request, uint32_t token);
 /* The same for stream completions whose tokens are not to come. */
-void sched_request_unpromise(struct sched *sched, struct sched_request *request);
+void sched_request_release(struct sched *sched, struct sched_request *request);
+static inline void sched_request_unpromise(struct sched *sched, struct sched_request *request)
+{
+	if (request->streams > 0)
+		sched_request_release(sched, request);
+}
 /* Starts what was kicked; tries again what waited for blocks. Return the work done. */
 int sched_requests_start(struct sched *sched);
 int sched_requests_unblock(struct sched *sched);
@@ -609,8 +616,13 @@ int sched_requests_unblock(struct sched *sched);
 int sched_requests_expire(struct sched *sched);
 /* ACTIVE and its flight landed, or just started: goes where it can next make progress. */
 void sched_request_proceed(struct sched *sched, struct sched_request *request);
-void sched_request_deadline(
-	struct sched *sched, struct sched_request *request, int64_t deadline_ns);
+/* What it does next is to be done by then; INT64_MAX: whenever. */
+void sched_request_time(struct sched *sched, struct sched_request *request, int64_t deadline_ns);
+static inline void sched_request_deadline(struct sched *sched, struct sched_request *request, int64_t deadline_ns)
+{
+	if (deadline_ns != INT64_MAX || request->deadline_ns != INT64_MAX)
+		sched_request_time(sched, request, deadline_ns);
+}
 /* It is in a work that is about to be launched. */
 static inline void sched_request_run(struct sched *sched, struct sched_request *request)
 {
@@ -723,7 +735,7 @@ uint32_t sched_blocks_common(const struct sched_session *a, const struct sched_s
 /* The child refers to the parent's blocks below `tokens`, and to those ahead where it stands on the
  * same page; false: over quota. */
 bool sched_blocks_share(struct sched *sched, struct sched_session *child,
-	const struct sched_session *parent, uint32_t tokens);
+	struct sched_session *parent, uint32_t tokens);
 
 /* ---- sched_reuse.c: see there --------------------------------------------------------- */
 

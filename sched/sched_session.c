@@ -130,7 +130,7 @@ static enum attnd_status session_new(
 	session->queued = 0;
 	session->place = PLACE_NONE;
 	session->busy = session->closing = false;
-	session->position = session->block_count = 0;
+	session->position = session->block_count = session->own_until = 0;
 	session->prefix_node = SCHED_PREFIX_NONE;
 	session->reused_tokens = 0;
 	session->continued = session->apart = false;
@@ -373,7 +373,7 @@ static bool loses_low(const struct sched_session *session, uint32_t keep)
 
 unsigned sched_start_fork(struct sched *sched, struct sched_request *request)
 {
-	const struct sched_session *parent = request->session;
+	struct sched_session *parent = request->session;
 	uint32_t keep = request->record.argument ? request->record.argument : parent->position;
 	struct sched_session *child;
 	enum attnd_status status;
