@@ -14,7 +14,6 @@ struct sched_reply *sched_reply_claim(struct sched_lane_use *lane)
 
 	/* Every reply's slot was promised before its request was taken. */
 	BASE_ASSERT(reply != NULL);
-	memset(reply, 0, sizeof(*reply));
 	return reply;
 }
 
@@ -30,18 +29,20 @@ void sched_answer(
 	struct sched_reply *reply = sched_reply_claim(lane);
 	int64_t now_ns = base_clock_now(sched->clock);
 
-	reply->kind = SCHED_COMPLETION;
-	reply->client = message->client;
-	reply->completion = (struct attnd_completion){
-		.request_id = message->record.request_id,
-		.status = (uint8_t)answer.status,
-		.flags = ATTND_CPL_FINAL,
-		.result_bytes = answer.result_bytes,
-		.position = answer.position,
-		.received_ns = message->received_ns,
-		.admitted_ns = answer.status == ATTND_OK ? now_ns : 0,
-		.done_ns = now_ns,
-		.value = answer.value,
+	*reply = (struct sched_reply){
+		.kind = SCHED_COMPLETION,
+		.client = message->client,
+		.completion = {
+			.request_id = message->record.request_id,
+			.status = (uint8_t)answer.status,
+			.flags = ATTND_CPL_FINAL,
+			.result_bytes = answer.result_bytes,
+			.position = answer.position,
+			.received_ns = message->received_ns,
+			.admitted_ns = answer.status == ATTND_OK ? now_ns : 0,
+			.done_ns = now_ns,
+			.value = answer.value,
+		},
 	};
 	sched_view_answered(sched, message, &reply->completion);
 	sched_reply_send(lane);

@@ -76,17 +76,26 @@ static void replace(struct sched *sched, struct sched_session *session, uint32_t
 	session->blocks[index] = new;
 }
 
+/* Rows first .. end have blocks of the session's own. What lies behind its position on the same page stays so until it is shared or
+ * trimmed, so that this need not be looked up for every row. */
+static enum sched_blocks there(struct sched_session *session, uint32_t end)
+{
+	if (session->kind == ATTND_SESSION_MODEL && !kern_kv_has_low(&session->kv))
+		session->own_until = kern_kv_filled(end) * KERN_PAGE_TOKENS;
+	return BLOCKS_THERE;
+}
+
 enum sched_blocks sched_blocks_take(struct sched *sched, struct sched_session *session,
 	uint32_t first, uint32_t rows, struct sched_flight *copy)
 {
 	struct need need = { 0 };
 	uint64_t *used = use_of(sched, session);
 
-	if (rows == 0)
+	if (rows == 0 || first + rows <= session->own_until)
 		return BLOCKS_THERE;
 	count_need(sched, session, first, rows, &need);
 	if (need.counts[0] + need.counts[1] == 0)
-		return BLOCKS_THERE;
+		return there(session, first + rows);
 	if (*used + need.fresh_bytes > sched->tenants[session->client->tenant].kv_bytes_max)
 		return BLOCKS_OVER_QUOTA;
 	if (!sched_kv_fits(sched->kv, session->take_bytes, need.counts)) {
@@ -110,7 +119,7 @@ enum sched_blocks sched_blocks_take(struct sched *sched, struct sched_session *s
 		}
 	}
 	*used += need.fresh_bytes;
-	return need.copies > 0 ? BLOCKS_COPYING : BLOCKS_THERE;
+	return need.copies > 0 ? BLOCKS_COPYING : there(session, first + rows);
 }
 
 void sched_blocks_trim(
@@ -120,6 +129,7 @@ void sched_blocks_trim(
 		? kern_kv_filled(tokens)
 		: kern_kv_blocks(&session->kv, tokens);
 
+	session->own_until = 0;
 	if (sched->prefix)
 		sched_reuse_trim(sched, session, tokens);
 	while (session->block_count > keep) {
@@ -147,7 +157,7 @@ uint32_t sched_blocks_common(const struct sched_session *a, const struct sched_s
 }
 
 bool sched_blocks_share(struct sched *sched, struct sched_session *child,
-	const struct sched_session *parent, uint32_t tokens)
+	struct sched_session *parent, uint32_t tokens)
 {
 	uint32_t filled = kern_kv_filled(tokens);
 	uint32_t count = filled == kern_kv_filled(parent->position) ? parent->block_count : filled;
@@ -161,6 +171,7 @@ bool sched_blocks_share(struct sched *sched, struct sched_session *child,
 		child->blocks[i] = parent->blocks[i];
 	}
 	child->block_count = count;
+	parent->own_until = 0;
 	*use_of(sched, child) += bytes;
 	return true;
 }

@@ -172,6 +172,17 @@ static int check_prefix(const struct sched *sched, const struct sched_session *s
 	return 0;
 }
 
+static int check_own(const struct sched *sched, const struct sched_session *session)
+{
+	if (session->token_bytes != sched_kv_bytes(&session->kv, 1))
+		return base_fail(EINVAL, "session %u takes %llu bytes for a token, not %llu", session->index,
+			(unsigned long long)session->token_bytes, (unsigned long long)sched_kv_bytes(&session->kv, 1));
+	for (uint32_t i = session->position / KERN_PAGE_TOKENS; i < kern_kv_filled(session->own_until); i++)
+		if (i >= session->block_count || sched_kv_references(sched->kv, session->blocks[i]) != 1)
+			return base_fail(EINVAL, "session %u takes block %u for its own", session->index, i);
+	return 0;
+}
+
 static int check_session(
 	const struct sched *sched, const struct sched_session *session, struct census *census)
 {
@@ -210,7 +221,9 @@ static int check_session(
 	}
 	use->sessions++;
 	census->sessions++;
-	return check_prefix(sched, session, census) < 0 ? -EINVAL : check_place(sched, session);
+	if (check_own(sched, session) < 0 || check_prefix(sched, session, census) < 0)
+		return -EINVAL;
+	return check_place(sched, session);
 }
 
 static int check_client(const struct sched *sched, const struct sched_client *client, struct census *census)

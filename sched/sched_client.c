@@ -29,16 +29,12 @@ void sched_client_add(struct sched *sched, const struct sched_lane_use *lane, co
 
 void sched_client_settle(struct sched *sched, struct sched_client *client)
 {
-	struct sched_reply *reply;
-
 	if (client->state != CLIENT_LEAVING || client->request_count > 0 ||
 		client->session_count > 0)
 		return;
 	client->state = CLIENT_FREE;
 	sched->counters.clients--;
-	reply = sched_reply_claim(client->lane);
-	reply->kind = SCHED_CLIENT_QUIESCED;
-	reply->client = client->number;
+	*sched_reply_claim(client->lane) = (struct sched_reply){ .kind = SCHED_CLIENT_QUIESCED, .client = client->number };
 	client->lane->promised--;
 	sched_reply_send(client->lane);
 }

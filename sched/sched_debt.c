@@ -143,7 +143,7 @@ struct sched_work sched_work_of_rows(
 		return (struct sched_work){ 0 };
 	return (struct sched_work){ .ns = 1 +
 			sched_work_ns(units->row_ns * (double)rows + units->visit_ns * visits + units->out_ns +
-				units->byte_ns * tokens * (double)sched_kv_bytes(&session->kv, KERN_PAGE_TOKENS) / KERN_PAGE_TOKENS),
+				units->byte_ns * tokens * (double)session->token_bytes),
 		.rows = (int64_t)rows };
 }
 
@@ -164,7 +164,7 @@ struct sched_work sched_work_of_attend(
 	load.visits = (2 * q_rows * keys + kv_rows) * session->kv.heads * session->kv.head_dim;
 	load.rows = (uint32_t)(load.visits >> 16) + 1;
 	load.outs = 0;
-	load.kv_bytes = sched_kv_bytes(&session->kv, keys) / session->kv.layers;
+	load.kv_bytes = sched_session_bytes(session, keys) / session->kv.layers;
 	return raw_work(sched, &load);
 }
 
@@ -311,7 +311,7 @@ static void add_stream(struct sched *sched, struct sched_request *request, uint3
 
 	debt->kind = DEBT_STREAM;
 	debt->visits = (uint64_t)session->position + flying + 1;
-	debt->kv_bytes = sched_kv_bytes(&session->kv, debt->visits);
+	debt->kv_bytes = sched_session_bytes(session, debt->visits);
 	count_stream(&sched->streams[session->model], debt, 1);
 	count_stream(&sched->uses[request->client->tenant].streams, debt, 1);
 }
@@ -338,7 +338,29 @@ static uint32_t tokens_left(const struct sched_request *request)
 	return tokens < most ? tokens : most;
 }
 
-void sched_debt_set(struct sched *sched, struct sched_request *request, uint32_t flying)
+static void lengthen(struct sched_streams *streams, uint64_t visits, uint64_t kv_bytes)
+{
+	streams->visits += visits;
+	streams->kv_bytes += kv_bytes;
+}
+
+/* It was a stream, and is one: the sums follow by what has changed, as there may be a thousand in a step. */
+static void follow_stream(struct sched *sched, struct sched_request *request)
+{
+	struct sched_session *session = request->session;
+	struct sched_debt *debt = &request->debt;
+	const uint64_t visits = (uint64_t)session->position + 1, kv_bytes = sched_session_bytes(session, visits);
+	const uint32_t tokens = tokens_left(request);
+
+	lengthen(&sched->streams[session->model], visits - debt->visits, kv_bytes - debt->kv_bytes);
+	lengthen(&sched->uses[request->client->tenant].streams, visits - debt->visits, kv_bytes - debt->kv_bytes);
+	session->tokens_asked += (uint64_t)tokens - debt->tokens;
+	debt->visits = visits;
+	debt->kv_bytes = kv_bytes;
+	debt->tokens = tokens;
+}
+
+static void set(struct sched *sched, struct sched_request *request, uint32_t flying)
 {
 	struct sched_session *session = request->session;
 	struct sched_work work;
@@ -354,4 +376,12 @@ void sched_debt_set(struct sched *sched, struct sched_request *request, uint32_t
 		add_work(sched, request, work);
 	else if (request->record.op == ATTND_OP_GENERATE && request->state >= REQUEST_ACTIVE && session->place != PLACE_PARKED)
 		add_stream(sched, request, flying);
+}
+
+void sched_debt_set(struct sched *sched, struct sched_request *request, uint32_t flying)
+{
+	if (request->debt.kind == DEBT_STREAM && flying == 0 && request->session->place != PLACE_PARKED)
+		follow_stream(sched, request);
+	else
+		set(sched, request, flying);
 }

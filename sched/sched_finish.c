@@ -8,6 +8,12 @@
 /* Of a history, one token takes about as long to be looked at as so many logits. */
 enum { FOLLOW_LOGITS = 32 };
 
+enum {
+	AHEAD = 4,       /* members whose memory is asked for before their turn comes */
+	STAMP_ROWS = 16, /* so many replies are stamped with one time at most, and of so many logits: within a microsecond */
+	STAMP_LOGITS = 1 << 12
+};
+
 /* ---- what follows for a request ------------------------------------------------------- */
 
 static void end_on_time(struct sched *sched, struct sched_request *request)
@@ -247,16 +253,44 @@ static void begin_member(struct sched *sched, struct sched_flight *flight, struc
 	sched_reuse_landed(sched, member->session, member->request);
 }
 
-bool sched_finish_step(struct sched *sched, struct sched_flight *flight)
+/* A step has hundreds of members, whose requests no cache may hold any more. */
+static void look_ahead(const struct sched_flight *flight)
 {
+	if (flight->finished + 2 * AHEAD < flight->member_count) {
+		__builtin_prefetch(&flight->members[flight->finished + 2 * AHEAD].session->of_place, 1);
+		__builtin_prefetch(&flight->members[flight->finished + 2 * AHEAD].session->client, 1);
+	}
+	if (flight->finished + AHEAD < flight->member_count) {
+		const struct sched_member *member = &flight->members[flight->finished + AHEAD];
+
+		sched_request_prefetch(member->request);
+		__builtin_prefetch(member->session->tokens + member->session->position + 1, 1);
+	}
+}
+
+/* To ask for the time takes as long as half of what is done for a token, so some replies have it in common. */
+static uint32_t stamp_rows(const struct sched *sched, const struct sched_flight *flight)
+{
+	const uint32_t rows = STAMP_LOGITS / sched->models[flight->model].program->vocab;
+
+	return rows > STAMP_ROWS ? STAMP_ROWS : rows > 0 ? rows : 1;
+}
+
+static bool finish_members(struct sched *sched, struct sched_flight *flight)
+{
+	const uint32_t stamped = stamp_rows(sched, flight);
 	uint32_t logits = 0;
 
+	sched->stamp_ns = base_clock_now(sched->clock);
 	while (flight->finished < flight->member_count) {
 		struct sched_member *member = &flight->members[flight->finished];
 		struct sched_request *request = member->request;
 
 		if (logits >= SCHED_FINISH_LOGITS)
 			return false;
+		if (flight->finished % stamped == 0)
+			sched->stamp_ns = base_clock_now(sched->clock);
+		look_ahead(flight);
 		begin_member(sched, flight, member);
 		if (request->end_status) {
 			member->session->busy = false;
@@ -275,6 +309,14 @@ bool sched_finish_step(struct sched *sched, struct sched_flight *flight)
 		flight->begun = false;
 	}
 	return true;
+}
+
+bool sched_finish_step(struct sched *sched, struct sched_flight *flight)
+{
+	const bool done = finish_members(sched, flight);
+
+	sched->stamp_ns = 0;
+	return done;
 }
 
 bool sched_finish_attend(struct sched *sched, struct sched_flight *flight)

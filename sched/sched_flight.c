@@ -96,11 +96,6 @@ void sched_flight_launch(struct sched *sched, struct sched_flight *flight)
 	flight->submitted_ns = sched->now_ns;
 	sched->flight_count++;
 	sched->view.due = SCHED_VIEW_POLLS;
-	for (uint32_t i = 0; i < flight->member_count; i++)
-		if (flight->members[i].request->started_ns == 0) {
-			flight->members[i].request->started_ns = sched->now_ns;
-			sched_view_started(sched, flight->members[i].request);
-		}
 	submit_formed(sched);
 }
 

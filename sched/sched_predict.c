@@ -57,12 +57,6 @@ struct question {
 	uint32_t looks_left;
 };
 
-/* Where a library's function would have to be called for what a NaN does. */
-static inline double lesser(double a, double b)
-{
-	return a < b ? a : b;
-}
-
 static inline double greater(double a, double b)
 {
 	return a > b ? a : b;
@@ -138,7 +132,7 @@ static void serve_tenant(const struct sched *sched, const struct sched_tenant_us
 			break;
 		}
 	}
-	pace->chunk = pace->model < SCHED_COST_MODELS - 1 ? lesser(sched->options.prefill_chunk, pace->per_step) : pace->per_step;
+	pace->chunk = pace->model < SCHED_COST_MODELS - 1 ? sched_lesser(sched->options.prefill_chunk, pace->per_step) : pace->per_step;
 	pace->others = (double)others / use->weight;
 	if (use->capped && !sched->draining) {
 		const int64_t paid_ns = use->paid_until_ns > now_ns ? use->paid_until_ns : now_ns;
@@ -170,12 +164,12 @@ static double end_ns(const struct pace *pace, struct sched_work work, double oth
 		end_ns += hypot(pace->flying_band_ns, ns * (sched_cost_band(pace->cost, pace->model, steps) - 1.0));
 	if (pace->quota > 0.0)
 		end_ns = greater(end_ns, pace->quota_from_ns + own_ns * pace->quota);
-	return lesser(end_ns, pace->start_ns + FINISH_NS_MOST);
+	return sched_lesser(end_ns, pace->start_ns + FINISH_NS_MOST);
 }
 
 static double others_of(const struct pace *pace, struct sched_work work, bool sure)
 {
-	return sure ? pace->others_ns + lesser(pace->others * (double)work.ns, pace->others_most_ns) : 0.0;
+	return sure ? pace->others_ns + sched_lesser(pace->others * (double)work.ns, pace->others_most_ns) : 0.0;
 }
 
 /* When so much of the tenant's work will be done, the last of which is one request's rows. sure: with the band, and beside others;
@@ -195,10 +189,10 @@ static void mix(struct question *question, const struct pace *other)
 {
 	struct pace *word = &question->word, *sure = &question->sure;
 
-	word->step_ns = lesser(word->step_ns, other->step_ns);
-	word->partial_ns = lesser(word->partial_ns, other->partial_ns);
+	word->step_ns = sched_lesser(word->step_ns, other->step_ns);
+	word->partial_ns = sched_lesser(word->partial_ns, other->partial_ns);
 	word->row_ns = greater(word->row_ns, other->row_ns);
-	word->stream_ns = lesser(word->stream_ns, other->stream_ns);
+	word->stream_ns = sched_lesser(word->stream_ns, other->stream_ns);
 	word->per_step = greater(word->per_step, other->per_step);
 	word->chunk = greater(word->chunk, other->chunk);
 	sure->small_ns += other->step_ns + other->partial_ns;
@@ -206,8 +200,8 @@ static void mix(struct question *question, const struct pace *other)
 	sure->partial_ns = greater(sure->partial_ns, other->partial_ns);
 	sure->row_ns = other->row_ns > 0.0 && (sure->row_ns <= 0.0 || other->row_ns < sure->row_ns) ? other->row_ns : sure->row_ns;
 	sure->stream_ns = greater(sure->stream_ns, other->stream_ns);
-	sure->per_step = lesser(sure->per_step, other->per_step);
-	sure->chunk = lesser(sure->chunk, other->chunk);
+	sure->per_step = sched_lesser(sure->per_step, other->per_step);
+	sure->chunk = sched_lesser(sure->chunk, other->chunk);
 	sure->flying_band_ns = greater(sure->flying_band_ns, other->flying_band_ns);
 	if (sched_cost_band(sure->cost, other->model, 1.0) > sched_cost_band(sure->cost, sure->model, 1.0))
 		sure->model = other->model;
@@ -324,7 +318,7 @@ static int64_t tokens_ns(const struct sched *sched, const struct sched_session *
 {
 	const struct sched_cost_units *units = &sched->units[session->model];
 	const double tokens = (double)session->tokens_asked;
-	const double position = lesser((double)session->position + tokens / 2, session->max_tokens);
+	const double position = sched_lesser((double)session->position + tokens / 2, session->max_tokens);
 
 	return sched_work_ns(tokens * (units->step_ns + greater(units->weights_ns, units->row_ns) + units->out_ns +
 		units->visit_ns * position));
@@ -390,12 +384,12 @@ static double small_ns(const struct sched *sched, const struct sched_session *se
 {
 	const struct sched_cost_units *units = &sched->units[session->model];
 	const struct sched_streams *streams = &sched->streams[session->model];
-	const uint64_t rows = (uint64_t)lesser((double)work.rows, pace->chunk);
+	const uint64_t rows = (uint64_t)sched_lesser((double)work.rows, pace->chunk);
 	const uint64_t most = sched->options.step_rows_max - rows;
 	const struct sched_load load = { .rows = (uint32_t)(rows + (streams->count < most ? streams->count : most)),
 		.outs = (uint32_t)(streams->count < most ? streams->count : most) + 1,
 		.visits = streams->visits + rows * session->position,
-		.kv_bytes = streams->kv_bytes + sched_kv_bytes(&session->kv, session->position + rows) };
+		.kv_bytes = streams->kv_bytes + sched_session_bytes(session, session->position + rows) };
 
 	if (load.rows > sched->options.step_rows_max / 2)
 		return 0.0;

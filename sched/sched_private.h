@@ -30,6 +30,7 @@
 #ifndef SCHED_PRIVATE_H
 #define SCHED_PRIVATE_H
 
+#include <stdalign.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -114,10 +115,10 @@ static inline void sched_list_append(struct sched_list *list, struct sched_list 
 enum sched_request_state { REQUEST_FREE, REQUEST_QUEUED, REQUEST_ACTIVE, REQUEST_RUNNING };
 
 struct sched_generate {
-	struct attnd_generate_params params;
 	struct model_sampling sampling;
-	uint32_t stop[ATTND_STOP_IDS_MAX];
 	uint32_t generated;
+	struct attnd_generate_params params;
+	uint32_t stop[ATTND_STOP_IDS_MAX];
 };
 
 /* Work of one request or of many, in steps that are filled: device time of its rows, and these. */
@@ -141,16 +142,17 @@ enum sched_debt_kind { DEBT_NONE, DEBT_PROMISED, DEBT_FREE, DEBT_STREAM };
 
 /* What a request still asks of the device. The links and what is below are of its tenant's tree, if it is promised. */
 struct sched_debt {
+	uint64_t visits, kv_bytes; /* of a stream */
+	uint32_t tokens;           /* that it may still draw, whatever its kind */
+	uint8_t class, kind;
+	/* so far for streams */
+	uint32_t height;           /* random: the heap's order in the tree */
 	struct sched_debt *left, *right;
 	struct sched_work own, below;
 	int64_t deadline_ns;
 	/* If the device did nothing but what is below, in order, it would have to begin by all_by_ns for all of it to be in time, and
 	 * by any_by_ns for any of it. */
 	int64_t all_by_ns, any_by_ns;
-	uint64_t visits, kv_bytes; /* of a stream */
-	uint32_t tokens;           /* that it may still draw, whatever its kind */
-	uint32_t height;           /* random: the heap's order in the tree */
-	uint8_t class, kind;
 };
 
 /* What the requests of a session still ask for. */
@@ -164,34 +166,36 @@ struct sched_streams {
 	uint64_t count, visits, kv_bytes;
 };
 
+/* In cache lines: a row touches the first three and one of its debt, and a stream's the first one of `generate`. */
 struct sched_request {
-	struct attnd_request record;
-	const unsigned char *in;
-	unsigned char *out;
-	struct sched_list of_session; /* in the session's queue, oldest first */
-	struct sched_list of_client;  /* in the client's requests; in the pool when free */
-	struct sched_list of_timed;   /* in sched.timed when it has a deadline */
+	alignas(64) struct attnd_request record;
 	struct sched_session *session;
 	struct sched_client *client;
-	struct sched_view_request view;
+	unsigned char *out;
 	uint8_t state;      /* enum sched_request_state */
 	uint8_t end_status; /* RUNNING and already ended: what it completes with when its flight
 			       lands */
 	bool missed;
 	uint8_t streams; /* stream completions that its flight was promised */
-	int64_t received_ns, admitted_ns, started_ns;
-	int64_t deadline_ns;              /* of what it does next; INT64_MAX: none */
-	int64_t crowd_at_ns, crowd_ns;    /* what it counts for in its tenant's crowd, and in which; 0: nothing */
 	uint32_t rows, rows_done;         /* of the input; query rows of ATTEND */
+	uint32_t result_bytes, sequence;
 	uint32_t block_first, block_rows; /* positions that its blocks must cover */
-	uint32_t rows_reused;             /* of rows_done: found in the prefix cache */
 	uint32_t stop_at;                 /* a chunk ends at this position; 0: none has to */
+	int64_t deadline_ns;              /* of what it does next; INT64_MAX: none */
+	int64_t received_ns, admitted_ns, started_ns;
+	struct sched_view_request view;
+	/* so far */
+	struct sched_list of_session; /* in the session's queue, oldest first */
+	struct sched_list of_client;  /* in the client's requests; in the pool when free */
+	struct sched_list of_timed;   /* in sched.timed when it has a deadline */
+	const unsigned char *in;
+	uint64_t value;
+	int64_t crowd_at_ns, crowd_ns;    /* what it counts for in its tenant's crowd, and in which; 0: nothing */
+	uint32_t rows_reused;             /* of rows_done: found in the prefix cache */
 	uint32_t selected_done;           /* output rows delivered */
 	uint32_t layer;                   /* APPEND, ATTEND: UINT32_MAX until it is known */
-	uint32_t sequence, result_bytes;
-	uint64_t value;
-	struct sched_debt debt;
-	union {
+	alignas(64) struct sched_debt debt;
+	alignas(64) union {
 		struct attnd_step_args step;
 		struct sched_generate generate;
 		struct sched_attend {
@@ -201,6 +205,9 @@ struct sched_request {
 		} attend;
 	};
 };
+_Static_assert(offsetof(struct sched_request, session) == 64 && offsetof(struct sched_request, received_ns) == 128 &&
+		offsetof(struct sched_request, of_session) == 192, "the first three lines");
+_Static_assert(offsetof(struct sched_generate, params.reserved2) == 64, "what each token looks at is in one line");
 
 /* ---- sessions ------------------------------------------------------------------------- */
 
@@ -208,43 +215,48 @@ enum sched_place { PLACE_NONE, PLACE_READY, PLACE_PARKED, PLACE_BLOCKED };
 
 struct sched_session {
 	/* While it is ready, all that its turn depends on: with a thousand of them, a cache line each is looked at for a step. */
-	struct sched_list of_place;
+	alignas(64) struct sched_list of_place;
+	struct sched_list queue; /* its requests, in order */
 	int64_t waiting_since_ns;
 	int64_t head_deadline_ns; /* these three: of its head request */
 	uint32_t head_rows;       /* left */
 	uint8_t head_class;
-	uint32_t model; /* ATTENTION: model_count */
-	/* so far */
-	struct sched_list of_client; /* in the client's sessions; in the free ones */
-	struct sched_list of_kicked;
-	struct sched_list queue;     /* its requests, in order */
-	struct sched_client *client; /* NULL: free */
-	uint32_t queued;
 	uint8_t place;     /* enum sched_place */
 	bool busy;         /* in a flight */
 	bool closing;      /* its handle is dead; freed when its flight lands */
-	uint8_t kind;      /* enum attnd_session_kind */
+	uint32_t model;    /* ATTENTION: model_count */
 	uint32_t position; /* tokens in the cache; ATTENTION: the most of any layer */
-	uint32_t max_tokens;
-	uint64_t tokens_asked; /* that its GENERATEs may still draw */
-	uint32_t block_count;
-	uint32_t prefix_node;   /* the last page that it holds in the prefix cache: its blocks up to there are the cache's */
-	uint32_t reused_tokens; /* that were found when its first prompt came */
-	bool continued;         /* they were most of it */
-	bool apart;             /* what it computes may not be what others would: it adds no pages to the cache */
+	/* so far; and another one for those that are taken */
+	struct sched_client *client; /* NULL: free */
 	unsigned char **blocks; /* [blocks_max] */
 	uint32_t *tokens;       /* [tokens_max] history; beyond position: of the active request */
+	uint64_t token_bytes;   /* of the cache, what a token takes */
+	uint64_t tokens_asked;  /* that its GENERATEs may still draw */
+	uint32_t block_count;
+	uint32_t max_tokens;
+	uint32_t queued;
+	uint32_t own_until;   /* rows behind its position, up to this one, go to blocks that nobody shares; 0: who knows */
+	uint32_t prefix_node; /* the last page that it holds in the prefix cache: its blocks up to there are the cache's */
+	uint8_t kind;         /* enum attnd_session_kind */
+	bool continued;       /* reused_tokens were most of its first prompt */
+	bool apart;           /* what it computes may not be what others would: it adds no pages to the cache */
+	/* so far */
+	struct sched_draft draft;    /* where the scheduler speculates */
+	struct sched_list of_client; /* in the client's sessions; in the free ones */
+	struct sched_list of_kicked;
+	uint32_t reused_tokens; /* that were found when its first prompt came */
 	uint64_t *chosen;       /* [tokens_max] bits: rows that the active STEP chose */
 	uint32_t *layers;       /* [ATTND_LAYERS_MAX] positions, ATTENTION */
 	struct kern_kv_geometry kv;
 	size_t take_bytes[2]; /* of block 0, of later ones, as asked from the pool */
 	struct model_sampling sampling;
-	struct sched_draft draft; /* where the scheduler speculates */
 	uint32_t window;       /* ATTENTION */
 	float scale, soft_cap; /* ATTENTION */
 	uint32_t index, generation;
 	struct sched_asked asked;
 };
+_Static_assert(offsetof(struct sched_session, client) == 64 && offsetof(struct sched_session, draft) == 128,
+	"two lines of each session, and one where it speculates");
 
 /* ---- clients -------------------------------------------------------------------------- */
 
@@ -352,15 +364,22 @@ struct sched_candidate {
 	bool decode; /* a single row */
 };
 
-/* A tenant's candidates while a work is formed, and its virtual time if those taken so far were charged already. */
+/* The most urgent one is the first. */
+struct sched_heap {
+	struct sched_candidate *at;
+	uint32_t count;
+	bool ordered; /* so are all others: who is taken is left behind, and nothing moves */
+};
+
+/* A tenant's candidates while a work is formed. */
 struct sched_turn {
 	struct sched_tenant_use *use;
-	struct sched_candidate *decodes, *prefills; /* in order, or heaps: */
-	bool decodes_ordered, prefills_ordered;
-	uint32_t tenant, decode_count, prefill_count, oldest;
+	struct sched_heap decodes, prefills; /* all of them among the decodes at first */
+	bool alike; /* these are single rows of one model */
+	uint32_t tenant, oldest;
 	int64_t oldest_ns; /* since then candidate `oldest` waits */
-	int64_t virtual_ns;
-	double spent_ns;
+	int64_t virtual_ns; /* when they were gathered */
+	double spent_ns;    /* about what those that were taken will be charged */
 	uint8_t free_class; /* added to the class of what has no deadline, where promises cannot wait for it */
 };
 
@@ -375,6 +394,7 @@ struct sched {
 	struct kern_backend *backend;
 	struct sched_client *clients; /* [clients_max] */
 	int64_t now_ns; /* of this poll */
+	int64_t stamp_ns; /* what replies are stamped with; 0: with the time */
 	int64_t next_expiry_ns; /* no deadline passes earlier */
 	int64_t last_landed_ns;
 	uint32_t flight_first, flight_count;
@@ -431,6 +451,20 @@ struct sched {
 	uint32_t *draft_slots; /* NULL: nothing is guessed */
 };
 
+static inline void sched_load_add(struct sched_load *to, const struct sched_load *load)
+{
+	to->rows += load->rows;
+	to->outs += load->outs;
+	to->visits += load->visits;
+	to->kv_bytes += load->kv_bytes;
+}
+
+/* Where a library's function would have to be called for what a NaN does. */
+static inline double sched_lesser(double a, double b)
+{
+	return a < b ? a : b;
+}
+
 /* What a start function says besides a status. */
 enum { SCHED_STARTED = ATTND_STATUS_END };
 
@@ -440,6 +474,16 @@ static inline void sched_copy_in(void *to, const void *from, size_t bytes)
 {
 	memcpy(to, from, bytes);
 	atomic_signal_fence(memory_order_seq_cst);
+}
+
+/* What a row of it touches. */
+static inline void sched_request_prefetch(const struct sched_request *request)
+{
+	__builtin_prefetch(&request->record);
+	__builtin_prefetch(&request->session, 1);
+	__builtin_prefetch(&request->received_ns, 1);
+	__builtin_prefetch(&request->debt, 1);
+	__builtin_prefetch(&request->generate, 1);
 }
 
 static inline struct sched_request *sched_request_of_session(const struct sched_list *link)
@@ -498,7 +542,13 @@ static inline struct sched_request *sched_session_head(const struct sched_sessio
 						 : sched_request_of_session(session->queue.next);
 }
 
-/* Of so many tokens in the cache, all layers. */
+/* Of so many of its tokens in the cache, all layers. */
+static inline uint64_t sched_session_bytes(const struct sched_session *session, uint64_t tokens)
+{
+	return tokens * session->token_bytes;
+}
+
+/* The same of any geometry. */
 static inline uint64_t sched_kv_bytes(const struct kern_kv_geometry *kv, uint64_t tokens)
 {
 	return tokens * kv->block_bytes[1] / KERN_PAGE_TOKENS;
@@ -526,7 +576,7 @@ struct sched_answer {
 };
 void sched_answer(
 	struct sched *sched, const struct sched_message *message, struct sched_answer answer);
-/* A slot of the lane's `out` that was promised: never NULL, zeroed. */
+/* A slot of the lane's `out` that was promised: never NULL; all of it is to be written. */
 struct sched_reply *sched_reply_claim(struct sched_lane_use *lane);
 void sched_reply_send(struct sched_lane_use *lane);
 /* Room for so many replies beyond those that were promised? */
@@ -553,7 +603,12 @@ void sched_request_end(
 /* One stream completion, out of what its flight was promised. */
 void sched_request_stream(struct sched *sched, struct sched_request *request, uint32_t token);
 /* The same for stream completions whose tokens are not to come. */
-void sched_request_unpromise(struct sched *sched, struct sched_request *request);
+void sched_request_release(struct sched *sched, struct sched_request *request);
+static inline void sched_request_unpromise(struct sched *sched, struct sched_request *request)
+{
+	if (request->streams > 0)
+		sched_request_release(sched, request);
+}
 /* Starts what was kicked; tries again what waited for blocks. Return the work done. */
 int sched_requests_start(struct sched *sched);
 int sched_requests_unblock(struct sched *sched);
@@ -561,8 +616,22 @@ int sched_requests_unblock(struct sched *sched);
 int sched_requests_expire(struct sched *sched);
 /* ACTIVE and its flight landed, or just started: goes where it can next make progress. */
 void sched_request_proceed(struct sched *sched, struct sched_request *request);
-void sched_request_deadline(
-	struct sched *sched, struct sched_request *request, int64_t deadline_ns);
+/* What it does next is to be done by then; INT64_MAX: whenever. */
+void sched_request_time(struct sched *sched, struct sched_request *request, int64_t deadline_ns);
+static inline void sched_request_deadline(struct sched *sched, struct sched_request *request, int64_t deadline_ns)
+{
+	if (deadline_ns != INT64_MAX || request->deadline_ns != INT64_MAX)
+		sched_request_time(sched, request, deadline_ns);
+}
+/* It is in a work that is about to be launched. */
+static inline void sched_request_run(struct sched *sched, struct sched_request *request)
+{
+	request->state = REQUEST_RUNNING;
+	if (request->started_ns != 0)
+		return;
+	request->started_ns = sched->now_ns;
+	sched_view_started(sched, request);
+}
 
 /* ---- sched_start.c, sched_attend.c ---------------------------------------------------- */
 
@@ -571,8 +640,49 @@ void sched_request_deadline(
 unsigned sched_start_step(struct sched *sched, struct sched_request *request);
 unsigned sched_start_generate(struct sched *sched, struct sched_request *request);
 unsigned sched_start_attend(struct sched *sched, struct sched_request *request);
+/* Whether row (of the request's input) is to be output. */
+bool sched_row_selected(const struct sched_request *request, uint32_t row);
+/* Whether no row but the last one ever is. */
+static inline bool sched_last_only(const struct sched_request *request)
+{
+	return request->record.op == ATTND_OP_GENERATE ||
+		(request->step.select == ATTND_SELECT_LAST && request->step.output != ATTND_OUT_NONE);
+}
 /* All zero means greedy. False for a value out of its range. */
 bool sched_sampling_copy(struct model_sampling *to, const struct attnd_sampling *from);
+
+/* ---- sched_share.c: see there ---------------------------------------------------------- */
+
+/* The tenant got its first ready session, or lost its last one. */
+void sched_share_enter(struct sched *sched, struct sched_tenant_use *use);
+void sched_share_leave(struct sched_tenant_use *use);
+/* Whether its quota of device time lets it run now; who was held up competes anew. */
+bool sched_share_may(struct sched *sched, struct sched_tenant_use *use);
+/* When its quota lets it run again; in the past: now. */
+int64_t sched_share_free_ns(const struct sched *sched, const struct sched_tenant_use *use);
+/* The least virtual time of those that are backlogged; INT64_MAX: none is. */
+int64_t sched_share_least(const struct sched *sched);
+/* Where in virtual time a tenant would stand whose work arrived now. */
+int64_t sched_share_start(const struct sched *sched, const struct sched_tenant_use *use);
+/* The flight's predicted time is charged to its tenants; when it lands, what it took instead. */
+void sched_share_charge(struct sched *sched, struct sched_flight *flight);
+void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_t actual_ns);
+/* A tenant's request can run; it ended before anything of it did. */
+void sched_share_arrived(struct sched_tenant_use *use, struct sched_request *request, int64_t now_ns);
+void sched_share_withdrawn(struct sched_tenant_use *use, const struct sched_request *request);
+/* What other tenants than this one may have of the device until its last chunk is next: what waits, and as much as came of late when
+ * the most came, but no more than their shares and quotas. */
+struct sched_rivalry {
+	double virtual_ns; /* where this one stands then */
+	double least_ns;   /* where one would begin that comes back */
+	double step_ns;    /* a full step: one that is let go first may end up so far ahead */
+	double horizon_ns; /* from now until then, about */
+	int64_t now_ns;
+};
+double sched_share_rivals(const struct sched *sched, const struct sched_tenant_use *use, const struct sched_rivalry *rivalry);
+/* How far apart backlogged tenants are now, and may ever be, in nanoseconds divided by weight. */
+int64_t sched_share_drift(const struct sched *sched);
+int64_t sched_share_bound(const struct sched *sched);
 
 /* ---- sched_session.c ------------------------------------------------------------------ */
 
@@ -590,6 +700,20 @@ void sched_session_close(
 /* Frees a closing session that is no longer in flight. */
 void sched_session_settle(struct sched *sched, struct sched_session *session);
 void sched_session_leave_place(struct sched *sched, struct sched_session *session);
+/* The same of one that is ready. */
+static inline void sched_session_leave_ready(struct sched *sched, struct sched_session *session)
+{
+	struct sched_client *client = session->client;
+	struct sched_tenant_use *use = &sched->uses[client->tenant];
+
+	sched_list_leave(&session->of_place);
+	session->place = PLACE_NONE;
+	if (!sched_list_empty(&client->ready))
+		return;
+	sched_list_leave(&client->of_active);
+	if (sched_list_empty(&use->active))
+		sched_share_leave(use);
+}
 void sched_session_enter_place(
 	struct sched *sched, struct sched_session *session, enum sched_place place);
 void sched_session_kick(struct sched *sched, struct sched_session *session);
@@ -611,7 +735,7 @@ uint32_t sched_blocks_common(const struct sched_session *a, const struct sched_s
 /* The child refers to the parent's blocks below `tokens`, and to those ahead where it stands on the
  * same page; false: over quota. */
 bool sched_blocks_share(struct sched *sched, struct sched_session *child,
-	const struct sched_session *parent, uint32_t tokens);
+	struct sched_session *parent, uint32_t tokens);
 
 /* ---- sched_reuse.c: see there --------------------------------------------------------- */
 
@@ -643,41 +767,6 @@ void sched_client_cancel(
 	struct sched *sched, const struct sched_message *message, struct sched_client *client);
 void sched_describe(
 	struct sched *sched, const struct sched_message *message, struct sched_client *client);
-
-/* ---- sched_share.c: see there ---------------------------------------------------------- */
-
-/* The tenant got its first ready session, or lost its last one. */
-void sched_share_enter(struct sched *sched, struct sched_tenant_use *use);
-void sched_share_leave(struct sched_tenant_use *use);
-/* Whether its quota of device time lets it run now; who was held up competes anew. */
-bool sched_share_may(struct sched *sched, struct sched_tenant_use *use);
-/* When its quota lets it run again; in the past: now. */
-int64_t sched_share_free_ns(const struct sched *sched, const struct sched_tenant_use *use);
-/* The least virtual time of those that are backlogged; INT64_MAX: none is. */
-int64_t sched_share_least(const struct sched *sched);
-/* Where in virtual time a tenant would stand whose work arrived now. */
-int64_t sched_share_start(const struct sched *sched, const struct sched_tenant_use *use);
-/* A member with this load joined the flight. */
-void sched_share_join(struct sched_flight *flight, uint32_t tenant, const struct sched_load *load);
-/* The flight's predicted time is charged to its tenants; when it lands, what it took instead. */
-void sched_share_charge(struct sched *sched, struct sched_flight *flight);
-void sched_share_settle(struct sched *sched, struct sched_flight *flight, int64_t actual_ns);
-/* A tenant's request can run; it ended before anything of it did. */
-void sched_share_arrived(struct sched_tenant_use *use, struct sched_request *request, int64_t now_ns);
-void sched_share_withdrawn(struct sched_tenant_use *use, const struct sched_request *request);
-/* What other tenants than this one may have of the device until its last chunk is next: what waits, and as much as came of late when
- * the most came, but no more than their shares and quotas. */
-struct sched_rivalry {
-	double virtual_ns; /* where this one stands then */
-	double least_ns;   /* where one would begin that comes back */
-	double step_ns;    /* a full step: one that is let go first may end up so far ahead */
-	double horizon_ns; /* from now until then, about */
-	int64_t now_ns;
-};
-double sched_share_rivals(const struct sched *sched, const struct sched_tenant_use *use, const struct sched_rivalry *rivalry);
-/* How far apart backlogged tenants are now, and may ever be, in nanoseconds divided by weight. */
-int64_t sched_share_drift(const struct sched *sched);
-int64_t sched_share_bound(const struct sched *sched);
 
 /* ---- sched_step.c, sched_flight.c, sched_finish.c ------------------------------------- */
 
@@ -713,8 +802,6 @@ int64_t sched_flights_remaining_ns(const struct sched *sched, int64_t now_ns, do
 bool sched_finish_step(struct sched *sched, struct sched_flight *flight);
 bool sched_finish_attend(struct sched *sched, struct sched_flight *flight);
 void sched_finish_failed(struct sched *sched, struct sched_flight *flight);
-/* Whether row (of the request's input) is to be output. */
-bool sched_row_selected(const struct sched_request *request, uint32_t row);
 
 /* ---- sched_speculate.c: see there ------------------------------------------------------ */
 
@@ -723,8 +810,8 @@ struct sched_spare {
 	uint32_t rows, outs;
 	int64_t until_ns;
 };
-/* A step that carries all who wait, a row each, is formed but for the places of its rows: adds drafts where they pay. */
-void sched_speculate(struct sched *sched, struct sched_flight *flight, const struct sched_spare *spare);
+/* A step that carries all who wait, a row each, is formed: adds drafts where they pay. True: then its rows need new places. */
+bool sched_speculate(struct sched *sched, struct sched_flight *flight, const struct sched_spare *spare);
 /* The session's history has grown; drawn: by one token that it said. Returns how many tokens were looked at. */
 uint32_t sched_speculate_follow(struct sched *sched, struct sched_session *session, uint32_t count, bool drawn);
 

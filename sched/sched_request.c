@@ -183,7 +183,7 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 
 /* ---- on its way ----------------------------------------------------------------------- */
 
-void sched_request_deadline(struct sched *sched, struct sched_request *request, int64_t deadline_ns)
+void sched_request_time(struct sched *sched, struct sched_request *request, int64_t deadline_ns)
 {
 	request->deadline_ns = deadline_ns;
 	sched_list_leave(&request->of_timed);
@@ -203,7 +203,8 @@ static uint32_t position_of(const struct sched_request *request)
 {
 	const struct sched_session *session = request->session;
 
-	return request->layer != UINT32_MAX ? session->layers[request->layer] : session->position;
+	return session->kind == ATTND_SESSION_ATTENTION && request->layer != UINT32_MAX ? session->layers[request->layer]
+											 : session->position;
 }
 
 void sched_request_proceed(struct sched *sched, struct sched_request *request)
@@ -279,7 +280,7 @@ static bool unblock(struct sched *sched, struct sched_session *session, struct s
 	case BLOCKS_COPYING:
 		sched_session_leave_place(sched, session);
 		session->busy = true;
-		request->state = REQUEST_RUNNING;
+		sched_request_run(sched, request);
 		copy->members[copy->member_count++] =
 			(struct sched_member){ .session = session, .request = request };
 		return true;
@@ -350,35 +351,34 @@ static int64_t reply(struct sched *sched, const struct sched_request *request,
 	enum attnd_status status, uint8_t flags, uint64_t value)
 {
 	struct sched_lane_use *lane = request->client->lane;
-	struct sched_reply *out = sched_reply_claim(lane);
-	const int64_t now_ns = base_clock_now(sched->clock);
+	const int64_t now_ns = sched->stamp_ns ? sched->stamp_ns : base_clock_now(sched->clock);
 
-	out->kind = SCHED_COMPLETION;
-	out->client = request->client->number;
-	out->completion = (struct attnd_completion){
-		.request_id = request->record.request_id,
-		.status = (uint8_t)status,
-		.flags = flags,
-		.sequence = request->sequence,
-		.result_bytes = request->result_bytes,
-		.position = position_of(request),
-		.received_ns = request->received_ns,
-		.admitted_ns = request->admitted_ns,
-		.started_ns = request->started_ns,
-		.done_ns = now_ns,
-		.value = value,
+	*sched_reply_claim(lane) = (struct sched_reply){
+		.kind = SCHED_COMPLETION,
+		.client = request->client->number,
+		.completion = {
+			.request_id = request->record.request_id,
+			.status = (uint8_t)status,
+			.flags = flags,
+			.sequence = request->sequence,
+			.result_bytes = request->result_bytes,
+			.position = position_of(request),
+			.received_ns = request->received_ns,
+			.admitted_ns = request->admitted_ns,
+			.started_ns = request->started_ns,
+			.done_ns = now_ns,
+			.value = value,
+		},
 	};
 	sched_reply_send(lane);
 	return now_ns;
 }
 
-void sched_request_unpromise(struct sched *sched, struct sched_request *request)
+void sched_request_release(struct sched *sched, struct sched_request *request)
 {
 	struct sched_client *client = request->client;
 	const uint32_t streams = request->streams;
 
-	if (streams == 0)
-		return;
 	request->streams = 0;
 	client->lane->promised -= streams;
 	client->promised -= streams;

@@ -52,48 +52,53 @@ void sched_session_kick(struct sched *sched, struct sched_session *session)
 
 void sched_session_leave_place(struct sched *sched, struct sched_session *session)
 {
-	struct sched_client *client = session->client;
+	switch ((enum sched_place)session->place) {
+	case PLACE_NONE: return;
+	case PLACE_READY: sched_session_leave_ready(sched, session); return;
+	case PLACE_PARKED: sched_debt_park(sched, session, false); break;
+	case PLACE_BLOCKED: break;
+	}
+	sched_list_leave(&session->of_place);
+	session->place = PLACE_NONE;
+}
+
+/* Its first session is ready. Who comes back competes from now on: time away is neither saved up nor held against him. */
+static void client_enter(struct sched *sched, struct sched_client *client)
+{
 	struct sched_tenant_use *use = &sched->uses[client->tenant];
 
-	sched_list_leave(&session->of_place);
-	if (session->place == PLACE_READY && sched_list_empty(&client->ready)) {
-		sched_list_leave(&client->of_active);
-		if (sched_list_empty(&use->active))
-			sched_share_leave(use);
-	}
-	if (session->place == PLACE_PARKED)
-		sched_debt_park(sched, session, false);
-	session->place = PLACE_NONE;
+	if (client->served < use->turn)
+		client->served = use->turn;
+	if (sched_list_empty(&use->active))
+		sched_share_enter(sched, use);
+	sched_list_append(&use->active, &client->of_active);
+}
+
+static void enter_ready(struct sched *sched, struct sched_session *session, const struct sched_request *request)
+{
+	struct sched_client *client = session->client;
+
+	if (sched_list_empty(&client->ready))
+		client_enter(sched, client);
+	sched_list_append(&client->ready, &session->of_place);
+	session->waiting_since_ns = sched->now_ns;
+	session->head_deadline_ns = request->deadline_ns;
+	session->head_rows = request->rows - request->rows_done;
+	session->head_class = request->record.priority_class;
 }
 
 void sched_session_enter_place(
 	struct sched *sched, struct sched_session *session, enum sched_place place)
 {
-	struct sched_client *client = session->client;
-	struct sched_tenant_use *use = &sched->uses[client->tenant];
 	struct sched_request *request = sched_session_head(session);
 
-	sched_session_leave_place(sched, session);
+	if (session->place != PLACE_NONE)
+		sched_session_leave_place(sched, session);
 	session->place = (uint8_t)place;
 	switch (place) {
-	case PLACE_READY:
-		/* Who comes back competes from now on: time away is neither saved up nor held
-		 * against him. */
-		if (sched_list_empty(&client->ready)) {
-			if (client->served < use->turn)
-				client->served = use->turn;
-			if (sched_list_empty(&use->active))
-				sched_share_enter(sched, use);
-			sched_list_append(&use->active, &client->of_active);
-		}
-		sched_list_append(&client->ready, &session->of_place);
-		session->waiting_since_ns = sched->now_ns;
-		session->head_deadline_ns = request->deadline_ns;
-		session->head_rows = request->rows - request->rows_done;
-		session->head_class = request->record.priority_class;
-		break;
+	case PLACE_READY: enter_ready(sched, session, request); break;
 	case PLACE_PARKED:
-		sched_list_append(&client->parked, &session->of_place);
+		sched_list_append(&session->client->parked, &session->of_place);
 		sched_debt_park(sched, session, true);
 		sched->counters.parked++;
 		break;
@@ -125,7 +130,7 @@ static enum attnd_status session_new(
 	session->queued = 0;
 	session->place = PLACE_NONE;
 	session->busy = session->closing = false;
-	session->position = session->block_count = 0;
+	session->position = session->block_count = session->own_until = 0;
 	session->prefix_node = SCHED_PREFIX_NONE;
 	session->reused_tokens = 0;
 	session->continued = session->apart = false;
@@ -347,6 +352,7 @@ void sched_session_open(
 	session->max_tokens = opening.max_tokens;
 	session->kv = opening.kv;
 	memcpy(session->take_bytes, opening.take_bytes, sizeof(session->take_bytes));
+	session->token_bytes = opening.kv.block_bytes[1] / KERN_PAGE_TOKENS;
 	session->sampling = opening.sampling;
 	session->window = params->window;
 	session->scale = params->scale;
@@ -367,7 +373,7 @@ static bool loses_low(const struct sched_session *session, uint32_t keep)
 
 unsigned sched_start_fork(struct sched *sched, struct sched_request *request)
 {
-	const struct sched_session *parent = request->session;
+	struct sched_session *parent = request->session;
 	uint32_t keep = request->record.argument ? request->record.argument : parent->position;
 	struct sched_session *child;
 	enum attnd_status status;
@@ -382,6 +388,7 @@ unsigned sched_start_fork(struct sched *sched, struct sched_request *request)
 	child->max_tokens = parent->max_tokens;
 	child->kv = parent->kv;
 	memcpy(child->take_bytes, parent->take_bytes, sizeof(child->take_bytes));
+	child->token_bytes = parent->token_bytes;
 	child->sampling = parent->sampling;
 	child->window = parent->window;
 	child->scale = parent->scale;

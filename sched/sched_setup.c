@@ -8,6 +8,8 @@
 #include "base/base_rand.h"
 #include "sched/sched_private.h"
 
+enum { LINE_BYTES = 64 }; /* of a cache */
+
 static int check_sizes(const struct sched_options *o)
 {
 	if (o->sessions_max == 0 || o->sessions_max > 1u << SCHED_INDEX_BITS || o->requests_max == 0 ||
@@ -188,15 +190,20 @@ static int prefix_create(struct sched *sched)
 
 /* ---- tables: each is one allocation, so that a sanitizer sees its ends ---------------- */
 
+/* All of it is written now, so that no request pays for a page fault. */
 static void *table(size_t count, size_t element_bytes)
 {
-	size_t size_bytes = (count ? count : 1) * element_bytes;
-	volatile unsigned char *bytes = calloc(count ? count : 1, element_bytes);
+	const size_t bytes = ((count ? count : 1) * element_bytes + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES;
+	void *memory = aligned_alloc(LINE_BYTES, bytes);
 
-	/* Touched now, so that no request pays for a page fault. */
-	for (size_t at = 0; bytes && at < size_bytes; at += 4096)
-		bytes[at] = 0;
-	return (void *)(uintptr_t)bytes;
+	return memory ? memset(memory, 0, bytes) : NULL;
+}
+
+/* Of so many elements for each session: an odd number of cache lines. Sessions that stand at the same position would all meet in a
+ * few sets of a cache where these tables are powers of two apart. */
+static size_t apart(size_t count, size_t element_bytes)
+{
+	return ((count * element_bytes + LINE_BYTES - 1) / LINE_BYTES | 1) * LINE_BYTES / element_bytes;
 }
 
 static bool flight_create(struct sched *sched, struct sched_flight *flight, uint32_t vocab_max)
@@ -223,6 +230,21 @@ static void flight_destroy(struct sched_flight *flight)
 	free(flight->members);
 }
 
+static size_t blocks_apart(const struct sched *sched)
+{
+	return apart(sched->blocks_max, sizeof(*sched->block_tables));
+}
+
+static size_t tokens_apart(const struct sched_options *o)
+{
+	return apart(o->tokens_max, sizeof(uint32_t));
+}
+
+static size_t choices_apart(const struct sched_options *o)
+{
+	return apart((o->tokens_max + 63) / 64, sizeof(uint64_t));
+}
+
 static bool drafts_create(struct sched *sched)
 {
 	const size_t slots = (size_t)SCHED_DRAFT_GRAMS * sched_draft_slots(sched->options.tokens_max);
@@ -234,7 +256,7 @@ static bool drafts_create(struct sched *sched)
 static bool tables_create(struct sched *sched)
 {
 	const struct sched_options *o = &sched->options;
-	size_t sessions = o->sessions_max, words = (o->tokens_max + 63) / 64, scratch = 1;
+	size_t sessions = o->sessions_max, scratch = 1;
 	uint32_t vocab_max = 1;
 
 	for (uint32_t i = 0; i < o->model_count; i++) {
@@ -253,11 +275,9 @@ static bool tables_create(struct sched *sched)
 		(sched->uses = table(o->tenant_count, sizeof(*sched->uses))) != NULL &&
 		(sched->decodes = table(sessions, sizeof(*sched->decodes))) != NULL &&
 		(sched->prefills = table(sessions, sizeof(*sched->prefills))) != NULL &&
-		(sched->block_tables = table(
-			 sessions * sched->blocks_max, sizeof(*sched->block_tables))) != NULL &&
-		(sched->histories = table(sessions * o->tokens_max, sizeof(*sched->histories))) !=
-		NULL &&
-		(sched->choices = table(sessions * words, sizeof(*sched->choices))) != NULL &&
+		(sched->block_tables = table(sessions * blocks_apart(sched), sizeof(*sched->block_tables))) != NULL &&
+		(sched->histories = table(sessions * tokens_apart(o), sizeof(*sched->histories))) != NULL &&
+		(sched->choices = table(sessions * choices_apart(o), sizeof(*sched->choices))) != NULL &&
 		(sched->layer_tables = table(
 			 sessions * ATTND_LAYERS_MAX, sizeof(*sched->layer_tables))) != NULL &&
 		(sched->sample_scratch = table(scratch, 1)) != NULL && drafts_create(sched);
@@ -290,7 +310,6 @@ static uint32_t first_generation(uint64_t boot_id, uint32_t index)
 static void sessions_init(struct sched *sched)
 {
 	const uint32_t slots = sched_draft_slots(sched->options.tokens_max);
-	size_t words = (sched->options.tokens_max + 63) / 64;
 
 	for (uint32_t i = 0; i < sched->options.sessions_max; i++) {
 		struct sched_session *session = &sched->sessions[i];
@@ -298,9 +317,9 @@ static void sessions_init(struct sched *sched)
 		session->index = i;
 		session->prefix_node = SCHED_PREFIX_NONE;
 		session->generation = first_generation(sched->options.boot_id, i);
-		session->blocks = sched->block_tables + (size_t)i * sched->blocks_max;
-		session->tokens = sched->histories + (size_t)i * sched->options.tokens_max;
-		session->chosen = sched->choices + i * words;
+		session->blocks = sched->block_tables + i * blocks_apart(sched);
+		session->tokens = sched->histories + i * tokens_apart(&sched->options);
+		session->chosen = sched->choices + i * choices_apart(&sched->options);
 		session->layers = sched->layer_tables + (size_t)i * ATTND_LAYERS_MAX;
 		if (sched->draft_slots)
 			sched_draft_init(&session->draft, sched->draft_slots + (size_t)i * SCHED_DRAFT_GRAMS * slots, slots);

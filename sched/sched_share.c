@@ -151,17 +151,6 @@ bool sched_share_may(struct sched *sched, struct sched_tenant_use *use)
 
 /* ---- who pays for a work -------------------------------------------------------------- */
 
-void sched_share_join(struct sched_flight *flight, uint32_t tenant, const struct sched_load *load)
-{
-	struct sched_part *part = &flight->parts[tenant];
-
-	part->members++;
-	part->load.rows += load->rows;
-	part->load.outs += load->outs;
-	part->load.visits += load->visits;
-	part->load.kv_bytes += load->kv_bytes;
-}
-
 static double share_of(double whole_ns, double part, double whole, double otherwise)
 {
 	return whole_ns * (whole > 0.0 ? part / whole : otherwise);

@@ -92,16 +92,8 @@ static struct sched_load load_of(const struct sched_session *session, uint32_t f
 
 	for (uint32_t i = first; i < end; i++)
 		load.visits += (uint64_t)session->position + i + 2;
-	load.kv_bytes = sched_kv_bytes(&session->kv, end - first);
+	load.kv_bytes = sched_session_bytes(session, end - first);
 	return load;
-}
-
-static void add_load(struct sched_load *to, const struct sched_load *load)
-{
-	to->rows += load->rows;
-	to->outs += load->outs;
-	to->visits += load->visits;
-	to->kv_bytes += load->kv_bytes;
 }
 
 /* False: nobody has anything that is not more likely wrong than worth a thought. */
@@ -152,7 +144,7 @@ static uint32_t choose(struct sched *sched, const struct sched_flight *flight, c
 
 		if (wishes->bins[bin].rows == 0)
 			continue;
-		add_load(&load, &(struct sched_load){ .rows = wishes->bins[bin].rows,
+		sched_load_add(&load, &(struct sched_load){ .rows = wishes->bins[bin].rows,
 			.outs = wishes->bins[bin].rows,
 			.visits = wishes->bins[bin].visits,
 			.kv_bytes = wishes->bins[bin].kv_bytes });
@@ -186,7 +178,7 @@ static bool may_pay(const struct sched *sched, const struct sched_flight *flight
 
 	if (flight->member_count < CROWD)
 		return true;
-	add_load(&load, &(struct sched_load){ .rows = flight->member_count, .outs = flight->member_count, .visits = load.visits });
+	sched_load_add(&load, &(struct sched_load){ .rows = flight->member_count, .outs = flight->member_count, .visits = load.visits });
 	return 2.0 / (double)sched_cost_predict(&sched->cost, flight->model, &load) > GAIN_LEAST / (double)flight->predicted_ns;
 }
 
@@ -211,20 +203,21 @@ static void draft(struct sched *sched, struct sched_flight *flight, struct sched
 	member->outs += drafts;
 	member->drafts = drafts;
 	load = load_of(member->session, 0, drafts);
-	add_load(&flight->load, &load);
-	add_load(&flight->parts[client->tenant].load, &load);
+	sched_load_add(&flight->load, &load);
+	sched_load_add(&flight->parts[client->tenant].load, &load);
 	sched->counters.draft_rows += drafts;
 }
 
-void sched_speculate(struct sched *sched, struct sched_flight *flight, const struct sched_spare *spare)
+bool sched_speculate(struct sched *sched, struct sched_flight *flight, const struct sched_spare *spare)
 {
 	struct wishes wishes = { 0 };
 	uint32_t bin;
 
 	flight->predicted_ns = sched_cost_predict(&sched->cost, flight->model, &flight->load);
 	if (spare->rows == 0 || spare->outs == 0 || !may_pay(sched, flight) || !gather(sched, flight, &wishes))
-		return;
+		return false;
 	bin = choose(sched, flight, spare, &wishes);
 	for (uint32_t m = 0; bin < BINS && m < flight->member_count; m++)
 		draft(sched, flight, &flight->members[m], bin);
+	return bin < BINS;
 }

@@ -16,9 +16,9 @@
  * had for little stays idle; but not beyond their turn with work of tenants that are ahead of one
  * that this step cannot serve. Order decides when a row runs, never what it computes.
  */
-#include <math.h>
-
 #include "sched/sched_private.h"
+
+enum { AHEAD = 4 }; /* candidates whose memory is asked for before their turn comes */
 
 /* Tenants with work that this step leaves behind: the one furthest back, and the next one, for whom
  * the first one's own work is no reason to wait. */
@@ -27,18 +27,25 @@ struct behind {
 	int64_t virtual_ns, next_ns;
 };
 
+struct waiting_turn { /* of a heap, with what it is ordered by */
+	int64_t virtual_ns;
+	uint32_t tenant, number; /* of sched.turns */
+};
+
 struct forming {
 	struct sched_flight *flight;
 	const struct kern_program *program;
+	const struct sched_cost_units *units; /* of the flight's model */
 	uint32_t rows_left, outs_left;
 	uint32_t rows, decode_rows, misfits;
 	int64_t until_ns; /* when the step is to have ended, as predicted, for a deadline in it */
 	int64_t until_deadline_ns; /* of that one; so are these: */
 	uint32_t until_class, until_tenant;
 	struct behind behind;
-	struct sched_turn *turns[SCHED_TENANTS_MAX]; /* a heap, the least virtual time at the top */
+	struct waiting_turn turns[SCHED_TENANTS_MAX]; /* a heap, the least virtual time at the top */
 	uint32_t turn_count;
-	bool embeddings;
+	uint8_t flags; /* of any member's request */
+	const unsigned char *shared; /* the first member's first block, if others have it too; NULL: they do not */
 };
 
 /* ---- candidates ----------------------------------------------------------------------- */
@@ -57,24 +64,25 @@ static bool before(const struct sched_candidate *a, const struct sched_candidate
 	return a->fair < b->fair;
 }
 
-/* What stands in a candidate's place of the deadline, by the policy. */
+/* What stands in a candidate's place of the deadline, by policies that promise nothing. */
 static int64_t order_ns(const struct sched *sched, const struct sched_session *session)
 {
-	const struct sched_request *request;
+	const struct sched_request *request = sched_session_head(session);
 
-	if (sched->options.policy == SCHED_POLICY_PROMISE)
-		return session->head_deadline_ns;
-	request = sched_session_head(session);
 	if (sched->options.policy == SCHED_POLICY_ARRIVAL)
 		return request->admitted_ns;
 	return request->record.deadline_ns ? request->record.deadline_ns : INT64_MAX;
 }
 
 /* The ready sessions of a client, in turn; what is past its deadline ends here. Of what it passes it reads one cache line
- * each. */
+ * each, and notes what spares another look at all of them. */
 static void gather_client(struct sched *sched, struct sched_client *client, struct sched_turn *turn)
 {
 	const uint32_t chunk = sched->options.prefill_chunk;
+	const bool promise = sched->options.policy == SCHED_POLICY_PROMISE;
+	struct sched_heap *all = &turn->decodes;
+	struct sched_candidate *put = all->at + all->count;
+	bool ordered = all->ordered, alike = turn->alike;
 	uint64_t fair = client->served;
 	struct sched_list *link, *next;
 
@@ -89,26 +97,33 @@ static void gather_client(struct sched *sched, struct sched_client *client, stru
 		}
 		if (session->waiting_since_ns < turn->oldest_ns) {
 			turn->oldest_ns = session->waiting_since_ns;
-			turn->oldest = turn->decode_count;
+			turn->oldest = (uint32_t)(put - all->at);
 		}
-		turn->decodes[turn->decode_count++] = (struct sched_candidate){ .session = session,
-			.deadline_ns = order_ns(sched, session),
+		*put = (struct sched_candidate){ .session = session,
+			.deadline_ns = promise ? session->head_deadline_ns : order_ns(sched, session),
 			.fair = fair,
 			.model = (uint16_t)session->model,
 			.class = session->head_class + (session->head_deadline_ns == INT64_MAX ? turn->free_class : 0),
 			.decode = rows == 1 };
+		alike = alike && rows == 1 && put->model == all->at->model;
+		ordered = ordered && (put == all->at || !before(put, put - 1));
 		fair += rows > chunk ? chunk : rows > 0 ? rows : 1;
+		put++;
 	}
+	all->count = (uint32_t)(put - all->at);
+	all->ordered = ordered;
+	turn->alike = alike;
 }
 
 /* Of the tenant whose turn it is the one that waited too long is made the most urgent: one per step. */
 static void favour_aged(const struct sched *sched, struct sched_turn *turn)
 {
-	if (turn->decode_count == 0 || sched->now_ns - turn->oldest_ns <= SCHED_AGED_NS ||
+	if (turn->decodes.count == 0 || sched->now_ns - turn->oldest_ns <= SCHED_AGED_NS ||
 		sched->options.policy != SCHED_POLICY_PROMISE)
 		return;
-	turn->decodes[turn->oldest].class = ATTND_CLASS_LATENCY;
-	turn->decodes[turn->oldest].deadline_ns = INT64_MIN;
+	turn->decodes.at[turn->oldest].class = ATTND_CLASS_LATENCY;
+	turn->decodes.at[turn->oldest].deadline_ns = INT64_MIN;
+	turn->decodes.ordered = turn->decodes.ordered && turn->oldest == 0;
 }
 
 /* All candidates, tenant by tenant, among the decodes for now; those of a tenant over its quota are none. */
@@ -128,17 +143,18 @@ static void gather(struct sched *sched)
 			continue;
 		*turn = (struct sched_turn){ .use = use,
 			.tenant = (uint32_t)(use - sched->uses),
-			.decodes = sched->decodes + count,
-			.prefills = sched->prefills + count,
+			.decodes = { .at = sched->decodes + count, .ordered = true },
+			.prefills = { .at = sched->prefills + count },
 			.virtual_ns = use->virtual_ns,
 			.oldest_ns = INT64_MAX,
+			.alike = true,
 			.free_class = tight >> (use - sched->uses) & 1 ? ATTND_CLASS_END : 0 };
 		for (c = use->active.next; c != &use->active; c = next_client) {
 			next_client = c->next;
 			gather_client(sched, sched_client_of_active(c), turn);
 		}
-		count += turn->decode_count;
-		sched->turn_count += turn->decode_count > 0;
+		count += turn->decodes.count;
+		sched->turn_count += turn->decodes.count > 0;
 	}
 }
 
@@ -150,8 +166,7 @@ static struct sched_turn *next_turn(struct sched *sched)
 	for (uint32_t i = 0; i < sched->turn_count; i++) {
 		struct sched_turn *turn = &sched->turns[i];
 
-		if (turn->decode_count + turn->prefill_count > 0 &&
-			(!next || turn->virtual_ns < next->virtual_ns))
+		if (!next || turn->virtual_ns < next->virtual_ns)
 			next = turn;
 	}
 	return next;
@@ -159,25 +174,34 @@ static struct sched_turn *next_turn(struct sched *sched)
 
 static const struct sched_candidate *most_urgent(const struct sched_turn *turn)
 {
-	const struct sched_candidate *best = turn->decodes;
+	const struct sched_heap *all = &turn->decodes;
+	const struct sched_candidate *best = all->at;
 
-	for (uint32_t i = 1; i < turn->decode_count; i++)
-		if (before(&turn->decodes[i], best))
-			best = &turn->decodes[i];
+	for (uint32_t i = 1; !all->ordered && i < all->count; i++)
+		if (before(&all->at[i], best))
+			best = &all->at[i];
 	return best;
+}
+
+/* Its virtual time if those that were taken had been charged already. A division: not for each row where nobody asks. */
+static inline int64_t virtual_ns(const struct sched_turn *turn)
+{
+	return turn->virtual_ns + (int64_t)turn->spent_ns / turn->use->weight;
 }
 
 static void leave_behind(struct behind *behind, const struct sched_turn *turn)
 {
+	const int64_t ns = virtual_ns(turn);
+
 	if (turn->tenant == behind->tenant) {
-		if (turn->virtual_ns < behind->virtual_ns)
-			behind->virtual_ns = turn->virtual_ns;
-	} else if (turn->virtual_ns < behind->virtual_ns) {
+		if (ns < behind->virtual_ns)
+			behind->virtual_ns = ns;
+	} else if (ns < behind->virtual_ns) {
 		behind->next_ns = behind->virtual_ns;
 		behind->tenant = turn->tenant;
-		behind->virtual_ns = turn->virtual_ns;
-	} else if (turn->virtual_ns < behind->next_ns) {
-		behind->next_ns = turn->virtual_ns;
+		behind->virtual_ns = ns;
+	} else if (ns < behind->next_ns) {
+		behind->next_ns = ns;
 	}
 }
 
@@ -188,74 +212,87 @@ static bool too_far(const struct sched *sched, const struct forming *f, const st
 		turn->tenant == f->behind.tenant ? f->behind.next_ns : f->behind.virtual_ns;
 
 	return least_ns != INT64_MAX &&
-		turn->virtual_ns > least_ns + sched->slack_ns / turn->use->weight;
+		virtual_ns(turn) > least_ns + sched->slack_ns / turn->use->weight;
 }
 
 /* Keeps those of one model: decodes stay, prefills move beside; those of others are left behind. */
 static void divide(struct sched_turn *turn, uint32_t model, bool attends, struct behind *behind)
 {
-	const uint32_t count = turn->decode_count;
+	struct sched_heap *decodes = &turn->decodes, *prefills = &turn->prefills;
+	const uint32_t count = decodes->count;
 
-	turn->decode_count = turn->prefill_count = 0;
+	prefills->ordered = decodes->ordered;
+	if (turn->alike && decodes->at->model == model)
+		return;
+	decodes->count = 0;
 	for (uint32_t i = 0; i < count; i++) {
-		struct sched_candidate candidate = turn->decodes[i];
+		struct sched_candidate candidate = decodes->at[i];
 
 		if (candidate.model != model)
 			continue;
 		if (attends || candidate.decode)
-			turn->decodes[turn->decode_count++] = candidate;
+			decodes->at[decodes->count++] = candidate;
 		else
-			turn->prefills[turn->prefill_count++] = candidate;
+			prefills->at[prefills->count++] = candidate;
 	}
-	if (turn->decode_count + turn->prefill_count < count)
+	if (decodes->count + prefills->count < count)
 		leave_behind(behind, turn);
 }
 
 /* ---- a heap of candidates, the most urgent at the top --------------------------------- */
 
 /* A hole at `at` moves down until what is to be put there fits. */
-static void sift(struct sched_candidate *heap, uint32_t count, uint32_t at, struct sched_candidate put)
+static void sift(struct sched_heap *heap, uint32_t at, struct sched_candidate put)
 {
-	for (uint32_t child = 2 * at + 1; child < count; child = 2 * at + 1) {
-		if (child + 1 < count && before(&heap[child + 1], &heap[child]))
+	for (uint32_t child = 2 * at + 1; child < heap->count; child = 2 * at + 1) {
+		if (child + 1 < heap->count && before(&heap->at[child + 1], &heap->at[child]))
 			child++;
-		if (!before(&heap[child], &put))
+		if (!before(&heap->at[child], &put))
 			break;
-		heap[at] = heap[child];
+		heap->at[at] = heap->at[child];
 		at = child;
 	}
-	heap[at] = put;
+	heap->at[at] = put;
 }
 
 /* One client's streams come in order already: these are taken from the front. */
-static bool in_order(const struct sched_candidate *heap, uint32_t count)
+static bool in_order(const struct sched_heap *heap)
 {
 	uint32_t i = 1;
 
-	while (i < count && !before(&heap[i], &heap[i - 1]))
+	while (i < heap->count && !before(&heap->at[i], &heap->at[i - 1]))
 		i++;
-	return i >= count;
+	return i >= heap->count;
 }
 
-static bool heap_make(struct sched_candidate *heap, uint32_t count)
+static void heap_make(struct sched_heap *heap)
 {
-	if (in_order(heap, count))
-		return true;
-	for (uint32_t i = count / 2; i-- > 0;)
-		sift(heap, count, i, heap[i]);
-	return false;
+	heap->ordered = heap->ordered || in_order(heap);
+	for (uint32_t i = heap->count / 2; !heap->ordered && i-- > 0;)
+		sift(heap, i, heap->at[i]);
 }
 
-static struct sched_candidate heap_pop(struct sched_candidate **heap, uint32_t *count, bool ordered)
+static const struct sched_candidate *pop_moving(struct sched_heap *heap)
 {
-	struct sched_candidate top = **heap;
+	struct sched_candidate *end = heap->at + --heap->count, last = *end;
 
-	--*count;
-	if (ordered)
-		++*heap;
-	else
-		sift(*heap, *count, 0, (*heap)[*count]);
-	return top;
+	*end = *heap->at;
+	sift(heap, 0, last);
+	return end;
+}
+
+/* What is popped stays where it is until the next one is. */
+static inline const struct sched_candidate *heap_pop(struct sched_heap *heap)
+{
+	if (!heap->ordered)
+		return pop_moving(heap);
+	heap->count--;
+	return heap->at++;
+}
+
+static inline bool turn_empty(const struct sched_turn *turn)
+{
+	return turn->decodes.count + turn->prefills.count == 0;
 }
 
 /* ---- members -------------------------------------------------------------------------- */
@@ -268,6 +305,10 @@ static uint32_t fit_outs(
 	uint32_t from = request->rows_done;
 
 	*used = 0;
+	if (sched_last_only(request)) {
+		*used = from + rows == request->rows && outs > 0;
+		return rows - (from + rows == request->rows && outs == 0);
+	}
 	for (uint32_t i = 0; i < rows; i++) {
 		if (!sched_row_selected(request, from + i))
 			continue;
@@ -283,20 +324,26 @@ static uint64_t visits_of(uint32_t position, uint32_t rows)
 	return (uint64_t)rows * position + (uint64_t)rows * (rows + 1) / 2;
 }
 
+static void park(struct sched *sched, struct sched_request *request)
+{
+	const struct sched_client *client = request->client;
+
+	if (client->credits > 0)
+		sched->lanes_full |= sched_lane_bit(sched, client->lane);
+	/* The clock between tokens stands still; sched_client_unpark starts it anew. */
+	if (request->generate.generated > 0)
+		sched_request_deadline(sched, request, INT64_MAX);
+	sched_session_enter_place(sched, request->session, PLACE_PARKED);
+}
+
 /* A stream's token needs a credit of its client, and a slot of its lane's `out` beyond those
  * that are promised. Who lacks one is parked, so that nobody of another lane waits for him. */
-static bool stream_promise(struct sched *sched, struct sched_request *request)
+static inline bool stream_promise(struct sched *sched, struct sched_request *request)
 {
 	struct sched_client *client = request->client;
-	const bool room = sched_lane_room(client->lane, 1);
 
-	if (client->credits == 0 || !room) {
-		if (client->credits > 0)
-			sched->lanes_full |= sched_lane_bit(sched, client->lane);
-		/* The clock between tokens stands still; sched_client_unpark starts it anew. */
-		if (request->generate.generated > 0)
-			sched_request_deadline(sched, request, INT64_MAX);
-		sched_session_enter_place(sched, request->session, PLACE_PARKED);
+	if (client->credits == 0 || !sched_lane_room(client->lane, 1)) {
+		park(sched, request);
 		return false;
 	}
 	client->credits--;
@@ -306,125 +353,125 @@ static bool stream_promise(struct sched *sched, struct sched_request *request)
 	return true;
 }
 
-static void place_outs(struct forming *f, struct sched_member *member)
+/* Whole rows go straight to where the client wants them; the rest is computed here from private logits. */
+static inline void place_out(struct forming *f, const struct sched_request *request, uint32_t row, uint64_t *done_bytes)
 {
 	struct kern_step *step = &f->flight->work.step;
-	const struct sched_request *request = member->request;
-	enum attnd_output output = request->record.op == ATTND_OP_GENERATE
-		? ATTND_OUT_SAMPLED
-		: (enum attnd_output)request->step.output;
-	uint64_t done = request->result_bytes;
+	struct kern_out *out = &f->flight->outs[step->out_count];
+	const uint8_t output = request->record.op == ATTND_OP_GENERATE ? ATTND_OUT_SAMPLED : request->step.output;
 
-	member->out = step->out_count;
-	for (uint32_t i = 0; i < member->rows; i++) {
-		struct kern_out *out;
-
-		if (i < member->rows - member->drafts && !sched_row_selected(request, request->rows_done + i))
-			continue;
-		out = &f->flight->outs[step->out_count];
-		*out = (struct kern_out){ .row = member->row + i };
-		/* Whole rows go straight to where the client wants them; the rest is computed here
-		 * from private logits. */
-		if (output == ATTND_OUT_LOGITS) {
-			out->logits = (float *)(void *)(request->out + done);
-			done += sizeof(float) * (uint64_t)f->program->vocab;
-		} else if (output == ATTND_OUT_HIDDEN) {
-			out->hidden = (float *)(void *)(request->out + done);
-			done += sizeof(float) * (uint64_t)f->program->width;
-		} else {
-			out->logits = f->flight->logits + (uint64_t)step->out_count * f->program->vocab;
-		}
-		step->out_count++;
+	*out = (struct kern_out){ .row = row };
+	if (output == ATTND_OUT_LOGITS) {
+		out->logits = (float *)(void *)(request->out + *done_bytes);
+		*done_bytes += sizeof(float) * (uint64_t)f->program->vocab;
+	} else if (output == ATTND_OUT_HIDDEN) {
+		out->hidden = (float *)(void *)(request->out + *done_bytes);
+		*done_bytes += sizeof(float) * (uint64_t)f->program->width;
+	} else {
+		out->logits = f->flight->logits + (uint64_t)step->out_count * f->program->vocab;
 	}
-	member->outs = step->out_count - member->out;
+	step->out_count++;
 }
 
-static void place_tokens(struct forming *f, const struct sched_member *member)
+static inline void place_outs(struct forming *f, const struct sched_member *member, const uint32_t rows)
+{
+	const struct sched_request *request = member->request;
+	const bool last_ones = rows == 1 || sched_last_only(request);
+	const uint32_t known = rows - member->drafts;
+	uint64_t done_bytes = request->result_bytes;
+
+	for (uint32_t i = last_ones ? rows - member->outs : 0; i < rows; i++)
+		if (last_ones || i >= known || sched_row_selected(request, request->rows_done + i))
+			place_out(f, request, member->row + i, &done_bytes);
+}
+
+static inline void place_tokens(struct forming *f, const struct sched_member *member, const uint32_t rows)
 {
 	const struct sched_request *request = member->request;
 	const struct sched_session *session = member->session;
 	uint32_t *tokens = f->flight->tokens + member->row;
 	const float **embeddings = f->flight->embeddings + member->row;
-	const uint32_t known = member->rows - member->drafts;
-	bool rows = request->record.flags & ATTND_REQ_ROWS;
+	const uint32_t known = rows - member->drafts;
+	const uint32_t *history = session->tokens + session->position;
+	const bool embedded = request->record.flags & ATTND_REQ_ROWS;
 
-	for (uint32_t i = 0; i < known; i++) {
+	for (uint32_t i = 0; i < rows; i++) {
 		uint64_t row = (uint64_t)request->rows_done + i;
 
-		tokens[i] = rows ? 0 : session->tokens[session->position + i];
-		embeddings[i] = rows
-			? (const float *)(const void *)request->in + row * f->program->width
-			: NULL;
+		tokens[i] = embedded || i >= known ? 0 : history[i];
+		embeddings[i] = embedded ? (const float *)(const void *)request->in + row * f->program->width : NULL;
 	}
-	sched_draft_tokens(&session->draft, session->tokens, session->position + known, member->drafts, tokens + known);
-	for (uint32_t i = known; i < member->rows; i++)
-		embeddings[i] = NULL;
-	f->embeddings = f->embeddings || rows;
+	if (member->drafts > 0)
+		sched_draft_tokens(&session->draft, session->tokens, session->position + known, member->drafts, tokens + known);
 }
 
-static void place_member(struct forming *f, struct sched_member *member, struct kern_seq *seq)
+/* Its rows and outputs get their places behind those of the members before it. Inlined for single rows, of which a step may have a
+ * thousand. */
+static inline __attribute__((always_inline)) void place_member(struct forming *f, struct sched_member *member, const uint32_t rows)
 {
 	struct kern_step *step = &f->flight->work.step;
 
 	member->row = step->rows;
-	*seq = (struct kern_seq){ .row = member->row,
-		.rows = member->rows,
+	member->out = step->out_count;
+	f->flight->seqs[step->seq_count++] = (struct kern_seq){ .row = member->row,
+		.rows = rows,
 		.position = member->session->position,
 		.blocks = member->session->blocks,
 		.kv = &member->session->kv };
-	place_tokens(f, member);
-	place_outs(f, member);
-	step->rows += member->rows;
+	place_tokens(f, member, rows);
+	place_outs(f, member, rows);
+	step->rows += rows;
 }
 
-/* Every row and output gets its place, in the order of the members. */
-static void place(struct forming *f)
+static void place_none(struct forming *f)
 {
 	struct sched_flight *flight = f->flight;
 
-	flight->work.step = (struct kern_step){ .program = f->program,
-		.seq_count = flight->member_count,
-		.tokens = flight->tokens,
-		.seqs = flight->seqs,
-		.outs = flight->outs };
-	for (uint32_t i = 0; i < flight->member_count; i++)
-		place_member(f, &flight->members[i], &flight->seqs[i]);
-	flight->work.step.embeddings = f->embeddings ? flight->embeddings : NULL;
+	flight->work.step = (struct kern_step){
+		.program = f->program, .tokens = flight->tokens, .seqs = flight->seqs, .outs = flight->outs
+	};
+}
+
+/* Some have more rows by now. */
+static void place_again(struct forming *f)
+{
+	place_none(f);
+	for (uint32_t i = 0; i < f->flight->member_count; i++)
+		place_member(f, &f->flight->members[i], f->flight->members[i].rows);
 }
 
 /* What goes into the air is asked for no longer; a stream asks for the next row. */
 static void follow_debt(struct sched *sched, struct sched_request *request, uint32_t rows)
 {
+	if (request->debt.kind == DEBT_STREAM)
+		return;
 	if (request->rows_done + rows == request->rows && request->record.op != ATTND_OP_GENERATE)
 		sched_debt_drop(sched, request);
-	else if (request->debt.kind != DEBT_STREAM)
+	else
 		sched_debt_set(sched, request, rows);
 }
 
 /* The member is in; its tenant moves on by about what it will be charged, by a step at most. */
-static void take_off(struct sched *sched, struct forming *f, struct sched_turn *turn,
-	const struct sched_candidate *candidate, uint32_t rows, uint32_t turn_rows, const struct sched_load *load)
+static inline __attribute__((always_inline)) void take_off(struct sched *sched, struct forming *f, struct sched_turn *turn,
+	const struct sched_candidate *candidate, struct sched_request *request, uint32_t rows, uint32_t turn_rows,
+	const struct sched_load *load)
 {
-	struct sched_session *session = candidate->session;
-	struct sched_client *client = session->client;
-	const struct sched_cost_units *units = &sched->units[sched_flight_cost_model(f->flight)];
-	const double ns = units->step_ns / 16 + units->row_ns * load->rows + units->visit_ns * (double)load->visits +
-		units->out_ns * load->outs + units->byte_ns * (double)load->kv_bytes;
+	struct sched_part *part = &f->flight->parts[turn->tenant];
+	const struct sched_cost_units *units = f->units;
+	const double ns = units->step_ns / 16 + units->row_ns * load->rows + units->visit_ns * (double)(int64_t)load->visits +
+		units->out_ns * load->outs + units->byte_ns * (double)(int64_t)load->kv_bytes;
 
-	sched_session_leave_place(sched, session);
-	session->busy = true;
-	sched_session_head(session)->state = REQUEST_RUNNING;
-	follow_debt(sched, sched_session_head(session), rows);
-	client->served += turn_rows;
+	sched_session_leave_ready(sched, candidate->session);
+	candidate->session->busy = true;
+	sched_request_run(sched, request);
+	follow_debt(sched, request, rows);
+	request->client->served += turn_rows;
 	if (turn->use->turn < candidate->fair)
 		turn->use->turn = candidate->fair;
-	f->flight->load.rows += load->rows;
-	f->flight->load.outs += load->outs;
-	f->flight->load.visits += load->visits;
-	f->flight->load.kv_bytes += load->kv_bytes;
-	sched_share_join(f->flight, turn->tenant, load);
-	turn->spent_ns = fmin(turn->spent_ns + ns, (double)sched->slack_ns);
-	turn->virtual_ns = turn->use->virtual_ns + (int64_t)turn->spent_ns / turn->use->weight;
+	sched_load_add(&f->flight->load, load);
+	sched_load_add(&part->load, load);
+	part->members++;
+	turn->spent_ns = sched_lesser(turn->spent_ns + ns, (double)sched->slack_ns);
 }
 
 /* What a session holds for positions begin to end in the same blocks as the flight's first member:
@@ -432,13 +479,10 @@ static void take_off(struct sched *sched, struct forming *f, struct sched_turn *
 static uint64_t bytes_in_common(const struct sched_flight *flight,
 	const struct sched_session *session, uint32_t begin, uint32_t end)
 {
-	uint32_t common;
+	uint32_t common = KERN_PAGE_TOKENS * sched_blocks_common(flight->members[0].session, session);
 
-	if (flight->member_count == 0)
-		return 0;
-	common = KERN_PAGE_TOKENS * sched_blocks_common(flight->members[0].session, session);
 	common = common < end ? common : end;
-	return common > begin ? sched_kv_bytes(&session->kv, common - begin) : 0;
+	return common > begin ? sched_session_bytes(session, common - begin) : 0;
 }
 
 /* How long the step may take for a member's deadline: its part of the time left, where other chunks follow, less a band. What
@@ -450,8 +494,6 @@ static void note_deadline(struct sched *sched, struct forming *f, const struct s
 	const int64_t steps = 1 + (rows_left + chunk - 1) / chunk;
 	int64_t part_ns, until_ns;
 
-	if (sched->options.policy != SCHED_POLICY_PROMISE || candidate->session->head_deadline_ns == INT64_MAX)
-		return;
 	part_ns = sched_work_ns((double)((candidate->session->head_deadline_ns - sched->now_ns) / steps));
 	until_ns = sched->now_ns +
 		(int64_t)((double)part_ns / sched_cost_band(&sched->cost, f->flight->model, (double)steps));
@@ -463,30 +505,40 @@ static void note_deadline(struct sched *sched, struct forming *f, const struct s
 	f->until_tenant = turn->tenant;
 }
 
-static void add_member(struct sched *sched, struct forming *f, struct sched_turn *turn,
-	const struct sched_candidate *candidate, uint32_t rows, uint32_t outs)
+/* Sessions of models write to their last blocks alone, so who has any in common with another has the first one: here of the
+ * step's first member; NULL: nobody has. */
+static const unsigned char *shared_block(const struct sched *sched, const struct sched_session *session)
+{
+	return session->block_count > 0 && sched_kv_references(sched->kv, session->blocks[0]) > 1 ? session->blocks[0] : NULL;
+}
+
+static inline __attribute__((always_inline)) void add_member(struct sched *sched, struct forming *f, struct sched_turn *turn,
+	const struct sched_candidate *candidate, struct sched_request *request, const uint32_t rows, uint32_t outs)
 {
 	struct sched_session *session = candidate->session;
 	struct sched_flight *flight = f->flight;
 	struct sched_member *member = &flight->members[flight->member_count];
-	uint64_t common_bytes =
-		rows == 1 ? bytes_in_common(flight, session, 0, session->position + rows) : 0;
 	struct sched_load load = {
 		.rows = rows,
 		.outs = outs,
 		.visits = visits_of(session->position, rows),
-		.kv_bytes = sched_kv_bytes(&session->kv, (uint64_t)session->position + rows) - common_bytes,
+		.kv_bytes = sched_session_bytes(session, (uint64_t)session->position + rows),
 	};
 
-	*member = (struct sched_member){
-		.session = session, .request = sched_session_head(session), .rows = rows, .outs = outs
-	};
+	if (flight->member_count == 0)
+		f->shared = shared_block(sched, session);
+	else if (rows == 1 && f->shared && session->block_count > 0 && session->blocks[0] == f->shared)
+		load.kv_bytes -= bytes_in_common(flight, session, 0, session->position + rows);
+	*member = (struct sched_member){ .session = session, .request = request, .rows = rows, .outs = outs };
+	place_member(f, member, rows);
 	flight->member_count++;
+	f->flags |= request->record.flags;
 	f->rows += rows;
 	f->rows_left -= rows;
 	f->outs_left -= outs;
-	take_off(sched, f, turn, candidate, rows, rows, &load);
-	note_deadline(sched, f, turn, candidate, remaining(member->request) - rows);
+	take_off(sched, f, turn, candidate, request, rows, rows, &load);
+	if (session->head_deadline_ns != INT64_MAX && sched->options.policy == SCHED_POLICY_PROMISE)
+		note_deadline(sched, f, turn, candidate, remaining(request) - rows);
 }
 
 /* Rows that leave the step short enough for the deadlines in it, unless the one that binds is of the same tenant and of a lesser
@@ -503,8 +555,7 @@ static uint32_t fit_deadline(const struct sched *sched, const struct forming *f,
 
 		load.rows += rows;
 		load.visits += visits_of(candidate->session->position, rows);
-		load.kv_bytes += sched_kv_bytes(
-			&candidate->session->kv, (uint64_t)candidate->session->position + rows);
+		load.kv_bytes += sched_session_bytes(candidate->session, (uint64_t)candidate->session->position + rows);
 		if (sched->now_ns + sched_cost_predict(&sched->cost, f->flight->model, &load) <=
 			f->until_ns)
 			return rows;
@@ -514,11 +565,11 @@ static uint32_t fit_deadline(const struct sched *sched, const struct forming *f,
 	}
 }
 
-static void try_member(struct sched *sched, struct forming *f, struct sched_turn *turn,
-	const struct sched_candidate *candidate)
+/* How many rows of a prefill may go into this step. */
+static uint32_t cut(const struct sched *sched, const struct forming *f, const struct sched_turn *turn,
+	const struct sched_candidate *candidate, const struct sched_request *request)
 {
-	struct sched_request *request = sched_session_head(candidate->session);
-	uint32_t rows = remaining(request), outs;
+	uint32_t rows = remaining(request);
 
 	if (rows > sched->options.prefill_chunk)
 		rows = sched->options.prefill_chunk;
@@ -528,16 +579,40 @@ static void try_member(struct sched *sched, struct forming *f, struct sched_turn
 		rows = sched_aged_rows(sched);
 	if (rows > f->rows_left)
 		rows = f->rows_left;
-	if (rows > 1)
-		rows = fit_deadline(sched, f, turn, candidate, rows);
-	rows = fit_outs(request, rows, f->outs_left, &outs);
-	if (rows == 0 || (request->record.op == ATTND_OP_GENERATE && outs > 0 && !stream_promise(sched, request))) {
-		if (candidate->session->place == PLACE_READY)
-			leave_behind(&f->behind, turn);
-		f->misfits++;
-		return;
+	return rows > 1 ? fit_deadline(sched, f, turn, candidate, rows) : rows;
+}
+
+/* It has to wait for another step, or for credit. */
+static void pass_over(struct forming *f, const struct sched_turn *turn, const struct sched_candidate *candidate)
+{
+	if (candidate->session->place == PLACE_READY)
+		leave_behind(&f->behind, turn);
+	f->misfits++;
+}
+
+static void try_chunk(struct sched *sched, struct forming *f, struct sched_turn *turn,
+	const struct sched_candidate *candidate, struct sched_request *request)
+{
+	uint32_t outs, rows = fit_outs(request, cut(sched, f, turn, candidate, request), f->outs_left, &outs);
+
+	if (rows == 0 || (request->record.op == ATTND_OP_GENERATE && outs > 0 && !stream_promise(sched, request)))
+		pass_over(f, turn, candidate);
+	else
+		add_member(sched, f, turn, candidate, request, rows, outs);
+}
+
+/* Its last row: nothing is to be cut. */
+static void try_row(struct sched *sched, struct forming *f, struct sched_turn *turn,
+	const struct sched_candidate *candidate, struct sched_request *request)
+{
+	const uint32_t outs = sched_last_only(request) || sched_row_selected(request, request->rows - 1);
+
+	if (outs > f->outs_left || (request->record.op == ATTND_OP_GENERATE && !stream_promise(sched, request))) {
+		pass_over(f, turn, candidate);
+	} else {
+		add_member(sched, f, turn, candidate, request, 1, outs);
+		f->decode_rows++;
 	}
-	add_member(sched, f, turn, candidate, rows, outs);
 }
 
 /* ---- the work ------------------------------------------------------------------------- */
@@ -546,66 +621,83 @@ static void try_member(struct sched *sched, struct forming *f, struct sched_turn
  * row is wanted would never find room. */
 static bool decodes_next(const struct sched *sched, const struct forming *f, const struct sched_turn *turn)
 {
-	return turn->decode_count > 0 &&
-		(turn->prefill_count == 0 || (f->rows_left > sched->options.step_rows_max / 4 &&
+	return turn->decodes.count > 0 &&
+		(turn->prefills.count == 0 || (f->rows_left > sched->options.step_rows_max / 4 &&
 						     f->outs_left > sched->options.out_rows_max / 4));
+}
+
+/* A step has hundreds of members, whose requests no cache may hold any more. */
+static void look_ahead(const struct sched_heap *heap)
+{
+	if (heap->ordered && heap->count > 2 * AHEAD)
+		__builtin_prefetch(&heap->at[2 * AHEAD].session->client);
+	if (heap->ordered && heap->count > AHEAD) {
+		const struct sched_session *session = heap->at[AHEAD].session;
+
+		__builtin_prefetch(session->tokens + session->position);
+		sched_request_prefetch(sched_session_head(session));
+	}
 }
 
 /* The tenant's next one; a prefill that finds no row left is the last one looked at. */
 static void take_next(struct sched *sched, struct forming *f, struct sched_turn *turn)
 {
-	const bool decode = decodes_next(sched, f, turn);
-	const uint32_t rows = f->rows;
-	struct sched_candidate candidate = decode ? heap_pop(&turn->decodes, &turn->decode_count, turn->decodes_ordered)
-						  : heap_pop(&turn->prefills, &turn->prefill_count, turn->prefills_ordered);
+	struct sched_heap *heap = decodes_next(sched, f, turn) ? &turn->decodes : &turn->prefills;
+	const struct sched_candidate *candidate = heap_pop(heap);
+	struct sched_request *request = sched_session_head(candidate->session);
 
-	try_member(sched, f, turn, &candidate);
-	f->decode_rows += decode ? f->rows - rows : 0;
+	look_ahead(heap);
+	if (remaining(request) == 1)
+		try_row(sched, f, turn, candidate, request);
+	else
+		try_chunk(sched, f, turn, candidate, request);
 }
 
-static bool turn_before(const struct sched_turn *a, const struct sched_turn *b)
+/* Without branches: who of many tenants is first cannot be foreseen. */
+static inline bool turn_before(const struct waiting_turn *a, const struct waiting_turn *b)
 {
-	return a->virtual_ns != b->virtual_ns ? a->virtual_ns < b->virtual_ns : a->tenant < b->tenant;
+	return (a->virtual_ns < b->virtual_ns) | ((a->virtual_ns == b->virtual_ns) & (a->tenant < b->tenant));
 }
 
-static void turns_sift(struct forming *f, uint32_t at)
+/* A hole at `at` moves down until what is to be put there fits. */
+static void turns_sift(struct forming *f, uint32_t at, struct waiting_turn put)
 {
-	for (;;) {
-		uint32_t least = at, child = 2 * at + 1;
-		struct sched_turn *swapped;
-
-		if (child < f->turn_count && turn_before(f->turns[child], f->turns[least]))
-			least = child;
-		if (child + 1 < f->turn_count && turn_before(f->turns[child + 1], f->turns[least]))
-			least = child + 1;
-		if (least == at)
-			return;
-		swapped = f->turns[at];
-		f->turns[at] = f->turns[least];
-		f->turns[least] = swapped;
-		at = least;
+	for (uint32_t child = 2 * at + 1; child < f->turn_count; child = 2 * at + 1) {
+		if (child + 1 < f->turn_count)
+			child += turn_before(&f->turns[child + 1], &f->turns[child]);
+		if (!turn_before(&f->turns[child], &put))
+			break;
+		f->turns[at] = f->turns[child];
+		at = child;
 	}
+	f->turns[at] = put;
 }
 
 static void turns_make(struct sched *sched, struct forming *f)
 {
-	f->turn_count = sched->turn_count;
-	for (uint32_t i = 0; i < f->turn_count; i++)
-		f->turns[i] = &sched->turns[i];
+	f->turn_count = 0;
+	for (uint32_t i = 0; i < sched->turn_count; i++)
+		if (!turn_empty(&sched->turns[i]))
+			f->turns[f->turn_count++] = (struct waiting_turn){ sched->turns[i].virtual_ns, sched->turns[i].tenant, i };
 	for (uint32_t i = f->turn_count / 2; i-- > 0;)
-		turns_sift(f, i);
+		turns_sift(f, i, f->turns[i]);
 }
 
-/* Whose turn it is now that the first one's virtual time or candidates have changed; NULL: nobody's. */
-static struct sched_turn *turns_first(struct forming *f)
+static inline struct sched_turn *turns_first(struct sched *sched, const struct forming *f)
 {
-	while (f->turn_count > 0) {
-		turns_sift(f, 0);
-		if (f->turns[0]->decode_count + f->turns[0]->prefill_count > 0)
-			return f->turns[0];
-		f->turns[0] = f->turns[--f->turn_count];
+	return &sched->turns[f->turns[0].number];
+}
+
+/* The virtual time and the candidates of the first one have changed: it finds its place among the others, or leaves. */
+static inline void turns_settle(struct forming *f, const struct sched_turn *turn)
+{
+	if (turn_empty(turn)) {
+		if (--f->turn_count > 0)
+			turns_sift(f, 0, f->turns[f->turn_count]);
+	} else if (f->turn_count > 1) {
+		f->turns[0].virtual_ns = virtual_ns(turn);
+		turns_sift(f, 0, f->turns[0]);
 	}
-	return NULL;
 }
 
 /* Whether nobody waits for anything: all that is ready is in, a row each, and nothing is about to be. */
@@ -618,18 +710,22 @@ static bool nobody_waits(const struct sched *sched, const struct forming *f)
 static void form_model(struct sched *sched, struct forming *f)
 {
 	struct sched_flight *flight = f->flight;
-	struct sched_turn *turn;
 
 	f->program = sched->models[flight->model].program;
-	while (f->rows_left > 0 && f->misfits < SCHED_MISFITS && (turn = turns_first(f))) {
+	place_none(f);
+	while (f->rows_left > 0 && f->misfits < SCHED_MISFITS && f->turn_count > 0) {
+		struct sched_turn *turn = turns_first(sched, f);
+
 		if (too_far(sched, f, turn))
-			turn->decode_count = turn->prefill_count = 0;
+			turn->decodes.count = turn->prefills.count = 0;
 		else
 			take_next(sched, f, turn);
+		turns_settle(f, turn);
 	}
-	if (sched->draft_slots && flight->member_count > 0 && nobody_waits(sched, f))
-		sched_speculate(sched, flight, &(struct sched_spare){ f->rows_left, f->outs_left, f->until_ns });
-	place(f);
+	if (sched->draft_slots && flight->member_count > 0 && nobody_waits(sched, f) &&
+		sched_speculate(sched, flight, &(struct sched_spare){ f->rows_left, f->outs_left, f->until_ns }))
+		place_again(f);
+	flight->work.step.embeddings = f->flags & ATTND_REQ_ROWS ? flight->embeddings : NULL;
 	sched->counters.steps += f->rows > 0;
 	sched->counters.step_rows += flight->work.step.rows;
 	sched->counters.decode_rows += f->decode_rows;
@@ -675,33 +771,32 @@ static uint32_t attend_rows(const struct sched *sched, const struct sched_flight
 }
 
 static void add_attend(struct sched *sched, struct forming *f, struct sched_turn *turn,
-	const struct sched_candidate *candidate, uint32_t rows)
+	const struct sched_candidate *candidate, struct sched_request *request, uint32_t rows)
 {
-	struct sched_session *session = candidate->session;
-	struct sched_request *request = sched_session_head(session);
 	struct sched_flight *flight = f->flight;
 	struct sched_load load = attend_load(flight, request, rows);
 
 	flight->attends[flight->member_count] =
 		sched_attend_slice(request, request->rows_done, rows);
 	flight->members[flight->member_count++] =
-		(struct sched_member){ .session = session, .request = request, .rows = rows };
-	take_off(sched, f, turn, candidate, rows, rows + request->attend.item.kv_rows, &load);
+		(struct sched_member){ .session = candidate->session, .request = request, .rows = rows };
+	take_off(sched, f, turn, candidate, request, rows, rows + request->attend.item.kv_rows, &load);
 }
 
 static void form_attend(struct sched *sched, struct forming *f)
 {
 	struct sched_flight *flight = f->flight;
-	struct sched_turn *turn;
 
-	while (flight->member_count < SCHED_ATTENDS && (turn = turns_first(f)) && !too_far(sched, f, turn)) {
-		struct sched_candidate candidate = heap_pop(&turn->decodes, &turn->decode_count, turn->decodes_ordered);
-		struct sched_request *request = sched_session_head(candidate.session);
+	while (flight->member_count < SCHED_ATTENDS && f->turn_count > 0 && !too_far(sched, f, turns_first(sched, f))) {
+		struct sched_turn *turn = turns_first(sched, f);
+		const struct sched_candidate *candidate = heap_pop(&turn->decodes);
+		struct sched_request *request = sched_session_head(candidate->session);
 		uint32_t rows = attend_rows(sched, flight, request);
 
 		if (rows == 0 && request->rows > 0)
 			break;
-		add_attend(sched, f, turn, &candidate, rows);
+		add_attend(sched, f, turn, candidate, request, rows);
+		turns_settle(f, turn);
 	}
 	flight->work.attend.items = flight->attends;
 	flight->work.attend.count = flight->member_count;
@@ -720,12 +815,13 @@ static void choose_model(struct sched *sched, struct forming *f)
 	attends = model == sched->options.model_count;
 	f->flight->model = model;
 	f->flight->work.kind = attends ? KERN_WORK_ATTEND : KERN_WORK_STEP;
+	f->units = &sched->units[sched_flight_cost_model(f->flight)];
 	for (uint32_t i = 0; i < sched->turn_count; i++) {
 		struct sched_turn *turn = &sched->turns[i];
 
 		divide(turn, model, attends, &f->behind);
-		turn->decodes_ordered = heap_make(turn->decodes, turn->decode_count);
-		turn->prefills_ordered = heap_make(turn->prefills, turn->prefill_count);
+		heap_make(&turn->decodes);
+		heap_make(&turn->prefills);
 	}
 	turns_make(sched, f);
 }
