@@ -20,6 +20,8 @@ enum {
 	LISTEN_BACKLOG = 1024,
 	DATAGRAM_BUFFER_BYTES = 4 << 20, /* in the kernel: what comes and goes while this thread does something else */
 	UNIX_MODE = 0600,
+	KEEPALIVE_S = 60, /* of silence, until it is asked; as long again, and it is gone */
+	KEEPALIVE_PROBES = 4,
 	FREE_PAUSE_NS = 1000000,
 	FREE_PAUSES_MAX = 1000,
 };
@@ -117,10 +119,13 @@ static int set(int fd, int level, int option, int value)
 	return setsockopt(fd, level, option, &value, sizeof(value));
 }
 
-/* Streams that are accepted inherit what is set here. */
+/* Streams that are accepted inherit what is set here. Who is silent is asked whether he lives, so that a machine that vanished keeps no place
+ * for ever. */
 static int set_stream_options(int fd)
 {
-	return set(fd, SOL_SOCKET, SO_REUSEADDR, 1) || set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	return set(fd, SOL_SOCKET, SO_REUSEADDR, 1) || set(fd, IPPROTO_TCP, TCP_NODELAY, 1) || set(fd, SOL_SOCKET, SO_KEEPALIVE, 1) ||
+		set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_S) || set(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_S / KEEPALIVE_PROBES) ||
+		set(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
 }
 
 /* As much as there may be: more than the administrator's limit where this process has the right to it. */
