@@ -13,7 +13,7 @@
  *   sched_predict.c   when a request that arrives now would finish, and whether it breaks an earlier promise
  *   sched_share.c     tenants: whose turn it is, who pays for a step, quotas of device time
  *   sched_start.c     validation of STEP and GENERATE;   sched_attend.c: of APPEND and ATTEND
- *   sched_step.c      who runs next: candidates, order, forming a step
+ *   sched_turns.c     who is ready, in order;   sched_step.c: a work formed of them
  *   sched_flight.c    works on the device: submit, poll, and what follows from copies and zeroing
  *   sched_finish.c    results of steps
  *   sched_speculate.c which streams guess ahead in a step, and how far;   sched_draft.c: what they guess
@@ -767,6 +767,25 @@ void sched_client_cancel(
 	struct sched *sched, const struct sched_message *message, struct sched_client *client);
 void sched_describe(
 	struct sched *sched, const struct sched_message *message, struct sched_client *client);
+
+/* ---- sched_turns.c -------------------------------------------------------------------- */
+
+/* All candidates into sched.turns, among the decodes for now; those of a tenant over its quota are none. What is past its deadline
+ * ends. */
+void sched_turns_gather(struct sched *sched);
+/* Of the most urgent one of the tenant whose turn it is first. There are some. */
+uint32_t sched_turns_model(struct sched *sched);
+/* Keeps those of one model: decodes stay, prefills move beside. True: others are left behind. */
+bool sched_turn_divide(struct sched_turn *turn, uint32_t model, bool attends);
+const struct sched_candidate *sched_heap_pop_moving(struct sched_heap *heap);
+/* What is popped stays where it is until the next one is. */
+static inline const struct sched_candidate *sched_heap_pop(struct sched_heap *heap)
+{
+	if (!heap->ordered)
+		return sched_heap_pop_moving(heap);
+	heap->count--;
+	return heap->at++;
+}
 
 /* ---- sched_step.c, sched_flight.c, sched_finish.c ------------------------------------- */
 
