@@ -119,8 +119,8 @@ static int set(int fd, int level, int option, int value)
 	return setsockopt(fd, level, option, &value, sizeof(value));
 }
 
-/* Streams that are accepted inherit what is set here. Who is silent is asked whether he lives, so that a machine that vanished keeps no place
- * for ever. */
+/* Streams that are accepted inherit what is set here. Who is silent is asked whether he lives, so that a machine that vanished keeps no
+ * place for ever. */
 static int set_stream_options(int fd)
 {
 	return set(fd, SOL_SOCKET, SO_REUSEADDR, 1) || set(fd, IPPROTO_TCP, TCP_NODELAY, 1) || set(fd, SOL_SOCKET, SO_KEEPALIVE, 1) ||
