@@ -235,7 +235,8 @@ static uint32_t next_run(const struct net_outbox *outbox, struct entry *entry, c
 
 	while (known && entry->next < end && has_come(known, entry->next))
 		entry->next++;
-	if (entry->next == end && entry->holes_end > 0) {
+	/* Beyond it, where the other side has told meanwhile that all of these have come. */
+	if (entry->next >= end && entry->holes_end > 0) {
 		entry->next = entry->top;
 		entry->holes_end = 0;
 		end = units_of(entry->bytes);

@@ -225,6 +225,23 @@ static void it_goes_on_behind_the_holes(void **state)
 	stop();
 }
 
+/* What was missing turns out to have been late. */
+static void holes_that_are_none_any_more(void **state)
+{
+	(void)state;
+	start(true);
+	add(200);
+	assert_int_equal(send_all(NET_BODY_BYTES_LEAST), LIMIT_FIRST);
+	assert_int_equal(have(1, 2, 4), NET_HAVE_MORE | NET_HAVE_HOLES);
+	net_outbox_again(outbox, 1);
+	assert_int_equal(have(1, 60, 0), NET_HAVE_MORE); /* far behind where they ended */
+	assert_true(send_all(NET_BODY_BYTES_LEAST) > 0);
+	for (uint32_t i = 0; i < 70; i++)
+		assert_int_equal(sent[1][i], 1);
+	assert_int_equal(come(1), 0);
+	stop();
+}
+
 /* More long messages than can be remembered: the others are sent again as a whole, from what is missing on. */
 static void more_than_can_be_remembered(void **state)
 {
@@ -327,6 +344,7 @@ int main(void)
 		cmocka_unit_test(short_ones_pass_by),
 		cmocka_unit_test(only_holes_are_filled),
 		cmocka_unit_test(it_goes_on_behind_the_holes),
+		cmocka_unit_test(holes_that_are_none_any_more),
 		cmocka_unit_test(more_than_can_be_remembered),
 		cmocka_unit_test(words_for_what_was_never_there),
 		cmocka_unit_test(anything_may_be_said),
