@@ -151,6 +151,31 @@ static void a_daemon_that_is_not_there_is_asked_again(void **state)
 	destroy(pair);
 }
 
+/* The same HELLO again is the same bytes; another one has another key. */
+static void a_key_for_each_hello(void **state)
+{
+	static unsigned char first[NET_PACKET_BYTES_MAX], again[NET_PACKET_BYTES_MAX], cookie[64];
+	struct net_pair *pair = create(true);
+	const size_t key = NET_DATAGRAM_HEAD_BYTES + NET_CLEAR_BYTES;
+
+	(void)state;
+	net_pair_create(pair);
+	net_pair_start(pair, false);
+	assert_int_equal(net_caller_next_packet(pair->caller, pair->now_ns, first), NET_HELLO_DATAGRAM_BYTES);
+	assert_int_equal(net_caller_next_packet(pair->caller, pair->now_ns, again), 0);
+	pair->now_ns = net_caller_event_ns(pair->caller);
+	assert_int_equal(net_caller_next_packet(pair->caller, pair->now_ns, again), NET_HELLO_DATAGRAM_BYTES);
+	assert_memory_equal(first, again, NET_HELLO_DATAGRAM_BYTES);
+	memset(cookie + NET_DATAGRAM_HEAD_BYTES, 5, NET_COOKIE_BYTES);
+	net_pair_inject(pair, cookie, net_packet_clear(cookie, true, NET_COOKIE, 0, NET_COOKIE_BYTES));
+	assert_int_equal(net_caller_next_packet(pair->caller, pair->now_ns, again), NET_HELLO_DATAGRAM_BYTES);
+	assert_memory_equal(again + key - NET_COOKIE_BYTES, cookie + NET_DATAGRAM_HEAD_BYTES, NET_COOKIE_BYTES);
+	assert_memory_not_equal(first + key, again + key, NET_KEY_BYTES);
+	net_pair_inject(pair, cookie, NET_DATAGRAM_HEAD_BYTES + NET_COOKIE_BYTES); /* the answer to the first HELLO's second time */
+	assert_int_equal(net_caller_next_packet(pair->caller, pair->now_ns, again), 0);
+	destroy(pair);
+}
+
 /* ---- requests ----------------------------------------------------------------------------------------------- */
 
 static void as_many_as_may_be(void **state)
@@ -238,6 +263,7 @@ static void tokens(bool datagram)
 		assert_int_equal(completion.flags, 0);
 		assert_int_equal(completion.result_bytes, i < 100 ? 4 * (i + 1) : 400);
 		assert_int_equal(out[i < 100 ? i : 99], 1000 + (i < 100 ? i : 99));
+		assert_int_equal(out[100], 0);
 	}
 	memset(out, 0, sizeof(out));
 	completion = net_pair_receive(pair);
@@ -342,6 +368,33 @@ static void the_clock(void **state)
 		assert_in_range(net_pace_error_ns(pace, pair->now_ns), 0, 100000);
 	}
 	destroy(pair);
+}
+
+static void sample(struct net_pace *pace, int64_t now_ns, int64_t trip_ns, int64_t offset_ns)
+{
+	const struct net_times times = { .sender_ns = now_ns - trip_ns, .received_ns = now_ns + offset_ns, .sent_ns = now_ns + offset_ns };
+
+	assert_true(net_pace_sample(pace, now_ns, &times));
+}
+
+/* Short ways say most, for a while. */
+static void the_best_of_several_clocks(void **state)
+{
+	struct net_pace pace = { .trip_ns = 0 };
+
+	(void)state;
+	assert_int_equal(net_pace_error_ns(&pace, 5), NET_NEVER);
+	sample(&pace, 1000 * ms, 10000, 7000);
+	assert_int_equal(pace.offset_ns, 7000 + 5000);
+	assert_int_equal(net_pace_error_ns(&pace, 1000 * ms), 5000);
+	sample(&pace, 1001 * ms, 100000, 7000);
+	assert_int_equal(pace.offset_ns, 7000 + 5000);
+	assert_in_range(pace.trip_ns, 20000, 25000);
+	sample(&pace, 1002 * ms, 8000, 7000);
+	assert_int_equal(pace.offset_ns, 7000 + 4000);
+	assert_int_equal(net_pace_error_ns(&pace, 1002 * ms + 819200), 4100); /* a little worse with time */
+	sample(&pace, 3000 * ms, 100000, 7000); /* too old by now */
+	assert_int_equal(pace.offset_ns, 7000 + 50000);
 }
 
 static void silence(bool datagram)
@@ -466,6 +519,59 @@ static void a_gap_is_seen(void **state)
 	destroy(pair);
 }
 
+/* A hole in a long request is filled before anybody waits for it. */
+static void a_hole_is_seen(void **state)
+{
+	enum { BYTES = 40 * NET_UNIT_BYTES };
+	const struct attnd_request request = { .op = ATTND_OP_NOP, .in_bytes = BYTES };
+	unsigned char *in = calloc(1, BYTES);
+	struct net_pair *pair = opened(true);
+	unsigned char packet[NET_PACKET_BYTES_MAX];
+	int64_t begin_ns;
+
+	(void)state;
+	net_pair_pass(pair, 5 * ms);
+	begin_ns = pair->now_ns;
+	assert_int_equal(net_caller_send(pair->caller, &request, in, NULL), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		const size_t bytes = net_caller_next_packet(pair->caller, pair->now_ns, packet);
+
+		if (i != 1) /* that one is lost */
+			net_peer_packet(&pair->peer, pair->now_ns, packet, bytes);
+	}
+	(void)net_pair_receive(pair);
+	assert_in_range(pair->now_ns - begin_ns, 0, ms);
+	assert_int_equal(net_caller_counts(pair->caller)->resends, 1);
+	destroy(pair);
+	free(in);
+}
+
+/* What a daemon had no memory for comes again when it says so. */
+static void the_daemon_asks_again(void **state)
+{
+	struct net_pair *pair = create(false);
+	const struct net_come none = { .number = 0 };
+	static unsigned char packet[NET_PACKET_BYTES_MAX];
+	struct net_writer body;
+
+	(void)state;
+	pair->options.plain = pair->peer.plain = true; /* where what is dropped unseen breaks nothing */
+	net_pair_create(pair);
+	net_pair_open(pair);
+	net_pair_pass(pair, ms);
+	pair->peer.deaf = true;
+	assert_int_equal(send_nop(pair, 1), 0);
+	net_pair_pass(pair, ms);
+	pair->peer.deaf = false;
+	net_pair_pass(pair, 100 * ms);
+	assert_int_equal(pair->peer.executed, 0);
+	net_peer_begin(&pair->peer, packet, &body);
+	assert_true(net_come_put(&body, NET_TAKEN, NET_TAKEN_AGAIN, &none));
+	net_pair_inject(pair, packet, net_peer_end(&pair->peer, packet, &body));
+	check_nop(pair, 1);
+	destroy(pair);
+}
+
 /* Results that there is no memory for come when there is. */
 static void no_block_for_a_while(void **state)
 {
@@ -475,10 +581,12 @@ static void no_block_for_a_while(void **state)
 	(void)state;
 	for (int datagram = 0; datagram < 2; datagram++) {
 		struct net_pair *pair = create(datagram);
+		int64_t begin_ns;
 
 		pair->blocks_max = 2;
 		net_pair_create(pair);
 		net_pair_open(pair);
+		begin_ns = pair->now_ns;
 		for (int i = 0; i < 10; i++)
 			assert_int_equal(net_caller_send(pair->caller, &request, NULL, out), 0);
 		for (int i = 0; i < 10; i++) {
@@ -486,6 +594,7 @@ static void no_block_for_a_while(void **state)
 			assert_int_equal(net_pair_receive(pair).result_bytes, 2000);
 			assert_int_equal(out[1999], (unsigned char)(1999 * 7));
 		}
+		assert_in_range(pair->now_ns - begin_ns, 0, 10 * ms); /* asked for as soon as there is memory */
 		assert_true(net_caller_counts(pair->caller)->no_block > 0);
 		assert_int_equal(pair->peer.executed, 10);
 		destroy(pair);
@@ -631,6 +740,7 @@ int main(void)
 		cmocka_unit_test(refusals),
 		cmocka_unit_test(a_refusal_that_somebody_else_sent),
 		cmocka_unit_test(a_daemon_that_is_not_there_is_asked_again),
+		cmocka_unit_test(a_key_for_each_hello),
 		cmocka_unit_test(as_many_as_may_be),
 		cmocka_unit_test(payloads),
 		cmocka_unit_test(what_is_too_long),
@@ -639,12 +749,15 @@ int main(void)
 		cmocka_unit_test(acknowledgements_go_along),
 		cmocka_unit_test(an_acknowledgement_goes_alone),
 		cmocka_unit_test(the_clock),
+		cmocka_unit_test(the_best_of_several_clocks),
 		cmocka_unit_test(silence_is_noticed),
 		cmocka_unit_test(whoever_looks_away),
 		cmocka_unit_test(a_request_is_sent_again),
 		cmocka_unit_test(a_request_is_not_sent_all_the_time),
 		cmocka_unit_test(a_stream_resends_nothing),
 		cmocka_unit_test(a_gap_is_seen),
+		cmocka_unit_test(a_hole_is_seen),
+		cmocka_unit_test(the_daemon_asks_again),
 		cmocka_unit_test(no_block_for_a_while),
 		cmocka_unit_test(what_is_under_way_goes_on_over_another_socket),
 		cmocka_unit_test(resumed_at_any_time),

@@ -474,6 +474,31 @@ static void a_replay(void **state)
 	destroy(pair);
 }
 
+/* Where nothing is sealed, the connection's name is what others do not know. */
+static void somebody_elses_name(void **state)
+{
+	static const struct net_come none;
+	struct net_pair *pair = create(true);
+	unsigned char packet[NET_DATAGRAM_BYTES_LEAST];
+	struct net_writer body;
+	size_t bytes;
+
+	(void)state;
+	pair->options.plain = pair->peer.plain = true;
+	net_pair_create(pair);
+	net_pair_open(pair);
+	net_peer_begin(&pair->peer, packet, &body);
+	assert_true(net_come_put(&body, NET_ACK, 0, &none)); /* which would end it */
+	bytes = net_peer_end(&pair->peer, packet, &body);
+	packet[8] ^= 1;
+	net_pair_inject(pair, packet, bytes);
+	assert_int_equal(net_caller_state(pair->caller), NET_CALLER_OPEN);
+	packet[8] ^= 1;
+	net_pair_inject(pair, packet, bytes);
+	assert_int_equal(net_caller_state(pair->caller), NET_CALLER_ENDED);
+	destroy(pair);
+}
+
 /* Anybody can claim that only a weaker way is left. */
 static void nobody_talks_it_into_plain(void **state)
 {
@@ -509,6 +534,7 @@ int main(void)
 		cmocka_unit_test(garbage_in_datagrams),
 		cmocka_unit_test(garbage_in_a_stream),
 		cmocka_unit_test(a_replay),
+		cmocka_unit_test(somebody_elses_name),
 		cmocka_unit_test(nobody_talks_it_into_plain),
 	};
 
