@@ -101,6 +101,8 @@ static void print_json(const struct attnbench_model *test)
 	cJSON *object = cJSON_CreateObject(), *list;
 
 	cJSON_AddStringToObject(object, "command", "model");
+	cJSON_AddStringToObject(object, "transport", tool_transport_names[tool_daemon_transport(&test->daemon)]);
+	cJSON_AddBoolToObject(object, "sealed", tool_daemon_is_sealed(&test->daemon));
 	cJSON_AddStringToObject(object, "model", test->model.name);
 	cJSON_AddStringToObject(object, "weights", test->model.weights);
 	tool_json_add(object, "parameters", (double)test->model.parameters, 0);
@@ -143,7 +145,8 @@ static void print_table(const struct attnbench_model *test)
 		tool_table_cell(table, "%.2f ± %.2f", rates.median, rates.deviation);
 	}
 	tool_table_print(table, stdout);
-	printf("  median and standard deviation of %" PRIu32 "; %s", test->repeats, test->about.isa);
+	printf("  median and standard deviation of %" PRIu32 "; %s; over %s", test->repeats, test->about.isa,
+		attnbench_report_way(&test->daemon));
 	if (test->load_average >= 0)
 		printf(", load average before %.2f", test->load_average);
 	printf("\n");

@@ -430,13 +430,13 @@ def case_crowd(world):
         expect(answer["network"]["port"]["system_calls"] > 0 and answer["system_calls_per_request"] > 0, "system calls", answer)
         expect(answer["memory_bytes"] > 1 << 20 and answer["memory_before_bytes"] > 1 << 20, "the daemon's memory", answer)
     for transport in SOCKETS:
-        answer = world.json("attnbench", "load", *QUICK, "--transport", transport, "--connections", "50", "--closed", "--size",
-                            "1000", "--baseline", "epoll")
+        answer = world.json("attnbench", "load", "--spawn", "--json", "--seconds", "0.6", "--rounds", "2", "--transport",
+                            transport, "--connections", "50", "--closed", "--size", "1000", "--baseline", "epoll")
         expect(answer["answered"] > 50 and not answer["failed"], "not every request was answered", answer)
         expect(answer["baseline_rps"] > 0 and answer["ratio_rps"] > 0 and answer["answered_per_s"] > 0, "the baseline", answer)
         expect(0 < answer["baseline_p50_ns"] <= answer["baseline_p99_ns"], "the baseline's latency", answer)
     out, _ = world.run("attnbench", "load", "--spawn", "--transport", "tcp", "--sealed", "--connections", "20", "--closed",
-                       "--baseline", "epoll", "--seconds", "0.05", "--rounds", "1")
+                       "--baseline", "epoll", "--seconds", "0.5", "--rounds", "1")
     expect("bare epoll server" in out and "system calls a request" in out and "TCP, sealed" in out, "the table", out)
 
 
@@ -477,6 +477,8 @@ def case_loads(world):
     expect(prefill["closed"]["answered"] > 0 and not prefill["closed"]["failed"], "step of 16 tokens", prefill)
     generate = world.json("attnbench", "generate", *QUICK, *model, "--clients", "3", "-n", "4")
     expect(generate["closed"]["tokens"] > 0 and not generate["closed"]["failed"], "generate", generate)
+    generate = world.json("attnbench", "generate", *QUICK, *model, "--clients", "3", "-n", "4", "--transport", "udp")
+    expect(generate["closed"]["tokens"] > 0 and generate["transport"] == "udp", "generate over UDP", generate)
     for more in ((), ("--append", "1", "--kv", "int8")):
         attend = world.json("attnbench", "attend", *QUICK, "--context", "256", *more)
         expect(attend["closed"]["answered"] > 0 and not attend["closed"]["failed"], "attend", attend)
@@ -513,6 +515,10 @@ def case_model(world):
                      "--decode", "step", "--daemon-option", "kv.default=f32")
     check_rates(got, ["pp3", "tg5"], 1)
     expect((got["kv_k"], got["decode"]) == ("f32", "step"), "decode by steps", got)
+    got = world.json("attnbench", "model", "--model", world.model, "-n", "5", "-p", "3", "-r", "1", "--json",
+                     "--transport", "unix", "--sealed")
+    check_rates(got, ["pp3", "tg5"], 1)
+    expect((got["transport"], got["sealed"]) == ("unix", True), "over a socket", got)
     out, err = world.run("attnbench", "model", "--model", random, "-p", "16", "-n", "4", "-r", "2", "-d", "64")
     expect(not err and "pp16 @ d64" in out and "tg4 @ d64" in out and "±" in out, "the table", out, err)
     _, err = world.run("attnbench", "model", "--model", random, "-d", "2000", status=FAILED)
