@@ -13,7 +13,20 @@
 #include "sched/sched.h"
 #include "tests/sim/sim_device.h"
 
-enum { SESSIONS = 1000, STEP_ROWS = 512, TENANTS_MAX = 64, BATCH = 32, ROUNDS = 41, PROMPT = 600 };
+enum { SESSIONS = 1000, STEP_ROWS = 512, TENANTS_MAX = 64, BATCH = 32, ROUNDS = 41, WARM_ROUNDS = 64, PROMPT = 600 };
+
+/* What waits while it is measured. */
+static const struct scene {
+	const char *name;
+	uint32_t step_rows, prompts, streams;
+	bool promised;
+} SCENES[] = {
+	{ "prompts, no deadlines", STEP_ROWS, SESSIONS, 0, false },
+	{ "prompts with deadlines", STEP_ROWS, SESSIONS, 0, true },
+	{ "streams", STEP_ROWS, 0, SESSIONS, false },
+	{ "streams, all in a step", 2 * STEP_ROWS, 0, SESSIONS, false },
+	{ "8 streams, others idle", 2 * STEP_ROWS, 0, 8, false },
+};
 
 static const uint32_t zeros[PROMPT];
 static unsigned char outs[64], generates[TENANTS_MAX + PROMPT * 4];
@@ -101,7 +114,7 @@ static double median(int64_t *values, uint32_t count)
 	return (double)values[count / 2];
 }
 
-static void begin(uint32_t tenant_count)
+static void begin(uint32_t tenant_count, uint32_t step_rows)
 {
 	static struct sched_tenant tenants[TENANTS_MAX];
 	static struct kern_program program;
@@ -112,8 +125,8 @@ static void begin(uint32_t tenant_count)
 	struct sched_options options = { .struct_bytes = sizeof(options), .clock = &fake, .lanes = { { &in, &out, 1024 } },
 		.lane_count = 1, .models = &model, .model_count = 1, .tenants = tenants, .tenant_count = tenant_count,
 		.boot_id = 77, .kv_default = KERN_KV_F32, .kv_bytes = 1u << 30, .kv_extent_bytes = 1 << 20, .sessions_max = SESSIONS + 1,
-		.requests_max = 8192, .client_requests_max = 8000, .tokens_max = 2048, .step_rows_max = STEP_ROWS,
-		.prefill_chunk = STEP_ROWS, .out_rows_max = STEP_ROWS, .build = "bench" };
+		.requests_max = 8192, .client_requests_max = 8000, .tokens_max = 2048, .step_rows_max = step_rows,
+		.prefill_chunk = step_rows, .out_rows_max = step_rows, .build = "bench" };
 	static const struct attnd_open_params open = { .struct_bytes = sizeof(open), .kind = ATTND_SESSION_MODEL };
 
 	handle_count = 0;
@@ -121,7 +134,7 @@ static void begin(uint32_t tenant_count)
 	device = sim_device_create(&device_options);
 	for (uint32_t t = 0; t < tenant_count; t++)
 		tenants[t] = (struct sched_tenant){ .models = 1, .sessions_max = SESSIONS + 1, .kv_bytes_max = UINT64_MAX / 2, .weight = 1 };
-	sim_program_init(&program, 64, 16, STEP_ROWS, STEP_ROWS);
+	sim_program_init(&program, 64, 16, step_rows, step_rows);
 	info = (struct model_info){ .name = "bench", .parameters = 20000, .weight_bytes = 80000, .vocab = 64, .width = 16, .layers = 1,
 		.heads = 2, .kv_heads = 1, .head_dim = 8, .context = 4096 };
 	model = (struct sched_model){ .program = &program, .info = &info };
@@ -179,28 +192,31 @@ static double request_ns(int64_t slack_ns)
 	return median(times, ROUNDS);
 }
 
-/* The poll that forms a step, and those that deliver what it brought. */
+/* The poll that forms a step, and the one that delivers what it brought. First all queues are gone through once, whose pages nobody
+ * has touched yet. */
 static void steps_ns(double *form_ns, double *finish_ns)
 {
 	int64_t form[ROUNDS], finish[ROUNDS];
 
-	for (uint32_t round = 0; round < ROUNDS; round++) {
+	for (uint32_t round = 0; round < WARM_ROUNDS + ROUNDS; round++) {
+		const uint32_t at = round % ROUNDS;
+
 		land();
-		finish[round] = now_ns();
+		finish[at] = now_ns();
 		sched_poll(sched);
-		finish[round] = now_ns() - finish[round];
-		form[round] = now_ns();
+		finish[at] = now_ns() - finish[at];
+		form[at] = now_ns();
 		sched_poll(sched);
-		form[round] = now_ns() - form[round];
+		form[at] = now_ns() - form[at];
 		drain();
 	}
 	*form_ns = median(form, ROUNDS);
 	*finish_ns = median(finish, ROUNDS);
 }
 
-static void prompts_wait(uint32_t tenant_count, bool promised)
+static void prompts_wait(uint32_t tenant_count, uint32_t count, bool promised)
 {
-	for (uint32_t s = 1; s <= SESSIONS; s++) {
+	for (uint32_t s = 1; s <= count; s++) {
 		struct attnd_request record = step_of(s, PROMPT);
 
 		record.deadline_ns = promised ? fake.fake_ns + INT64_C(3600000000000) + s * INT64_C(1000000) : 0;
@@ -210,12 +226,12 @@ static void prompts_wait(uint32_t tenant_count, bool promised)
 		settle();
 }
 
-static void streams_run(uint32_t tenant_count)
+static void streams_run(uint32_t tenant_count, uint32_t count)
 {
 	const struct attnd_generate_params params = { .struct_bytes = sizeof(params), .max_tokens = 1000 };
 
 	memcpy(generates, &params, sizeof(params));
-	for (uint32_t s = 1; s <= SESSIONS; s++)
+	for (uint32_t s = 1; s <= count; s++)
 		send(SCHED_REQUEST, s % tenant_count,
 			(struct attnd_request){ .op = ATTND_OP_GENERATE, .session = handles[s], .argument = 1,
 				.in_bytes = sizeof(params) + 4, .request_id = 2000000 + s },
@@ -227,27 +243,24 @@ static void streams_run(uint32_t tenant_count)
 int main(int argc, char **argv)
 {
 	static const uint32_t counts[] = { 1, 4, TENANTS_MAX };
-	static const char *const names[] = { "prompts, no deadlines", "prompts with deadlines", "streams" };
 
 	if (argc > 1)
 		timelines = (uint32_t)strtoul(argv[1], NULL, 10);
 	BASE_ASSERT((timelines & (timelines - 1)) == 0);
-	printf("%u sessions, steps of %u rows; microseconds\n%-8s %-24s %10s %10s %10s %12s\n", SESSIONS, STEP_ROWS, "tenants",
-		"what waits", "admitted", "refused", "form step", "finish step");
-	for (uint32_t c = 0; c < 3; c++) {
-		for (uint32_t what = 0; what < 3; what++) {
+	printf("%u sessions; microseconds\n%-8s %-24s %10s %10s %10s %10s %12s\n", SESSIONS, "tenants", "what waits", "step rows", "admitted",
+		"refused", "form step", "finish step");
+	for (uint32_t c = 0; c < sizeof(counts) / sizeof(*counts); c++) {
+		for (const struct scene *scene = SCENES; scene < SCENES + sizeof(SCENES) / sizeof(*SCENES); scene++) {
 			double admitted_ns, refused_ns, form_ns, finish_ns;
 
-			begin(counts[c]);
-			if (what < 2)
-				prompts_wait(counts[c], what == 1);
-			else
-				streams_run(counts[c]);
+			begin(counts[c], scene->step_rows);
+			prompts_wait(counts[c], scene->prompts, scene->promised);
+			streams_run(counts[c], scene->streams);
 			admitted_ns = request_ns(INT64_C(7200000000000));
 			refused_ns = request_ns(1);
 			steps_ns(&form_ns, &finish_ns);
-			printf("%-8u %-24s %10.2f %10.2f %10.1f %12.1f\n", counts[c], names[what], admitted_ns / 1e3, refused_ns / 1e3,
-				form_ns / 1e3, finish_ns / 1e3);
+			printf("%-8u %-24s %10u %10.2f %10.2f %10.1f %12.1f\n", counts[c], scene->name, scene->step_rows, admitted_ns / 1e3,
+				refused_ns / 1e3, form_ns / 1e3, finish_ns / 1e3);
 			end();
 		}
 	}
