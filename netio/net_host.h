@@ -20,7 +20,9 @@
 #include "netio/net_inbox.h"
 #include "netio/net_port.h"
 
-enum { NET_KEYS_MAX = 64, NET_NO_OWNER = UINT32_MAX };
+enum { NET_KEYS_MAX = 64 };
+
+#define NET_NO_OWNER UINT32_MAX
 
 /* Beside the reasons of enum net_why, where chunks are handed in: the other side has said CLOSE, and is not to hear another one. */
 enum { NET_WHY_SAID = NET_WHY_END };
