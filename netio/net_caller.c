@@ -757,9 +757,9 @@ int net_caller_create(struct net_caller **caller_out, const struct net_caller_op
 	if (!caller)
 		return base_fail(ENOMEM, "no memory for a connection");
 	*caller = (struct net_caller){ .options = *options, .state = NET_CALLER_LOST };
-	error = net_inbox_create(&caller->inbox, NET_WINDOW_MAX, options->message_bytes_max, &options->blocks);
+	error = net_inbox_create(&caller->inbox, NET_WINDOW_MAX, options->message_bytes_max, &options->blocks, NULL);
 	if (!error)
-		error = net_outbox_create(&caller->outbox, NET_WINDOW_MAX, UINT64_MAX, &kept);
+		error = net_outbox_create(&caller->outbox, NET_WINDOW_MAX, UINT64_MAX, &kept, NULL);
 	if (!error)
 		error = net_calls_create(&caller->calls, NET_WINDOW_MAX);
 	if (error) {

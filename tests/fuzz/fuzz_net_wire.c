@@ -95,7 +95,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct net_inbox *inbox;
 
 	memcpy(body, data, size);
-	if (net_inbox_create(&inbox, WINDOW, MESSAGE_MAX, &blocks) != 0)
+	if (net_inbox_create(&inbox, WINDOW, MESSAGE_MAX, &blocks, NULL) != 0)
 		abort();
 	while (net_chunk_next(&reader, &chunk) == 1)
 		read_chunk(inbox, &chunk);

@@ -247,11 +247,6 @@ static bool fake_sleep_begin(void *self)
 	return ((struct fake_port *)self)->coming.first != NULL;
 }
 
-static void fake_sleep_end(void *self)
-{
-	(void)self;
-}
-
 /* ---- for the test ----------------------------------------------------------------------------------------- */
 
 static size_t take_datagram(struct fake_port *fake, const struct net_way *way, unsigned char *packet)
@@ -361,7 +356,6 @@ void fake_port_init(struct fake_port *fake)
 		.flush = fake_flush,
 		.close = fake_close,
 		.sleep_begin = fake_sleep_begin,
-		.sleep_end = fake_sleep_end,
 		.wait_fd = -1 };
 }
 
