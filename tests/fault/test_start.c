@@ -34,8 +34,8 @@
 enum { READY_FD = 3, LINES_BYTES = 1 << 16, CALLS_MAX = 2000, STEP_SANITIZED = 5 };
 #define PATIENCE_NS INT64_C(60000000000) /* nothing that goes on takes so long, also on a busy machine */
 
-/* What is refused, and how. mmap: of no file, and at least so many bytes, since the loader and the C library live on others; sanitizers, which
- * die of any that fails, are spared. */
+/* What is refused, and how. mmap: of no file, and at least so many bytes, since the loader and the C library live on others; sanitizers,
+ * which die of any that fails, are spared. */
 static const struct { int call, error; } refused[] = {
 	{ SYS_socket, EMFILE }, { SYS_bind, EADDRINUSE }, { SYS_listen, EADDRINUSE }, { SYS_epoll_create1, EMFILE }, { SYS_epoll_ctl, ENOMEM },
 	{ SYS_eventfd2, EMFILE }, { SYS_memfd_create, EMFILE }, { SYS_ftruncate, ENOSPC }, { SYS_io_uring_setup, ENOMEM },
@@ -103,9 +103,11 @@ static void become_daemon(const struct start *start, int ready, int errors, int 
 	snprintf(path, sizeof(path), "%s/attnd", getenv("ATTND_BUILD"));
 	snprintf(runtime, sizeof(runtime), "daemon.runtime_dir=%s", start->folder);
 	snprintf(unix_place, sizeof(unix_place), "listen.c.address=unix:%s/net.sock", start->folder);
-	execl(path, "attnd", "-c", "/dev/null", "--ready-fd", "3", "-o", runtime, "-o", "kv.pool=16m", "-o", "net.memory=16m", "-o", "net.message=1m", "-o",
-		"limits.requests=64", "-o", "net.connections=16", "-o", "listen.a.address=tcp:127.0.0.1:0", "-o", "listen.a.plain=yes", "-o",
-		"listen.b.address=udp:127.0.0.1:0", "-o", "listen.b.plain=yes", "-o", unix_place, "-o", "listen.c.plain=yes", (char *)NULL);
+	execl(path, "attnd", "-c", "/dev/null", "--ready-fd", "3", "-o", runtime, "-o", "kv.pool=16m", "-o", "limits.requests=64",
+		"-o", "net.memory=16m", "-o", "net.message=1m", "-o", "net.connections=16",
+		"-o", "listen.a.address=tcp:127.0.0.1:0", "-o", "listen.a.plain=yes",
+		"-o", "listen.b.address=udp:127.0.0.1:0", "-o", "listen.b.plain=yes",
+		"-o", unix_place, "-o", "listen.c.plain=yes", (char *)NULL);
 	_exit(98);
 }
 
