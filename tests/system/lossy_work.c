@@ -12,7 +12,7 @@
 #include "base/base_rand.h"
 
 enum kind { KIND_ATTENTION, KIND_STEPS, KIND_STREAMS, KIND_ECHO };
-enum { HEADS = 4, KV_HEADS = 2, DIM = 64, TOP = 128, STREAM_TOKENS = 6, IN_BYTES = 4096, COMPLETIONS = 16, FLOATS_LEAST = 16 };
+enum { HEADS = 4, KV_HEADS = 2, DIM = 64, TOP = 128, STREAM_TOKENS = 6, COMPLETIONS = 16 };
 #define HANG_NS INT64_C(20000000000)
 #define LOOK_NS INT64_C(100000000)
 #define LAST_LOOK_NS INT64_C(3000000)
@@ -154,7 +154,6 @@ static void make(struct round *round, struct slot *slot, struct attnd_request *r
 	request->in_offset = attnd_offset(client, slot->in);
 	request->out_offset = attnd_offset(client, slot->out);
 	memset(slot->out, 0xee, request->out_capacity);
-	round->work->bytes += request->in_bytes;
 }
 
 /* ---- submitting ------------------------------------------------------------------------------------------- */
@@ -201,6 +200,7 @@ static bool submit_one(struct round *round, struct slot *slot)
 	slot->used = true;
 	round->in_flight++;
 	round->work->requests++;
+	round->work->bytes += request.in_bytes;
 	if (slot->kind == KIND_ECHO)
 		round->echoes++;
 	else
@@ -358,7 +358,7 @@ static bool go(struct round *round)
 
 bool lossy_work_round(struct lossy_work *work)
 {
-	const size_t slot_bytes = IN_BYTES > LOSSY_ECHO_BYTES ? IN_BYTES : LOSSY_ECHO_BYTES + FLOATS_LEAST * 4;
+	const size_t slot_bytes = LOSSY_ECHO_BYTES; /* a step's input, and what it answers, is shorter */
 	struct round round = { .work = work };
 	bool good;
 
