@@ -339,7 +339,7 @@ static int read_times(struct net_caller *caller, int64_t now_ns, const struct ne
 		caller->pong = (struct net_times){ .sender_ns = times.sender_ns, .received_ns = now_ns };
 		caller->pong_due = true;
 	} else if (times.sender_ns == caller->pinged_ns) {
-		(void)net_pace_sample(&caller->pace, now_ns, &times);
+		(void)net_pace_sample(&caller->pace, now_ns, &times, false);
 	}
 	return 0;
 }

@@ -26,7 +26,7 @@
 
 static const char device[] = "lossy"; /* in each of the two */
 
-static bool fail(struct sys_spaces *spaces, const char *what)
+static bool why_not(struct sys_spaces *spaces, const char *what)
 {
 	snprintf(spaces->why_not, sizeof(spaces->why_not), "%s: %s", what, strerror(errno));
 	return false;
@@ -110,19 +110,19 @@ static bool become_root(struct sys_spaces *spaces)
 	snprintf(users, sizeof(users), "0 %u 1", user);
 	snprintf(groups, sizeof(groups), "0 %u 1", group);
 	if (unshare(CLONE_NEWUSER))
-		return fail(spaces, "no namespace of users");
+		return why_not(spaces, "no namespace of users");
 	if (!write_file("/proc/self/setgroups", "deny") || !write_file("/proc/self/uid_map", users) ||
 		!write_file("/proc/self/gid_map", groups))
-		return fail(spaces, "no root in a namespace of users");
+		return why_not(spaces, "no root in a namespace of users");
 	return true;
 }
 
 static bool space_make(struct sys_spaces *spaces, int *fd)
 {
 	if (unshare(CLONE_NEWNET))
-		return fail(spaces, "no namespace of the network");
+		return why_not(spaces, "no namespace of the network");
 	*fd = this_space();
-	return *fd >= 0 && configure("lo", NULL) ? true : fail(spaces, "no namespace of the network with a loopback device");
+	return *fd >= 0 && configure("lo", NULL) ? true : why_not(spaces, "no namespace of the network with a loopback device");
 }
 
 static bool both_make(struct sys_spaces *spaces)
@@ -152,7 +152,7 @@ static bool step_back(const struct sys_spaces *spaces)
 void sys_spaces_end(struct sys_spaces *spaces)
 {
 	if (spaces->home_fd >= 0 && setns(spaces->home_fd, CLONE_NEWNET))
-		(void)fail(spaces, "the way back"); /* a namespace of users has none; its one will do */
+		(void)why_not(spaces, "the way back"); /* a namespace of users has none; its one will do */
 	for (int i = 0; i < 2; i++)
 		if (spaces->tunnels[i] >= 0)
 			close(spaces->tunnels[i]);
@@ -170,8 +170,8 @@ static bool tunnel_make(struct sys_spaces *spaces, int which, const char *addres
 {
 	spaces->tunnels[which] = tunnel_open();
 	if (spaces->tunnels[which] < 0)
-		return fail(spaces, "no tunnel");
-	return configure(device, address) ? true : fail(spaces, "no address for a tunnel");
+		return why_not(spaces, "no tunnel");
+	return configure(device, address) ? true : why_not(spaces, "no address for a tunnel");
 }
 
 bool sys_spaces_tunnels(struct sys_spaces *spaces)
@@ -237,9 +237,9 @@ static bool netem_try(struct sys_spaces *spaces)
 {
 	errno = ENOTSUP;
 	if (!command("ip -V") || !command("tc -V"))
-		return fail(spaces, "no ip or tc (package iproute2)");
+		return why_not(spaces, "no ip or tc (package iproute2)");
 	if (!command("tc qdisc add dev lo root netem loss 1%%") || !command("tc qdisc del dev lo root"))
-		return fail(spaces, "no netem in this kernel (sch_netem)");
+		return why_not(spaces, "no netem in this kernel (sch_netem)");
 	return true;
 }
 
@@ -250,7 +250,7 @@ bool sys_spaces_netem(struct sys_spaces *spaces)
 	errno = EIO;
 	if (!ethernet_make(spaces) || !configure(device, SYS_SPACES_HERE) || !sys_spaces_step_over(spaces) ||
 		!configure(device, SYS_SPACES_THERE) || !step_back(spaces)) {
-		(void)fail(spaces, "no pair of Ethernet devices");
+		(void)why_not(spaces, "no pair of Ethernet devices");
 		return give_up(spaces);
 	}
 	return true;

@@ -47,9 +47,10 @@ static const struct weather udp_weather[] = {
 	{ "all of it", "delay 1ms loss 10% duplicate 5% reorder 75% corrupt 1%",
 		{ .lost = 100, .doubled = 50, .late = LATE, .changed = 10, .delay_ns = MS / 2 } },
 };
-/* So long that connections are over, and gone on with over new sockets; the new ones' handshakes have it as bad. */
+/* So long that connections count as over, at half of dead_after_ns, and go on over new sockets before all of it has passed. The new ones'
+ * handshakes have it as bad. */
 static const struct weather dark_weather = { "all of it, and nothing for a while", NULL,
-	{ .lost = 100, .doubled = 50, .late = LATE, .changed = 10, .delay_ns = MS / 2, .dark_from_ns = 100 * MS, .dark_ns = 2300 * MS } };
+	{ .lost = 100, .doubled = 50, .late = LATE, .changed = 10, .delay_ns = MS / 2, .dark_from_ns = 100 * MS, .dark_ns = 2000 * MS } };
 static const struct weather tcp_weather[] = {
 	{ "delay and loss", "delay 2ms loss 1%", { .lost = 10, .delay_ns = 2 * MS } },
 };
@@ -215,7 +216,7 @@ static void connection_start(struct connection *connection, unsigned which, cons
 	connection->options = sys_net_options(&net, test->way);
 	connection->options.address = address;
 	connection->options.connect_timeout_ns = 20 * SECOND;
-	connection->options.dead_after_ns = sys_way_is_udp(test->way) ? 2 * SECOND : 20 * SECOND; /* TCP takes its time */
+	connection->options.dead_after_ns = sys_way_is_udp(test->way) ? 3 * SECOND : 20 * SECOND; /* TCP takes its time */
 	connection->work = (struct lossy_work){ .model = &model, .answers = &answers[which], .seed = which,
 		.random = number_of("ATTND_LOSSY_SEED", 1) * CONNECTIONS + which };
 	assert_int_equal(pthread_create(&connection->thread, NULL, work, connection), 0);
