@@ -14,8 +14,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#include <sodium.h>
-
 #include "base/base_assert.h"
 #include "base/base_bytes.h"
 #include "tests/unit/net_front_rig.h"
@@ -75,17 +73,24 @@ static const struct front_limits limits = { .clients = 3,
 
 /* ---- curves, in libsodium's place ------------------------------------------------------------------------- */
 
-/* Both sides come to the same: a + (b + G) = b + (a + G). */
+int crypto_scalarmult_curve25519(unsigned char *shared, const unsigned char *secret, const unsigned char *point);
+int crypto_scalarmult_curve25519_base(unsigned char *point, const unsigned char *secret);
+
+/* Both sides come to the same: a + (b + G) = b + (a + G). Zero is refused there, too. */
 int crypto_scalarmult_curve25519(unsigned char *shared, const unsigned char *secret, const unsigned char *point)
 {
-	for (size_t i = 0; i < crypto_scalarmult_curve25519_BYTES; i++)
+	unsigned char any = 0;
+
+	for (uint32_t i = 0; i < NET_KEY_BYTES; i++) {
 		shared[i] = secret[i] ^ point[i];
-	return sodium_is_zero(shared, crypto_scalarmult_curve25519_BYTES) ? -1 : 0;
+		any |= shared[i];
+	}
+	return any ? 0 : -1;
 }
 
 int crypto_scalarmult_curve25519_base(unsigned char *point, const unsigned char *secret)
 {
-	for (size_t i = 0; i < crypto_scalarmult_curve25519_BYTES; i++)
+	for (uint32_t i = 0; i < NET_KEY_BYTES; i++)
 		point[i] = secret[i] ^ 0x5a;
 	return 0;
 }
