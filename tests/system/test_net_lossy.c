@@ -185,7 +185,7 @@ static void expect_counts(const struct test_case *test, const struct daemon_coun
 	assert_int_equal((uint64_t)(now.completions - before->completions), requests);
 	assert_int_equal((uint64_t)(now.streams - before->streams), tokens);
 	assert_true(now.broken == before->broken && now.unowed == 0);
-	assert_int_equal(now.resumed > before->resumed, faults->dark_ns > 0);
+	assert_true(faults->dark_ns == 0 || now.resumed > before->resumed);
 	/* What is changed may look like a replay: its number may be another's. */
 	if (test->by != BY_NETEM && sys_way_is_sealed(test->way) && !(faults->changed && !faults->doubled))
 		assert_int_equal(now.replays > before->replays, faults->doubled > 0);
