@@ -286,6 +286,8 @@ static bool take_all(struct round *round, int64_t timeout_ns)
 
 	if (count < 0)
 		return complain(round->work, "wait", (uint64_t)-count, 0);
+	if (sys_now_ns() - round->moved_ns > round->work->pause_ns && round->in_flight > 0)
+		round->work->pause_ns = sys_now_ns() - round->moved_ns;
 	if (count > 0)
 		round->moved_ns = sys_now_ns();
 	for (int i = 0; i < count; i++)

@@ -29,6 +29,7 @@ struct lossy_work {
 	bool learns;            /* fills answers in, instead of comparing with them */
 	uint64_t seed, random;  /* of inputs: the same for the same answers; of the order */
 	uint64_t requests, tokens, bytes; /* so far; bytes: of payload, both ways */
+	int64_t pause_ns;       /* the longest time in which nothing came of what was in flight */
 	char wrong[240];        /* "": nothing */
 };
 

@@ -186,6 +186,8 @@ static void expect_counts(const struct test_case *test, const struct daemon_coun
 	assert_int_equal((uint64_t)(now.streams - before->streams), tokens);
 	assert_true(now.broken == before->broken && now.unowed == 0);
 	assert_true(faults->dark_ns == 0 || now.resumed > before->resumed);
+	if (faults->dark_ns == 0 && now.resumed > before->resumed)
+		printf("# %s: resumed %.0f times\n", test->name, now.resumed - before->resumed);
 	/* What is changed may look like a replay: its number may be another's. */
 	if (test->by != BY_NETEM && sys_way_is_sealed(test->way) && !(faults->changed && !faults->doubled))
 		assert_int_equal(now.replays > before->replays, faults->doubled > 0);
@@ -193,12 +195,12 @@ static void expect_counts(const struct test_case *test, const struct daemon_coun
 		assert_int_equal(now.bad_packets > before->bad_packets, faults->changed > 0);
 }
 
-static void report(const struct test_case *test, uint64_t requests, uint64_t bytes, double seconds)
+static void report(const struct test_case *test, const struct lossy_work *sum, double seconds)
 {
 	struct sys_relay_counts counts;
 
-	printf("# %s: %llu requests, %.0f a second, goodput %.1f MB/s", test->name, (unsigned long long)requests, (double)requests / seconds,
-		(double)bytes / seconds / 1e6);
+	printf("# %s: %llu requests, %.0f a second, goodput %.1f MB/s, longest pause %.0f ms", test->name, (unsigned long long)sum->requests,
+		(double)sum->requests / seconds, (double)sum->bytes / seconds / 1e6, (double)sum->pause_ns / 1e6);
 	if (test->by != BY_NETEM) {
 		counts = sys_relay_counts(relay);
 		printf("; packets %llu, lost %llu, doubled %llu, late %llu, changed %llu, overflowed %llu", (unsigned long long)counts.packets,
@@ -223,12 +225,20 @@ static void connection_start(struct connection *connection, unsigned which, cons
 	assert_int_equal(pthread_create(&connection->thread, NULL, work, connection), 0);
 }
 
+static void add_up(struct lossy_work *sum, const struct lossy_work *work)
+{
+	sum->requests += work->requests;
+	sum->tokens += work->tokens;
+	sum->bytes += work->bytes;
+	sum->pause_ns = work->pause_ns > sum->pause_ns ? work->pause_ns : sum->pause_ns;
+}
+
 static void is_right(void **state)
 {
 	const struct test_case *test = *state;
 	struct connection connections[CONNECTIONS] = { { .rounds = 0 } };
+	struct lossy_work sum = { .requests = 0 };
 	struct daemon_counts before;
-	uint64_t requests = 0, tokens = 0, bytes = 0;
 	char address[64];
 	int64_t begin_ns;
 
@@ -242,16 +252,14 @@ static void is_right(void **state)
 		connection_start(&connections[i], i, test, address);
 	for (unsigned i = 0; i < CONNECTIONS; i++) {
 		pthread_join(connections[i].thread, NULL);
-		requests += connections[i].work.requests;
-		tokens += connections[i].work.tokens;
-		bytes += connections[i].work.bytes;
+		add_up(&sum, &connections[i].work);
 	}
-	report(test, requests, bytes, (double)(sys_now_ns() - begin_ns) / 1e9);
+	report(test, &sum, (double)(sys_now_ns() - begin_ns) / 1e9);
 	for (unsigned i = 0; i < CONNECTIONS; i++)
 		if (connections[i].work.wrong[0])
 			fail_msg("%s", connections[i].work.wrong);
 	expect_faults(test);
-	expect_counts(test, &before, requests, tokens);
+	expect_counts(test, &before, sum.requests, sum.tokens);
 }
 
 /* ---- groups ----------------------------------------------------------------------------------------------- */
