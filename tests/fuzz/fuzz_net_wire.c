@@ -18,9 +18,11 @@ static volatile unsigned char seen; /* keeps the reads from being optimized away
 static void touch(const void *bytes, size_t size)
 {
 	const unsigned char *at = bytes;
+	unsigned char all = 0;
 
 	for (size_t i = 0; i < size; i++)
-		seen = (unsigned char)(seen ^ at[i]);
+		all ^= at[i];
+	seen = all;
 }
 
 static void *take(void *context, uint32_t bytes)
