@@ -86,17 +86,19 @@ static int sleep_ms(struct svc_agent *agent)
 	return (int)((next_ns - now_ns) / 1000000);
 }
 
-/* Whether somebody may have called for us. */
+/* Whether somebody has called for us. What our epoll has is taken from it even if another one slept for it: doorbells ring once. */
 static bool doze(struct svc_agent *agent, int ms)
 {
 	struct epoll_event events[EVENTS];
-	bool woken = false;
+	bool has_any = true, woken = false;
 	int count;
 
 	for (uint32_t i = 0; i < agent->role_count; i++)
-		if (agent->roles[i].sleep)
-			return agent->roles[i].sleep(agent->roles[i].self, agent->epoll_fd, ms);
-	count = epoll_wait(agent->epoll_fd, events, EVENTS, ms);
+		if (agent->roles[i].sleep) {
+			has_any = agent->roles[i].sleep(agent->roles[i].self, agent->epoll_fd, ms);
+			ms = 0;
+		}
+	count = has_any ? epoll_wait(agent->epoll_fd, events, EVENTS, ms) : 0;
 	for (int i = 0; i < count; i++)
 		woken |= events[i].data.u32 == WAKE;
 	return woken;
