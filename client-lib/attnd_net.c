@@ -520,7 +520,7 @@ static int connect_over(struct attnd_client *client, enum client_place_kind kind
 	error = link_open(client, link);
 	if (error) {
 		link_destroy(link);
-		return base_fail_within(-error, "%s", text);
+		return base_fail_within(-error, "%s:%s", client->transport->scheme, text);
 	}
 	client->link = link;
 	client->max_in_flight = net_caller_welcome(link->caller)->max_in_flight;
