@@ -22,6 +22,8 @@ enum {
 #define STREAM_AGAIN_NS INT64_C(1000000000) /* streams lose nothing: a last resort */
 #define STREAM_AGAIN_MOST_NS INT64_C(8000000000)
 #define UNKNOWN_LEAST_NS INT64_C(10000000)
+#define MEASURE_NS INT64_C(100000000)
+#define MEASURE_AGAIN_NS INT64_C(1000000000)
 #define ACK_AFTER_NS INT64_C(1000000) /* what no other packet has taken along by then goes alone */
 
 /* ---- time --------------------------------------------------------------------------------------------------- */
@@ -79,13 +81,6 @@ static void ask(struct net_caller *caller, int64_t now_ns)
 	caller->asked_ns = earlier(caller->asked_ns, now_ns);
 }
 
-/* Something is late: perhaps the way is another than it was thought to be. Not so often that no PONG can be the last PING's. */
-static void measure(struct net_caller *caller, int64_t now_ns)
-{
-	if (caller->options.datagram && now_ns - caller->pinged_ns >= AGAIN_MOST_NS)
-		caller->ping_due = true;
-}
-
 void net_caller_pass(struct net_caller *caller, int64_t now_ns)
 {
 	if (caller->state != NET_CALLER_OPEN)
@@ -97,12 +92,9 @@ void net_caller_pass(struct net_caller *caller, int64_t now_ns)
 	if (net_again_due(&caller->resend, now_ns, wait_ns(caller), wait_most_ns(caller))) {
 		net_outbox_resend(caller->outbox);
 		caller->counts.resends++;
-		measure(caller, now_ns);
 	}
-	if (net_again_due(&caller->probe, now_ns, wait_ns(caller), wait_most_ns(caller))) {
+	if (net_again_due(&caller->probe, now_ns, wait_ns(caller), wait_most_ns(caller)))
 		caller->probe_due = true;
-		measure(caller, now_ns);
-	}
 	if (now_ns >= caller->ack_ns)
 		caller->ack_due = true;
 	if (now_ns >= ping_ns(caller))
@@ -182,6 +174,7 @@ static void put_ping(struct net_caller *caller, int64_t now_ns, struct net_write
 		return;
 	caller->counts.pings++;
 	caller->ping_due = false;
+	caller->ping_open = true;
 	caller->pinged_ns = now_ns;
 }
 
@@ -204,9 +197,17 @@ static bool is_unacknowledged(const struct net_caller *caller)
 	return replies_unacknowledged(caller) > 0 || caller->credits_acked != caller->credits || caller->units_unsaid > 0;
 }
 
+/* How long the way is decides what counts as late, so that a busy connection measures it all the time. A PING that has no PONG yet may
+ * still get one. */
+static bool measures(const struct net_caller *caller, int64_t now_ns)
+{
+	return caller->options.datagram && (caller->ack_due || caller->probe_due || net_outbox_waiting(caller->outbox)) &&
+		now_ns - caller->pinged_ns >= (caller->ping_open ? MEASURE_AGAIN_NS : MEASURE_NS);
+}
+
 static void fill(struct net_caller *caller, int64_t now_ns, struct net_writer *body)
 {
-	const bool pings = caller->ping_due;
+	const bool pings = caller->ping_due || measures(caller, now_ns);
 
 	if (pings)
 		put_ping(caller, now_ns, body);
@@ -351,8 +352,9 @@ static int read_times(struct net_caller *caller, int64_t now_ns, const struct ne
 	if (chunk->kind == NET_PING) {
 		caller->pong = (struct net_times){ .sender_ns = times.sender_ns, .received_ns = now_ns };
 		caller->pong_due = true;
-	} else if (times.sender_ns == caller->pinged_ns) {
+	} else if (times.sender_ns == caller->pinged_ns && caller->ping_open) {
 		(void)net_pace_sample(&caller->pace, now_ns, &times, false);
+		caller->ping_open = false;
 	}
 	return 0;
 }
@@ -696,6 +698,7 @@ void net_caller_start(struct net_caller *caller, int64_t now_ns, bool resume, ui
 	caller->datagram_bytes = datagram_bytes;
 	caller->partial_bytes = 0;
 	caller->ack_due = caller->again_due = caller->probe_due = caller->ping_due = caller->pong_due = caller->close_due = false;
+	caller->ping_open = false;
 	caller->asked_ns = caller->unknown_ns = caller->ack_ns = NET_NEVER;
 	net_again_stop(&caller->resend);
 	net_again_stop(&caller->probe);

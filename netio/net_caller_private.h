@@ -39,6 +39,7 @@ struct net_caller {
 	bool answered;         /* DATA has come since the connection was new: the daemon has taken it for confirmed */
 	int64_t heard_ns;      /* when the last word came that was the daemon's */
 	int64_t pinged_ns;     /* the last PING; its sender's clock */
+	bool ping_open;        /* its PONG has not come */
 	int64_t asked_ns;      /* the first PING since then; NET_NEVER: none */
 	int64_t unknown_ns;    /* when to believe that the daemon does not know us; NET_NEVER */
 	int64_t probed_ns;     /* the last PROBE, or HAVE with AGAIN */

@@ -5,7 +5,8 @@
 
 enum {
 	DRIFT_SHIFT = 13, /* clocks drift apart by less than 2^-13, 122 millionths */
-	TRIP_SHIFT = 3,   /* an eighth of a new round trip goes into the smoothed one, as in TCP (RFC 6298) */
+	TRIP_SHIFT = 3,   /* an eighth of a new round trip goes into the smoothed one, as in TCP (RFC 6298); */
+	SHORTER_SHIFT = 1, /* half of a shorter one: samples are few, and one that had to wait somewhere is soon forgotten */
 	TRIES_MAX = 20,   /* doublings that are counted */
 };
 #define OFFSET_MAX_NS (INT64_MAX / 4) /* no sum with a time overflows */
@@ -24,8 +25,10 @@ bool net_pace_sample(struct net_pace *pace, int64_t now_ns, const struct net_tim
 	if (__builtin_sub_overflow(times->sent_ns, times->received_ns, &held_ns) || held_ns < 0 || held_ns > trip_ns)
 		return false;
 	trip_ns -= held_ns;
-	if (!was_said_again)
-		pace->trip_ns += pace->trip_ns > 0 ? (trip_ns - pace->trip_ns) >> TRIP_SHIFT : trip_ns;
+	if (!was_said_again && pace->trip_ns == 0)
+		pace->trip_ns = trip_ns;
+	else if (!was_said_again)
+		pace->trip_ns += (trip_ns - pace->trip_ns) >> (trip_ns < pace->trip_ns ? SHORTER_SHIFT : TRIP_SHIFT);
 	/* The shortest way says most about the clock, until it is so old that a longer one says more. */
 	if (!pace->is_sampled || trip_ns / 2 <= drifted(pace, now_ns)) {
 		pace->offset_ns = there_ns - trip_ns / 2;
