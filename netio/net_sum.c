@@ -17,13 +17,29 @@ static uint64_t halves(uint64_t word)
 	return (word >> 32) + (word & UINT32_MAX);
 }
 
-/* The last bytes, with zeros behind them: fewer than eight. */
-static uint64_t load_rest(const unsigned char *bytes, size_t count)
+/* The last bytes, fewer than eight; behind an odd one stands a zero. */
+static uint64_t rest(const unsigned char *bytes, size_t count)
 {
-	uint64_t word = 0;
+	uint64_t sum = 0;
+	uint32_t four;
+	uint16_t two;
 
-	memcpy(&word, bytes, count);
-	return word;
+	if (count & 4) {
+		memcpy(&four, bytes, sizeof(four));
+		sum += four;
+		bytes += sizeof(four);
+	}
+	if (count & 2) {
+		memcpy(&two, bytes, sizeof(two));
+		sum += two;
+		bytes += sizeof(two);
+	}
+	if (count & 1) {
+		two = 0;
+		memcpy(&two, bytes, 1);
+		sum += two;
+	}
+	return sum;
 }
 
 uint64_t net_sum_add(uint64_t sum, const unsigned char *bytes, size_t count)
@@ -36,5 +52,5 @@ uint64_t net_sum_add(uint64_t sum, const unsigned char *bytes, size_t count)
 	}
 	for (; count >= 8; bytes += 8, count -= 8)
 		sum += halves(load_word(bytes));
-	return sum + other + halves(load_rest(bytes, count));
+	return sum + other + rest(bytes, count);
 }

@@ -557,6 +557,7 @@ def nd_in():
     s.receive(bad(kind=136, options=option(2, OTHER), target=PEER6), "nd_sender")
     s.receive(advert(US6, OTHER, "ff02::1", group_mac("ff02::1"), 0x20, src=OTHER6), "nd_conflict")
     s.receive(advert(PEER6, PEER, "ff02::1", group_mac("ff02::1"), 0x60), "nd_malformed")
+    s.receive(advert(PEER6, PEER, "ff02::1", group_mac("ff02::1"), 0x20, src="::"), "nd_malformed")
     s.receive(advert(OTHER6, OTHER, US6, US, 0x60), "nd_unasked")
     s.receive(advert(PEER6, PEER, US6, US, 0x60), "nd_answered", "counter near.answered 0")
     s.receive(eth(nd(136, PEER6, US6, PEER6, 0x60), IP6), "nd_unasked")

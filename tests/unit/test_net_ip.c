@@ -188,7 +188,7 @@ static void ways_that_are_none(void **state)
 	net_ip_host_destroy(&host);
 }
 
-/* Made by a stack that had a gateway: without one nobody is asked who has no address. */
+/* Without a port; or made by a stack that had a gateway: without one nobody is asked. */
 static void ways_of_another_stack(void **state)
 {
 	const struct net_ip_address far = net_ip4_address((const unsigned char[]){ 9, 9, 9, 9 });
@@ -202,6 +202,9 @@ static void ways_of_another_stack(void **state)
 	net_ip_host_create(&host);
 	assert_int_equal(net_ip_way(host.ip, 0, HOST_LOCAL4, &far, 5, &way), 0);
 	assert_int_equal(net_ip_send(host.ip, &way, memory + NET_IP_HEADROOM_BYTES, 1, 0, 0, &frame), -EHOSTUNREACH);
+	memset(way.address + 4, 0, 2);
+	assert_int_equal(net_ip_send(host.ip, &way, memory + NET_IP_HEADROOM_BYTES, 1, 0, 0, &frame), -EINVAL);
+	assert_int_equal(net_ip_way(host.ip, 0, HOST_LOCAL4, &far, 5, &way), 0);
 	net_ip_host_destroy(&host);
 	host.locals[HOST_LOCAL4].has_gateway = false;
 	net_ip_host_create(&host);

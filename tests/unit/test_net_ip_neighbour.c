@@ -209,6 +209,7 @@ static void unasked_answers(void **state)
 		assert_false(hear(neighbours, 1, 1, (enum net_neighbour_word)word, 0));
 	assert_true(hear(neighbours, 1, 1, NET_NEIGHBOUR_ASKS_US, 0));
 	assert_true(hear(neighbours, 1, 1, NET_NEIGHBOUR_ANSWERS, 0));
+	assert_true(hear(neighbours, 1, 1, NET_NEIGHBOUR_CONFIRMS, 0));
 	assert_int_equal(use(neighbours, 1, 0, mac), NET_NEIGHBOUR_KNOWN | NET_NEIGHBOUR_ASK);
 	assert_true(hear(neighbours, 1, 1, NET_NEIGHBOUR_ANSWERS, 0));
 	assert_int_equal(use(neighbours, 1, 2 * second_ns, mac), NET_NEIGHBOUR_KNOWN);
