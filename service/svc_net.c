@@ -10,9 +10,9 @@
 #include "base/base_error.h"
 #include "service/svc_net_internal.h"
 
-/* How often it is looked whether somebody sits on memory that others want; and when again, once one was let go of: what he had is back then. */
+/* How often it is looked whether somebody sits on memory that others want; and how often while somebody is let go of. */
 #define SLOW_LOOK_NS INT64_C(250000000)
-#define SLOW_NEXT_NS INT64_C(10000000)
+#define SLOW_NEXT_NS INT64_C(1000000)
 
 void svc_net_touch(struct svc_net *net, struct net_client *client)
 {
@@ -131,8 +131,8 @@ static uint64_t idle_bytes(const struct svc_net *net, const struct net_client *c
 	return bytes;
 }
 
-/* Others wait for memory: who lets most of it lie is let go of. One at a time, since that may do: somebody who has yet to say that a small
- * result has come is not to go with those who have it all. */
+/* Others wait for memory: who lets most of it lie is let go of. The next one not before it has turned out that this did not do: somebody who
+ * has yet to say that a small result has come is not to go with those who have it all. */
 static int drop_slow(struct svc_net *net)
 {
 	struct net_client *slowest = NULL;
@@ -140,7 +140,10 @@ static int drop_slow(struct svc_net *net)
 
 	if (net->waiting_count == 0 || net->now_ns < net->slow_look_ns)
 		return 0;
-	net->slow_look_ns = net->now_ns + SLOW_LOOK_NS;
+	net->slow_look_ns = net->now_ns + (net->slowest_leaves ? SLOW_NEXT_NS : SLOW_LOOK_NS);
+	if (net->slowest_leaves && net->slowest_leaves->state == NET_CLIENT_LEAVING)
+		return 0;
+	net->slowest_leaves = NULL;
 	if (!is_memory_wanted(net))
 		return 0;
 	for (uint32_t i = 0; i < net->options.clients_max; i++) {
@@ -153,6 +156,7 @@ static int drop_slow(struct svc_net *net)
 		return 0;
 	svc_count(&net->counters.slow);
 	svc_net_leave(net, slowest, NET_WHY_FULL);
+	net->slowest_leaves = slowest;
 	net->slow_look_ns = net->now_ns + SLOW_NEXT_NS;
 	return 1;
 }

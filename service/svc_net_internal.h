@@ -85,6 +85,7 @@ struct svc_net {
 	uint32_t *waiting, waiting_count;
 	bool released;              /* memory was given back since the waiting were looked at */
 	int64_t now_ns, slow_look_ns;
+	const struct net_client *slowest_leaves; /* it was let go of because it was slow; NULL: nobody */
 	uint32_t polls;
 	uint64_t promises;
 	uint32_t open_turn;         /* which device the next OPEN goes to */

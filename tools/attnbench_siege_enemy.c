@@ -175,6 +175,10 @@ void siege_enemy_close(struct siege_enemy *enemy)
 {
 	if (!enemy->target)
 		return;
+	if (enemy->fd >= 0 && enemy->target->datagram && net_caller_state(enemy->caller) == NET_CALLER_OPEN) {
+		net_caller_end(enemy->caller, NET_WHY_BYE);
+		(void)siege_enemy_talk(enemy);
+	}
 	if (enemy->fd >= 0)
 		close(enemy->fd);
 	net_caller_destroy(enemy->caller);

@@ -55,7 +55,7 @@ bool siege_is_closed(int fd);
 int siege_enemy_make(struct siege_enemy *enemy, const struct siege_target *target);
 /* One that is connected. -errno with a message; nothing is left to be closed then. */
 int siege_enemy_open(struct siege_enemy *enemy, const struct siege_target *target, int receive_bytes);
-/* Without a word. Also of what was never opened, if it is all zero. */
+/* A stream ends without a word; by datagrams, where nobody would notice, it says so. Also of what was never opened, if it is all zero. */
 void siege_enemy_close(struct siege_enemy *enemy);
 
 /* Makes a HELLO of its own: enemy->packet. */

@@ -1,6 +1,6 @@
 /*
- * A town under siege, for system tests: a daemon that listens over TCP, UDP and a Unix socket; connections that are only held; citizens, who
- * work all the time over good connections and look at every answer; what the daemon has counted since a moment; and a relay, in
+ * A town under siege, for system tests: a daemon that listens over TCP, UDP and a Unix socket; connections that are only held; citizens,
+ * who work all the time over good connections and look at every answer; what the daemon has counted since a moment; and a relay, in
  * which a citizen's datagrams can be overheard.
  *
  * Citizens are threads; everything else is the test's one.

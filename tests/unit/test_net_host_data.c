@@ -308,7 +308,7 @@ static void strangers_take_no_memory(void **state)
 	/* It is no good one, and hears so. */
 	host_rig_poll(rig);
 	assert_int_equal(net_guest_hear(&peer), NET_REFUSED);
-	assert_int_equal(peer.refused.why, NET_WHY_PROTOCOL);
+	assert_int_equal(peer.refused.why, NET_WHY_VERSION);
 	host_rig_destroy(rig);
 }
 
