@@ -24,18 +24,20 @@ enum {
 	DESCRIPTORS_BESIDE = 64,
 	OPTIONS = 4,
 	QUANTILES = 3,
-	SETTLE_NS = 50000000,   /* between two halves: what the attack has left is done with, or waits in half-open places */
+	SETTLE_MS = 50,         /* between two halves: what the attack has left is done with, or waits in half-open places */
+	AFTER_MS = 2200,        /* between two attacks: these are empty again */
 };
 
 static const double quantiles[QUANTILES] = { 0.5, 0.99, 0.999 };
 static const char *const quantile_names[QUANTILES] = { "p50", "p99", "p999" };
 
-/* What the daemon counts that tells of an attack, in "network" of its status. */
-static const char *const counted_names[] = { "refused_key", "refused_protocol", "refused_full", "refused_unknown", "cookies", "hellos_again",
+/* What the daemon counts that tells of an attack, in "network" of its status. The last one is of now, and has to be looked at before the
+ * attacker goes. */
+static const char *const counted_names[] = { "welcomed", "refused_key", "refused_protocol", "refused_full", "refused_unknown", "cookies", "hellos_again",
 	"unanswered", "timed_out", "pushed_out", "abandoned", "truncated", "malformed", "oversized", "bad_packets", "replays", "broken", "slow",
-	"expired", "no_memory_for_packets", "no_memory", "probes", "port.refused", "port.no_room", "port.send_dropped", "port.received_cut" };
+	"expired", "no_memory_for_packets", "no_memory", "probes", "port.refused", "port.no_room", "port.send_dropped", "port.received_cut", "kept" };
 
-enum { COUNTED = sizeof(counted_names) / sizeof(counted_names[0]) };
+enum { COUNTED = sizeof(counted_names) / sizeof(counted_names[0]), KEPT = COUNTED - 1 };
 
 /* What one attack came to. */
 struct assault {
@@ -135,17 +137,20 @@ static cJSON *ask_network(const struct siege *siege)
 	return network;
 }
 
-static void add_counted(struct assault *assault, const cJSON *before, const cJSON *after)
+static void add_counted(struct assault *assault, const cJSON *before, const cJSON *during, const cJSON *after)
 {
-	for (size_t i = 0; i < COUNTED; i++)
-		assault->counted[i] += tool_json_number(after, counted_names[i]) - tool_json_number(before, counted_names[i]);
+	for (size_t i = 0; i < COUNTED; i++) {
+		const cJSON *then = i == KEPT ? during : after;
+
+		assault->counted[i] += tool_json_number(then, counted_names[i]) - tool_json_number(before, counted_names[i]);
+	}
 }
 
 /* ---- measuring ----------------------------------------------------------------------------------------------- */
 
-static void settle(void)
+static void settle(int ms)
 {
-	const struct timespec time = { .tv_nsec = SETTLE_NS };
+	const struct timespec time = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L };
 
 	nanosleep(&time, NULL);
 }
@@ -163,18 +168,20 @@ static int attacked_half(struct siege *siege, int64_t span_ns, struct attnbench_
 {
 	struct assault *assault = &siege->assaults[siege->now];
 	const uint64_t sent = siege_raid_sent(siege->raid), failed = siege_raid_failed(siege->raid);
-	cJSON *before = ask_network(siege), *after;
+	cJSON *before = ask_network(siege), *during, *after;
 	int err = siege_raid_begin(siege->raid, siege->now), end_err;
 
 	if (!err)
 		err = half(siege, span_ns, result);
+	during = ask_network(siege);
 	end_err = siege_raid_end(siege->raid);
-	settle();
+	settle(SETTLE_MS);
 	after = ask_network(siege);
-	add_counted(assault, before, after);
+	add_counted(assault, before, during, after);
 	assault->sent += siege_raid_sent(siege->raid) - sent;
 	assault->failed += siege_raid_failed(siege->raid) - failed;
 	cJSON_Delete(before);
+	cJSON_Delete(during);
 	cJSON_Delete(after);
 	return err ? err : end_err;
 }
@@ -214,11 +221,13 @@ static int measure_attack(struct siege *siege, enum siege_attack attack)
 static int measure(struct siege *siege)
 {
 	int status = TOOL_OK;
-	bool noisy = false;
+	bool noisy = false, is_first = true;
 
 	for (enum siege_attack attack = 0; attack < SIEGE_ATTACKS && status == TOOL_OK; attack++) {
 		if (siege->attack != SIEGE_ATTACKS && siege->attack != attack)
 			continue;
+		settle(is_first ? 0 : AFTER_MS);
+		is_first = false;
 		status = measure_attack(siege, attack);
 		noisy |= siege->frame->noisy;
 	}
@@ -378,7 +387,8 @@ static void arm(struct siege *siege)
 	const char *port = strrchr(transport->address, ':');
 	struct siege_target target;
 
-	if (!port || siege_target_set(&target, "127.0.0.1", (uint16_t)atoi(port + 1), transport->kind == TOOL_TRANSPORT_UDP, transport->key_file))
+	if (!port || siege_target_set(&target, "127.0.0.1", (uint16_t)atoi(port + 1), transport->kind == TOOL_TRANSPORT_UDP,
+		transport->key_file))
 		tool_die(TOOL_FAILED, "%s", base_error_message());
 	siege_raid_arm(siege->raid, &target, siege->attack_rate);
 	explicit_bzero(&target, sizeof(target));

@@ -1,6 +1,6 @@
 /*
- * A client that does not behave: a socket of its own, and the packets that the library would send, of which it sends what it likes, changed,
- * again, or in part. `attnbench siege` and tests/system/test_net_siege.c are made of such.
+ * A client that does not behave: a socket of its own, and the packets that the library would send, of which it sends what it likes,
+ * changed, again, or in part. `attnbench siege` and tests/system/test_net_siege.c are made of such.
  *
  * One thread for each. Sockets do not wait; functions here do, but never longer than SIEGE_WAIT_MS.
  */

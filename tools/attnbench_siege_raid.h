@@ -1,6 +1,6 @@
 /*
- * The attacker of `attnbench siege`: a process of its own, niced, that sends so many hostile packets a second in bursts and sleeps between them.
- * It is made before there is a daemon, so that it has none of the tool's connections, and then told whom to attack and how.
+ * The attacker of `attnbench siege`: a process of its own, niced, that sends so many hostile packets a second in bursts and sleeps between
+ * them. It is made before there is a daemon, so that it has none of the tool's connections, and then told whom to attack and how.
  *
  *   tool: make -> arm -> (begin -> end)* -> destroy
  *

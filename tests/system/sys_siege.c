@@ -357,8 +357,8 @@ void sys_siege_await(const struct sys_siege *siege, double least, const char *co
  * port.send_dropped, which are how a busy front goes on. */
 static const char *const ills[] = { "bad_record", "bad_op", "bad_range", "too_large", "queue_full", "resumed", "expired", "slow", "dropped",
 	"unowed", "refused_version", "refused_cipher", "refused_key", "refused_full", "refused_draining", "refused_protocol", "refused_unknown",
-	"hellos_again", "unanswered", "timed_out", "pushed_out", "idle", "bad_packets", "replays", "malformed", "oversized", "broken", "truncated",
-	"abandoned", "no_memory_for_packets", "port.refused", "port.accept_paused", "port.received_cut" };
+	"hellos_again", "unanswered", "timed_out", "pushed_out", "idle", "bad_packets", "replays", "malformed", "oversized", "broken",
+	"truncated", "abandoned", "no_memory_for_packets", "port.refused", "port.accept_paused", "port.received_cut" };
 
 static const struct sys_siege_expected *expectation(const struct sys_siege_expected *expected, const char *name)
 {

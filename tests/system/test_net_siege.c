@@ -2,10 +2,10 @@
  * Time limit: 300 s
  *
  * The network front stands a siege. Thousands of connections are held (ATTND_SIEGE_IDLE says how many, up to 10,000), six citizens
- * work over TCP, UDP and a Unix socket all the time, and one after the other come: slow readers, half-open floods, frames that are too long,
- * wrong keys, repeated packets, truncated handshakes, garbage, packets for nobody, and packets that come byte by byte. Each is counted
- * under its own name, as often as it came, and nothing else is; every answer that a citizen gets is the right one, and nobody's connection
- * breaks; the daemon's memory stays what it was given; and whoever comes afterwards is let in.
+ * work over TCP, UDP and a Unix socket all the time, and one after the other come: slow readers, half-open floods, frames that are too
+ * long, wrong keys, repeated packets, truncated handshakes, garbage, packets for nobody, and packets that come byte by byte. Each is
+ * counted under its own name, as often as it came, and nothing else is; every answer that a citizen gets is the right one, and nobody's
+ * connection breaks; the daemon's memory stays what it was given; and whoever comes afterwards is let in.
  */
 #include <errno.h>
 #include <math.h>
@@ -193,7 +193,8 @@ static void half_open_datagrams(void **state)
 {
 	(void)state;
 	besiege(say_hello, 0,
-		(const struct sys_siege_expected[]){ { "cookies", 1, HELLOS - 1 }, { "timed_out", SIEGE_HALF_OPEN / 4 + 1, HELLOS }, { NULL, 0, 0 } });
+		(const struct sys_siege_expected[]){ { "cookies", 1, HELLOS - 1 }, { "timed_out", SIEGE_HALF_OPEN / 4 + 1, HELLOS },
+			{ NULL, 0, 0 } });
 }
 
 /* ---- too long ----------------------------------------------------------------------------------------------- */
@@ -349,8 +350,9 @@ static void repeated(void **state)
 	besiege(repeat_all, 0,
 		/* A HELLO that is repeated for longer than somebody may be half open is a new one. */
 		(const struct sys_siege_expected[]){ { "replays", REPEATED, REPEATED },
-			{ "hellos_again", HELLOS_REPEATED / 2, HELLOS_REPEATED - 2 }, { "timed_out", 2, HELLOS_REPEATED / 2 }, { "bad_packets", STREAMS_REPEATED / 2, STREAMS_REPEATED / 2 },
-			{ "abandoned", STREAMS_REPEATED / 2, STREAMS_REPEATED / 2 }, { "expired", 1, 1 }, { NULL, 0, 0 } });
+			{ "hellos_again", HELLOS_REPEATED / 2, HELLOS_REPEATED - 2 }, { "timed_out", 2, HELLOS_REPEATED / 2 },
+			{ "bad_packets", STREAMS_REPEATED / 2, STREAMS_REPEATED / 2 }, { "abandoned", STREAMS_REPEATED / 2, STREAMS_REPEATED / 2 },
+			{ "expired", 1, 1 }, { NULL, 0, 0 } });
 }
 
 /* ---- truncated ---------------------------------------------------------------------------------------------- */
