@@ -323,8 +323,9 @@ static void print_tables(const struct siege *siege)
 	struct tool_table *table =
 		tool_table_new("attack|>p50 quiet|>attacked|>ratio|>p99 quiet|>attacked|>ratio|>p99.9 quiet|>attacked|>ratio");
 
-	tool_table_title(stdout, "%u connections over %s; %.0f/s%s from the intended time; under %.0f hostile packets a second", siege->connections,
-		attnbench_report_way(&siege->options.daemon), siege->options.rate, siege->options.poisson ? " at random" : "", siege->attack_rate);
+	tool_table_title(stdout, "%u connections over %s; %.0f/s%s from the intended time; under %.0f hostile packets a second",
+		siege->connections, attnbench_report_way(&siege->options.daemon), siege->options.rate,
+		siege->options.poisson ? " at random" : "", siege->attack_rate);
 	for (enum siege_attack attack = 0; attack < SIEGE_ATTACKS; attack++)
 		if (siege->assaults[attack].is_asked)
 			print_row(table, &siege->assaults[attack], siege_attack_names[attack]);

@@ -23,7 +23,7 @@ enum {
 	ECHO_BYTES = 3000, LONG_ECHO_BYTES = 40000, /* the latter comes in pieces, whatever the transport reads at once */
 	WAIT_MS = 60000,
 	BESIDE_BYTES = 8 << 20,     /* what a daemon may grow by, of its kernel's making and the allocator's: stated here, and looked after */
-	SANITIZED_BYTES = 96 << 20, /* and its shadow */
+	SANITIZED_BYTES = 320 << 20, /* and what a sanitizer keeps of what was freed, 256 MiB of it, and its shadow */
 };
 
 #define SECOND INT64_C(1000000000)
