@@ -116,9 +116,9 @@ static const struct argp argp = { .options = option_table,
 	.children = children,
 	.doc = "What good connections notice of bad ones: requests that compute nothing go over N sealed connections at intended times, in rounds "
 	       "of two halves, quiet and under an attack.\v"
-	       "The attacker is a process of its own, niced, which sends in bursts and sleeps between them. It has no processor of its own: the "
-	       "daemon, the clients and the attacker share this machine's cores, and what is measured holds that, too. Both loops and the daemon "
-	       "spin; with fewer than three cores the attacker takes its time from one of them. --seconds and --rounds are of each attack." };
+	       "The attacker is a process of its own, niced, which sends in bursts and sleeps between them. It has no processor of its own: "
+	       "daemon, clients and attacker share this machine's cores, and what is measured holds that, too. The daemon and the clients' "
+	       "loop spin; with fewer than three cores the attacker takes its time from them. --seconds and --rounds are of each attack." };
 
 /* ---- what the daemon counted --------------------------------------------------------------------------------- */
 
