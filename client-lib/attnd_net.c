@@ -40,20 +40,19 @@ struct net_link {
 	/* Completions of requests that were never sent. */
 	unsigned local_first, local_count;
 	bool gone;
+	bool lost;                /* a new socket is wanted, or tried */
+	int64_t give_up_ns, again_ns, dead_after_ns;
 	struct client_socket socket;
 
 	/* below here is not touched per request */
-	struct attnd_completion local[NET_WINDOW_MAX];
 	struct client_arena pool; /* where results come in */
 	void *pool_memory;
 	uint64_t pool_bytes;
 	struct client_place place;
 	unsigned which;           /* of the place's addresses */
-	int64_t dead_after_ns;
 	bool was_open;
-	bool lost;                /* a new socket is wanted, or tried */
-	int64_t give_up_ns, again_ns;
 	pid_t process;            /* a fork's child has the socket, too, and must not speak for us */
+	struct attnd_completion local[NET_WINDOW_MAX];
 };
 
 static int64_t now_of(const struct net_link *link)

@@ -65,15 +65,25 @@ static int64_t death_ns(const struct net_caller *caller)
 	return caller->asked_ns == NET_NEVER ? NET_NEVER : caller->asked_ns + silent_ns;
 }
 
+/* A PING that only measures the way does not put off the one that asks whether anybody is there. */
 static int64_t ping_ns(const struct net_caller *caller)
 {
-	return (caller->heard_ns > caller->pinged_ns ? caller->heard_ns : caller->pinged_ns) + ping_every_ns(caller);
+	const bool is_asking = caller->asked_ns != NET_NEVER && caller->pinged_ns > caller->heard_ns;
+
+	return (is_asking ? caller->pinged_ns : caller->heard_ns) + ping_every_ns(caller);
 }
 
 static void ask(struct net_caller *caller, int64_t now_ns)
 {
 	caller->ping_due = true;
 	caller->asked_ns = earlier(caller->asked_ns, now_ns);
+}
+
+/* Something is late: perhaps the way is another than it was thought to be. Not so often that no PONG can be the last PING's. */
+static void measure(struct net_caller *caller, int64_t now_ns)
+{
+	if (caller->options.datagram && now_ns - caller->pinged_ns >= AGAIN_MOST_NS)
+		caller->ping_due = true;
 }
 
 void net_caller_pass(struct net_caller *caller, int64_t now_ns)
@@ -87,9 +97,12 @@ void net_caller_pass(struct net_caller *caller, int64_t now_ns)
 	if (net_again_due(&caller->resend, now_ns, wait_ns(caller), wait_most_ns(caller))) {
 		net_outbox_resend(caller->outbox);
 		caller->counts.resends++;
+		measure(caller, now_ns);
 	}
-	if (net_again_due(&caller->probe, now_ns, wait_ns(caller), wait_most_ns(caller)))
+	if (net_again_due(&caller->probe, now_ns, wait_ns(caller), wait_most_ns(caller))) {
 		caller->probe_due = true;
+		measure(caller, now_ns);
+	}
 	if (now_ns >= caller->ack_ns)
 		caller->ack_due = true;
 	if (now_ns >= ping_ns(caller))
@@ -339,7 +352,7 @@ static int read_times(struct net_caller *caller, int64_t now_ns, const struct ne
 		caller->pong = (struct net_times){ .sender_ns = times.sender_ns, .received_ns = now_ns };
 		caller->pong_due = true;
 	} else if (times.sender_ns == caller->pinged_ns) {
-		(void)net_pace_sample(&caller->pace, now_ns, &times);
+		(void)net_pace_sample(&caller->pace, now_ns, &times, false);
 	}
 	return 0;
 }
@@ -757,9 +770,9 @@ int net_caller_create(struct net_caller **caller_out, const struct net_caller_op
 	if (!caller)
 		return base_fail(ENOMEM, "no memory for a connection");
 	*caller = (struct net_caller){ .options = *options, .state = NET_CALLER_LOST };
-	error = net_inbox_create(&caller->inbox, NET_WINDOW_MAX, options->message_bytes_max, &options->blocks);
+	error = net_inbox_create(&caller->inbox, NET_WINDOW_MAX, options->message_bytes_max, &options->blocks, NULL);
 	if (!error)
-		error = net_outbox_create(&caller->outbox, NET_WINDOW_MAX, UINT64_MAX, &kept);
+		error = net_outbox_create(&caller->outbox, NET_WINDOW_MAX, UINT64_MAX, &kept, NULL);
 	if (!error)
 		error = net_calls_create(&caller->calls, NET_WINDOW_MAX);
 	if (error) {

@@ -240,7 +240,8 @@ static void read_welcome(struct net_caller *caller, int64_t now_ns, const unsign
 	caller->window = window_of(welcome.max_in_flight + welcome.stream_credits);
 	caller->welcome = welcome;
 	(void)net_pace_sample(&caller->pace, now_ns,
-		&(struct net_times){ .sender_ns = welcome.clock_ns, .received_ns = welcome.now_ns, .sent_ns = welcome.now_ns });
+		&(struct net_times){ .sender_ns = welcome.clock_ns, .received_ns = welcome.now_ns, .sent_ns = welcome.now_ns },
+		caller->hello.again.tries > 0);
 	caller_open(caller, now_ns);
 }
 

@@ -59,11 +59,11 @@ struct net_caller {
 	struct net_caller_counts counts;
 	bool starved;                       /* a part was dropped for want of a block */
 
-	/* below here is not touched per request */
 	size_t partial_bytes;
-	unsigned char partial[NET_PACKET_BYTES_MAX]; /* of a stream: the beginning of a packet */
-	struct caller_hello hello;
 	struct net_caller_options options;
+	/* below here is not touched per request */
+	struct caller_hello hello;
+	unsigned char partial[NET_PACKET_BYTES_MAX]; /* of a stream: the beginning of a packet */
 };
 
 /* ---- net_caller_hello.c ---- */

@@ -23,10 +23,10 @@ struct call {
 };
 
 struct net_calls {
-	struct call *calls; /* [most] */
 	uint32_t most, count;
 	uint64_t in_bytes;
 	uint32_t first_free; /* most: none */
+	struct call calls[]; /* [most] */
 };
 
 /* Numbers begin at 1, so that no id is 0. */
@@ -75,7 +75,7 @@ void net_calls_add(struct net_calls *calls, struct attnd_request *record, void *
 
 /* ---- on the way in ------------------------------------------------------------------------------------------ */
 
-static struct call *call_of(const struct net_calls *calls, uint64_t id)
+static struct call *call_of(struct net_calls *calls, uint64_t id)
 {
 	const uint64_t place = id & ((1 << PLACE_BITS) - 1);
 	struct call *call = place < calls->most ? &calls->calls[place] : NULL;
@@ -138,15 +138,10 @@ int net_calls_create(struct net_calls **calls_out, uint32_t most)
 
 	if (most == 0 || most > NET_WINDOW_MAX)
 		return base_fail(EINVAL, "calls: %u are not 1 to %d", most, NET_WINDOW_MAX);
-	calls = calloc(1, sizeof(*calls));
+	calls = calloc(1, sizeof(*calls) + most * sizeof(calls->calls[0]));
 	if (!calls)
-		return base_fail(ENOMEM, "calls: out of memory");
-	calls->most = most;
-	calls->calls = calloc(most, sizeof(*calls->calls));
-	if (!calls->calls) {
-		free(calls);
 		return base_fail(ENOMEM, "calls: out of memory for %u", most);
-	}
+	calls->most = most;
 	net_calls_reset(calls);
 	*calls_out = calls;
 	return 0;
@@ -154,8 +149,5 @@ int net_calls_create(struct net_calls **calls_out, uint32_t most)
 
 void net_calls_destroy(struct net_calls *calls)
 {
-	if (!calls)
-		return;
-	free(calls->calls);
 	free(calls);
 }

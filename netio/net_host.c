@@ -10,6 +10,11 @@
 #include "base/base_error.h"
 #include "netio/net_host_internal.h"
 
+/* Who says that he is elsewhere now is not asked there more often. */
+#define PATH_NS INT64_C(20000000)
+/* A sealed body with a PING. */
+enum { PING_BODY_BYTES = NET_CHUNK_BYTES + 8 + NET_TAG_BYTES };
+
 /* ---- queues ----------------------------------------------------------------------------------------------- */
 
 static struct link_queue *queue_of(struct net_host *host, const struct link *link)
@@ -109,6 +114,7 @@ struct link *net_host_link_take(struct net_host *host, const struct net_way *way
 	link->way = *way;
 	link->part = NULL;
 	link->part_bytes = 0;
+	link->path_word = link->path_ns = 0;
 	link->welcome_waits = false;
 	queue_add(host, link);
 	return link;
@@ -434,7 +440,7 @@ static void on_writable(void *context, uint32_t name)
 		host->options.above.writable(host->options.above.context, link->owner, name);
 }
 
-/* ---- datagrams -------------------------------------------------------------------------------------------- */
+/* ---- datagrams: whose they are ---------------------------------------------------------------------------- */
 
 static struct link *link_by_name(const struct net_host *host, uint64_t name)
 {
@@ -443,6 +449,54 @@ static struct link *link_by_name(const struct net_host *host, uint64_t name)
 
 	return link && name && link->state >= LINK_WELCOMED && link->packets.datagram && link->packets.name == name ? link : NULL;
 }
+
+/* ---- datagrams: from another address ----------------------------------------------------------------------- */
+
+static bool is_same_way(const struct net_way *one, const struct net_way *other)
+{
+	return one->listener == other->listener && memcmp(one->address, other->address, sizeof(one->address)) == 0;
+}
+
+static bool fill_ping(void *context, struct net_writer *body)
+{
+	const struct net_times times = { .sender_ns = *(const int64_t *)context };
+
+	(void)net_times_put(body, NET_PING, &times);
+	return false;
+}
+
+/* Anybody who can forge addresses can have said so: only who repeats a word that was sent there receives there (RFC 9000, 8.2). Until then
+ * answers go where they went. */
+static void ask_path(struct net_host *host, struct link *link, const struct net_way *way)
+{
+	const struct net_way known = link->way;
+
+	if (link->path_word != 0 && link->path_ns + PATH_NS > host->now_ns)
+		return;
+	link->path = *way;
+	link->path_ns = host->now_ns;
+	host->options.random(host->options.random_context, &link->path_word, sizeof(link->path_word));
+	link->path_word |= 1;
+	net_count(&host->counters.moves_asked);
+	link->way = *way;
+	(void)net_host_send(host, (uint32_t)(link - host->links), fill_ping, &link->path_word);
+	link->way = known;
+}
+
+bool net_host_pong(struct net_host *host, uint32_t index, int64_t word)
+{
+	struct link *link = &host->links[index];
+
+	if (link->path_word == 0)
+		return false;
+	if (word == link->path_word && !is_same_way(&link->way, &link->path)) {
+		net_count(&host->counters.moves);
+		link->way = link->path;
+	}
+	return true;
+}
+
+/* ---- datagrams -------------------------------------------------------------------------------------------- */
 
 static void data_datagram(struct net_host *host, struct link *link, const struct net_way *way, unsigned char *bytes,
 	const struct net_packet_head *head)
@@ -455,8 +509,9 @@ static void data_datagram(struct net_host *host, struct link *link, const struct
 		return;
 	}
 	/* Who moves on to another address (a NAT forgets, a phone changes nets) is found there by the newest packet that opens. */
-	if (!link->packets.plain && link->packets.replay.end == head->number + 1)
-		link->way = *way;
+	if (!link->packets.plain && link->packets.replay.end == head->number + 1 &&
+		head->body_bytes >= PING_BODY_BYTES && !is_same_way(way, &link->way))
+		ask_path(host, link, way);
 	if (link->state == LINK_CONFIRMED) {
 		queue_remove(host, link);
 		queue_add(host, link);

@@ -67,6 +67,7 @@ struct net_host_counters {
 	_Atomic uint64_t idle;                        /* datagrams: not heard of for too long */
 	_Atomic uint64_t bad_packets;                 /* not sealed by the other side, or changed on the way */
 	_Atomic uint64_t replays;                     /* datagrams that had come before */
+	_Atomic uint64_t moves_asked, moves;          /* datagrams from another address: what was asked there, who has answered there */
 	_Atomic uint64_t malformed;                   /* packets that are none, or come out of turn */
 	_Atomic uint64_t oversized;                   /* streams that announced a packet longer than any may be */
 	_Atomic uint64_t broken;                      /* ended for breaking the protocol inside its packets */
@@ -117,6 +118,9 @@ void net_host_close(struct net_host *host, uint32_t link, uint32_t why);
 
 /* Forgets a link that was welcomed and has said nothing since, without a word: its place is wanted. `gone` is called. */
 void net_host_push_out(struct net_host *host, uint32_t link);
+
+/* What a client's PONG repeats, from within `body`: it receives where it was asked. false: it was never asked. */
+bool net_host_pong(struct net_host *host, uint32_t link, int64_t word);
 
 bool net_host_is_datagram(const struct net_host *host, uint32_t link);
 const struct net_host_counters *net_host_counters(const struct net_host *host);

@@ -26,6 +26,9 @@ struct link {
 	int64_t since_ns;      /* half open since, or heard of last */
 	struct net_way way;
 	struct net_packets packets;
+	/* Sealed datagrams: where it says that it is now, what it was asked there, when. 0: it was never asked. */
+	struct net_way path;
+	int64_t path_word, path_ns;
 	/* Streams: the beginning of a packet whose end has not come. */
 	unsigned char *part;
 	uint32_t part_bytes;

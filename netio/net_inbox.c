@@ -7,20 +7,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/base_assert.h"
 #include "base/base_error.h"
 
-enum { WORD_BITS = 64 };
+enum { WORD_BITS = 64, NONE = UINT16_MAX };
 
 struct slot {
 	struct net_inbox_message message;
 	uint64_t *units;     /* bits of those that have come; in the payload's block, behind it */
 	uint32_t units_left;
 	uint32_t first_left; /* the first one that has not come */
-	bool begun, has_record;
+	bool has_record;
+	uint16_t next_free;
 };
 
 struct net_inbox {
-	struct slot *slots; /* [window]: number n lies at n % window */
+	uint16_t *at;        /* [window]: which slot message n has, at n % window; NONE: nothing of it has come */
+	struct slot *slots;  /* [window] */
+	uint16_t free_first; /* the one that was given back last is taken first: it is in the cache; NONE: one that was never used */
+	uint16_t used;       /* slots that ever were: the rest of the memory was never touched */
+	bool is_own;         /* the memory */
 	uint32_t window, bytes_max;
 	uint32_t next;      /* number of the message that is delivered next */
 	uint32_t end;       /* no message from here on has begun */
@@ -32,39 +38,72 @@ static uint32_t divide_up(uint32_t value, uint32_t unit)
 	return value / unit + (value % unit != 0);
 }
 
+static uint16_t *place_of(const struct net_inbox *inbox, uint32_t number)
+{
+	return &inbox->at[number & (inbox->window - 1)];
+}
+
+/* NULL: nothing of it has come. */
 static struct slot *slot_of(const struct net_inbox *inbox, uint32_t number)
 {
-	return &inbox->slots[number & (inbox->window - 1)];
+	const uint16_t at = *place_of(inbox, number);
+
+	return at == NONE ? NULL : &inbox->slots[at];
 }
 
 static bool is_whole(const struct slot *slot)
 {
-	return slot->begun && slot->has_record && slot->units_left == 0;
+	return slot && slot->has_record && slot->units_left == 0;
+}
+
+static struct slot *slot_take(struct net_inbox *inbox, uint32_t number)
+{
+	const uint16_t at = inbox->free_first != NONE ? inbox->free_first : inbox->used++;
+
+	BASE_ASSERT(at < inbox->window); /* there is one for each message of the window */
+	if (at == inbox->free_first)
+		inbox->free_first = inbox->slots[at].next_free;
+	*place_of(inbox, number) = at;
+	return &inbox->slots[at];
+}
+
+static void slot_give(struct net_inbox *inbox, uint32_t number)
+{
+	const uint16_t at = *place_of(inbox, number);
+
+	inbox->slots[at].next_free = inbox->free_first;
+	inbox->free_first = at;
+	*place_of(inbox, number) = NONE;
 }
 
 /* ---- parts ------------------------------------------------------------------------------------------------ */
 
-static int begin(struct net_inbox *inbox, struct slot *slot, const struct net_part *part)
+static int begin(struct net_inbox *inbox, const struct net_part *part)
 {
 	const uint32_t units = divide_up(part->message_bytes, NET_UNIT_BYTES);
 	unsigned char *block = NULL;
+	uint64_t *bits = NULL;
+	struct slot *slot;
 
 	if (part->message_bytes > inbox->bytes_max)
 		return -EMSGSIZE;
 	if (units > 0) {
-		const uint32_t payload_bytes = divide_up(part->message_bytes, sizeof(*slot->units)) * sizeof(*slot->units);
-		const uint32_t bits_bytes = divide_up(units, WORD_BITS) * sizeof(*slot->units);
+		const uint32_t payload_bytes = divide_up(part->message_bytes, sizeof(*bits)) * sizeof(*bits);
+		const uint32_t bits_bytes = divide_up(units, WORD_BITS) * sizeof(*bits);
 
 		block = inbox->blocks.take(inbox->blocks.context, payload_bytes + bits_bytes);
 		if (!block)
 			return NET_PART_NO_BLOCK;
-		slot->units = (uint64_t *)(void *)(block + payload_bytes);
-		memset(slot->units, 0, bits_bytes);
+		bits = (uint64_t *)(void *)(block + payload_bytes);
+		memset(bits, 0, bits_bytes);
 	}
-	slot->message = (struct net_inbox_message){ .payload = block, .number = part->number, .bytes = part->message_bytes };
+	slot = slot_take(inbox, part->number);
+	slot->message.payload = block;
+	slot->message.number = part->number;
+	slot->message.bytes = part->message_bytes;
+	slot->units = bits;
 	slot->units_left = units;
 	slot->first_left = 0;
-	slot->begun = true;
 	slot->has_record = false;
 	if (part->number - inbox->next >= inbox->end - inbox->next)
 		inbox->end = part->number + 1;
@@ -114,19 +153,19 @@ static int fill(struct slot *slot, const struct net_part *part)
 int net_inbox_part(struct net_inbox *inbox, const struct net_part *part)
 {
 	const uint32_t ahead = part->number - inbox->next;
-	struct slot *slot = slot_of(inbox, part->number);
+	const struct slot *slot = slot_of(inbox, part->number);
 
 	if (ahead >= inbox->window)
 		return ahead > UINT32_MAX / 2 ? NET_PART_AGAIN : -EPROTO;
-	if (!slot->begun) {
-		int fate = begin(inbox, slot, part);
+	if (!slot) {
+		int fate = begin(inbox, part);
 
 		if (fate != NET_PART_KEPT)
 			return fate;
 	} else if (part->message_bytes != slot->message.bytes) {
 		return -EPROTO;
 	}
-	return fill(slot, part);
+	return fill(slot_of(inbox, part->number), part);
 }
 
 /* ---- whole messages --------------------------------------------------------------------------------------- */
@@ -145,12 +184,12 @@ uint32_t net_inbox_awaited(const struct net_inbox *inbox)
 
 bool net_inbox_next(struct net_inbox *inbox, struct net_inbox_message *message)
 {
-	struct slot *slot = slot_of(inbox, inbox->next);
+	const struct slot *slot = slot_of(inbox, inbox->next);
 
 	if (!is_whole(slot))
 		return false;
 	*message = slot->message;
-	slot->begun = false;
+	slot_give(inbox, inbox->next);
 	inbox->next++;
 	return true;
 }
@@ -196,7 +235,7 @@ bool net_inbox_have(const struct net_inbox *inbox, uint32_t *ahead, struct net_h
 		const uint32_t number = inbox->next + (*ahead)++;
 		const struct slot *slot = slot_of(inbox, number);
 
-		if (!slot->begun || slot->units_left == 0)
+		if (!slot || slot->units_left == 0)
 			continue;
 		*have = (struct net_have){ .number = number, .first = slot->first_left };
 		write_bits(slot, have);
@@ -208,7 +247,7 @@ bool net_inbox_have(const struct net_inbox *inbox, uint32_t *ahead, struct net_h
 bool net_inbox_misses(const struct net_inbox *inbox)
 {
 	for (uint32_t number = inbox->next; number != inbox->end; number++)
-		if (!slot_of(inbox, number)->begun)
+		if (!slot_of(inbox, number))
 			return true;
 	return false;
 }
@@ -217,17 +256,43 @@ bool net_inbox_misses(const struct net_inbox *inbox)
 
 void net_inbox_reset(struct net_inbox *inbox)
 {
-	for (uint32_t i = 0; i < inbox->window; i++) {
-		struct slot *slot = &inbox->slots[i];
+	for (uint32_t number = inbox->next; number != inbox->end; number++) {
+		const struct slot *slot = slot_of(inbox, number);
 
-		if (slot->begun && slot->message.payload)
+		if (slot && slot->message.payload)
 			inbox->blocks.give(inbox->blocks.context, slot->message.payload);
-		slot->begun = false;
+		if (slot)
+			slot_give(inbox, number);
 	}
 	inbox->next = inbox->end = 1;
 }
 
-int net_inbox_create(struct net_inbox **inbox_out, uint32_t window, uint32_t message_bytes_max, const struct net_blocks *blocks)
+/* What is needed of every message together, so that it takes few pages. */
+size_t net_inbox_memory(uint32_t window)
+{
+	return sizeof(struct net_inbox) + window * (sizeof(uint16_t) + sizeof(struct slot)) + 2 * _Alignof(struct slot);
+}
+
+/* NULL with a message. */
+static struct net_inbox *take_memory(uint32_t window, struct base_arena *arena)
+{
+	struct net_inbox *inbox = arena ? base_arena_take(arena, net_inbox_memory(window), 64) : calloc(1, net_inbox_memory(window));
+	unsigned char *slots;
+
+	if (!inbox) {
+		(void)base_fail(ENOMEM, "inbox: out of memory for %u messages", window);
+		return NULL;
+	}
+	slots = (unsigned char *)(inbox + 1) + window * sizeof(*inbox->at);
+	slots += -(uintptr_t)slots % _Alignof(struct slot);
+	inbox->at = (uint16_t *)(void *)(inbox + 1);
+	inbox->slots = (struct slot *)(void *)slots;
+	inbox->is_own = !arena;
+	return inbox;
+}
+
+int net_inbox_create(struct net_inbox **inbox_out, uint32_t window, uint32_t message_bytes_max, const struct net_blocks *blocks,
+	struct base_arena *arena)
 {
 	struct net_inbox *inbox;
 
@@ -235,18 +300,15 @@ int net_inbox_create(struct net_inbox **inbox_out, uint32_t window, uint32_t mes
 		return base_fail(EINVAL, "inbox: a window of %u messages is not a power of two up to %d", window, NET_WINDOW_MAX);
 	if (message_bytes_max > NET_MESSAGE_BYTES_MAX)
 		return base_fail(EINVAL, "inbox: messages of %u bytes are longer than %u", message_bytes_max, NET_MESSAGE_BYTES_MAX);
-	inbox = calloc(1, sizeof(*inbox));
+	inbox = take_memory(window, arena);
 	if (!inbox)
-		return base_fail(ENOMEM, "inbox: out of memory");
+		return -ENOMEM;
 	inbox->window = window;
 	inbox->bytes_max = message_bytes_max;
 	inbox->blocks = *blocks;
-	inbox->slots = calloc(window, sizeof(*inbox->slots));
-	if (!inbox->slots) {
-		free(inbox);
-		return base_fail(ENOMEM, "inbox: out of memory for %u messages", window);
-	}
-	net_inbox_reset(inbox);
+	inbox->next = inbox->end = 1;
+	inbox->free_first = NONE;
+	memset(inbox->at, 0xff, window * sizeof(*inbox->at)); /* NONE */
 	*inbox_out = inbox;
 	return 0;
 }
@@ -256,6 +318,6 @@ void net_inbox_destroy(struct net_inbox *inbox)
 	if (!inbox)
 		return;
 	net_inbox_reset(inbox);
-	free(inbox->slots);
-	free(inbox);
+	if (inbox->is_own)
+		free(inbox);
 }

@@ -9,6 +9,7 @@
 #ifndef NET_INBOX_H
 #define NET_INBOX_H
 
+#include "base/base_arena.h"
 #include "netio/net_wire.h"
 
 enum { NET_WINDOW_MAX = 1024, NET_MESSAGE_BYTES_MAX = 1 << 30 };
@@ -29,8 +30,12 @@ struct net_inbox_message {
 
 struct net_inbox;
 
-/* window: a power of two, at most NET_WINDOW_MAX. -EINVAL, -ENOMEM with a message. */
-int net_inbox_create(struct net_inbox **inbox, uint32_t window, uint32_t message_bytes_max, const struct net_blocks *blocks);
+/* window: a power of two, at most NET_WINDOW_MAX. arena: zeroed memory that has room for net_inbox_memory more, and outlives the inbox;
+ * NULL: it takes its own. -EINVAL, -ENOMEM with a message. */
+int net_inbox_create(struct net_inbox **inbox, uint32_t window, uint32_t message_bytes_max, const struct net_blocks *blocks,
+	struct base_arena *arena);
+/* What it takes of an arena, alignment included. */
+size_t net_inbox_memory(uint32_t window);
 void net_inbox_destroy(struct net_inbox *inbox);
 
 enum net_inbox_fate {

@@ -18,10 +18,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/base_assert.h"
 #include "base/base_error.h"
 
 enum {
 	WORD_BITS = 64,
+	NONE = UINT16_MAX,
 	KNOWN = 4,      /* messages of which it is known what has come of them: there are few long ones at a time */
 	RUN_MAX = NET_BODY_BYTES_MAX / NET_UNIT_BYTES, /* units in a part */
 	LIMIT_FIRST = 64, LIMIT_LEAST = 16, LIMIT_MOST = 1024, /* units under way; the most that a HAVE can speak of */
@@ -37,7 +39,7 @@ struct entry {
 	uint32_t flight;              /* units sent that may be under way */
 	bool waiting;                 /* some part is to be sent */
 	bool unbound;                 /* and that even if no more may be under way */
-	bool come;
+	uint16_t next_free;
 };
 
 /* What the other side has said of a message: as in struct net_have. words 0: nothing, of none. */
@@ -47,7 +49,11 @@ struct known {
 };
 
 struct net_outbox {
-	struct entry *entries; /* [messages_max]: number n lies at n % messages_max */
+	uint16_t *at;          /* [messages_max]: which entry message n has, at n % messages_max; NONE: it has come */
+	struct entry *entries; /* [messages_max] */
+	uint16_t free_first;   /* the one that was given back last is taken first: it is in the cache; NONE: one that was never used */
+	uint16_t used;         /* entries that ever were: the rest of the memory was never touched */
+	bool is_own;           /* the memory */
 	uint32_t messages_max;
 	uint32_t first, next;  /* kept: first <= number < next, which may wrap */
 	uint32_t turn;         /* whose part goes out next */
@@ -57,12 +63,21 @@ struct net_outbox {
 	bool has_lost;
 	uint64_t bytes, bytes_max; /* of payloads kept */
 	struct net_blocks blocks;
+	uint32_t known_count;  /* of these: in use */
 	struct known known[KNOWN];
 };
 
+static uint16_t *place_of(const struct net_outbox *outbox, uint32_t number)
+{
+	return &outbox->at[number & (outbox->messages_max - 1)];
+}
+
+/* Of a message from `first` on and before `next`. NULL: it has come. */
 static struct entry *entry_of(const struct net_outbox *outbox, uint32_t number)
 {
-	return &outbox->entries[number & (outbox->messages_max - 1)];
+	const uint16_t at = *place_of(outbox, number);
+
+	return at == NONE ? NULL : &outbox->entries[at];
 }
 
 static uint32_t units_of(uint32_t bytes)
@@ -138,7 +153,7 @@ static uint32_t allowance(const struct net_outbox *outbox)
 
 static const struct known *known_of(const struct net_outbox *outbox, uint32_t number)
 {
-	for (uint32_t i = 0; i < KNOWN; i++)
+	for (uint32_t i = 0; i < KNOWN && outbox->known_count > 0; i++)
 		if (outbox->known[i].words > 0 && outbox->known[i].number == number)
 			return &outbox->known[i];
 	return NULL;
@@ -155,9 +170,11 @@ static bool has_come(const struct known *known, uint32_t unit)
 
 static void known_forget(struct net_outbox *outbox, uint32_t number)
 {
-	for (uint32_t i = 0; i < KNOWN; i++)
-		if (outbox->known[i].number == number)
+	for (uint32_t i = 0; i < KNOWN && outbox->known_count > 0; i++)
+		if (outbox->known[i].words > 0 && outbox->known[i].number == number) {
 			outbox->known[i].words = 0;
+			outbox->known_count--;
+		}
 }
 
 /* Keeps the newest word about a message, if there is a place for it. */
@@ -171,6 +188,7 @@ static void known_set(struct net_outbox *outbox, const struct net_have *have)
 			to = &outbox->known[i];
 	if (!to)
 		return;
+	outbox->known_count++;
 	*to = (struct known){ .number = have->number, .first = have->first, .words = have->words };
 	memcpy(to->bitmap, have->bitmap, sizeof(to->bitmap));
 }
@@ -203,16 +221,26 @@ bool net_outbox_room(const struct net_outbox *outbox, uint32_t bytes)
 	return bytes == 0 || outbox->bytes == 0 || (outbox->bytes <= outbox->bytes_max && bytes <= outbox->bytes_max - outbox->bytes);
 }
 
+static struct entry *entry_take(struct net_outbox *outbox, uint32_t number)
+{
+	const uint16_t at = outbox->free_first != NONE ? outbox->free_first : outbox->used++;
+
+	BASE_ASSERT(at < outbox->messages_max); /* whoever adds has asked whether there is room */
+	if (at == outbox->free_first)
+		outbox->free_first = outbox->entries[at].next_free;
+	*place_of(outbox, number) = at;
+	return &outbox->entries[at];
+}
+
 uint32_t net_outbox_add(struct net_outbox *outbox, const void *record, void *payload, uint32_t bytes)
 {
 	const uint32_t number = outbox->next++;
-	struct entry *entry = entry_of(outbox, number);
+	struct entry *entry = entry_take(outbox, number);
 
 	memcpy(entry->record, record, sizeof(entry->record));
 	entry->payload = payload;
 	entry->bytes = bytes;
 	entry->left = entry->next = entry->top = entry->holes_end = 0;
-	entry->come = false;
 	set_waiting(outbox, entry, true);
 	outbox->bytes += bytes;
 	return number;
@@ -284,7 +312,7 @@ bool net_outbox_fill(struct net_outbox *outbox, enum net_kind first_kind, struct
 
 		outbox->turn = number + 1;
 		passed++;
-		if (!entry->unbound && !(entry->waiting && allowance(outbox) > 0))
+		if (!entry || (!entry->unbound && !(entry->waiting && allowance(outbox) > 0)))
 			continue;
 		if (!put_part(outbox, entry, number, first_kind, writer)) {
 			outbox->turn = number;
@@ -297,13 +325,21 @@ bool net_outbox_fill(struct net_outbox *outbox, enum net_kind first_kind, struct
 
 /* ---- what has come ---------------------------------------------------------------------------------------- */
 
+static void entry_give(struct net_outbox *outbox, uint32_t number)
+{
+	const uint16_t at = *place_of(outbox, number);
+
+	outbox->entries[at].next_free = outbox->free_first;
+	outbox->free_first = at;
+	*place_of(outbox, number) = NONE;
+}
+
 static void note_come(struct net_outbox *outbox, uint32_t number)
 {
 	struct entry *entry = entry_of(outbox, number);
 
-	if (entry->come)
+	if (!entry)
 		return;
-	entry->come = true;
 	set_waiting(outbox, entry, false);
 	limit_grow(outbox, entry->flight);
 	set_flight(outbox, entry, 0);
@@ -311,7 +347,7 @@ static void note_come(struct net_outbox *outbox, uint32_t number)
 	outbox->bytes -= entry->bytes;
 	if (entry->payload)
 		outbox->blocks.give(outbox->blocks.context, entry->payload);
-	entry->payload = NULL;
+	entry_give(outbox, number);
 }
 
 int net_outbox_come(struct net_outbox *outbox, const struct net_come *come)
@@ -331,7 +367,7 @@ int net_outbox_come(struct net_outbox *outbox, const struct net_come *come)
 				return -EPROTO;
 			note_come(outbox, outbox->first + up_to + i);
 		}
-	while (outbox->first != outbox->next && entry_of(outbox, outbox->first)->come)
+	while (outbox->first != outbox->next && !entry_of(outbox, outbox->first))
 		outbox->first++;
 	return 0;
 }
@@ -351,14 +387,15 @@ static uint32_t flight_of(const struct entry *entry, const struct known *known)
 int net_outbox_have(struct net_outbox *outbox, const struct net_have *have)
 {
 	const uint32_t ahead = have->number - outbox->first;
-	struct entry *entry = entry_of(outbox, have->number);
+	struct entry *entry;
 	uint32_t before;
 
 	if (ahead >= net_outbox_kept(outbox))
 		return ahead > UINT32_MAX / 2 ? 0 : -EPROTO;
-	if (have->first >= units_of(entry->bytes))
+	entry = entry_of(outbox, have->number);
+	if (entry && have->first >= units_of(entry->bytes))
 		return -EPROTO;
-	if (entry->come || have->first < entry->left)
+	if (!entry || have->first < entry->left)
 		return 0;
 	known_set(outbox, have);
 	before = entry->flight;
@@ -375,10 +412,10 @@ int net_outbox_have(struct net_outbox *outbox, const struct net_have *have)
 
 void net_outbox_again(struct net_outbox *outbox, uint32_t number)
 {
-	struct entry *entry = entry_of(outbox, number);
+	struct entry *entry = number - outbox->first < net_outbox_kept(outbox) ? entry_of(outbox, number) : NULL;
 	uint32_t end = known_end(known_of(outbox, number));
 
-	if (number - outbox->first >= net_outbox_kept(outbox) || entry->come || end == 0)
+	if (!entry || end == 0)
 		return;
 	if (end > units_of(entry->bytes))
 		end = units_of(entry->bytes);
@@ -396,7 +433,7 @@ void net_outbox_resend(struct net_outbox *outbox)
 	for (uint32_t number = outbox->first; number != outbox->next; number++) {
 		struct entry *entry = entry_of(outbox, number);
 
-		if (entry->come)
+		if (!entry)
 			continue;
 		entry->next = entry->top = entry->left;
 		entry->holes_end = 0;
@@ -416,23 +453,46 @@ void net_outbox_reset(struct net_outbox *outbox)
 	net_outbox_limit(outbox, outbox->limit > 0);
 }
 
-int net_outbox_create(struct net_outbox **outbox_out, uint32_t messages_max, uint64_t bytes_max, const struct net_blocks *blocks)
+/* What is needed of every message together, so that it takes few pages. */
+size_t net_outbox_memory(uint32_t messages_max)
+{
+	return sizeof(struct net_outbox) + messages_max * (sizeof(uint16_t) + sizeof(struct entry)) + 2 * _Alignof(struct entry);
+}
+
+/* NULL with a message. */
+static struct net_outbox *take_memory(uint32_t messages_max, struct base_arena *arena)
+{
+	const size_t bytes = net_outbox_memory(messages_max);
+	struct net_outbox *outbox = arena ? base_arena_take(arena, bytes, 64) : calloc(1, bytes);
+	unsigned char *entries;
+
+	if (!outbox) {
+		(void)base_fail(ENOMEM, "outbox: out of memory for %u messages", messages_max);
+		return NULL;
+	}
+	entries = (unsigned char *)(outbox + 1) + messages_max * sizeof(*outbox->at);
+	entries += -(uintptr_t)entries % _Alignof(struct entry);
+	outbox->at = (uint16_t *)(void *)(outbox + 1);
+	outbox->entries = (struct entry *)(void *)entries;
+	outbox->is_own = !arena;
+	return outbox;
+}
+
+int net_outbox_create(struct net_outbox **outbox_out, uint32_t messages_max, uint64_t bytes_max, const struct net_blocks *blocks,
+	struct base_arena *arena)
 {
 	struct net_outbox *outbox;
 
 	if (messages_max == 0 || messages_max > NET_WINDOW_MAX || (messages_max & (messages_max - 1)) != 0)
 		return base_fail(EINVAL, "outbox: %u messages are not a power of two up to %d", messages_max, NET_WINDOW_MAX);
-	outbox = calloc(1, sizeof(*outbox));
+	outbox = take_memory(messages_max, arena);
 	if (!outbox)
-		return base_fail(ENOMEM, "outbox: out of memory");
-	outbox->entries = calloc(messages_max, sizeof(*outbox->entries));
-	if (!outbox->entries) {
-		free(outbox);
-		return base_fail(ENOMEM, "outbox: out of memory for %u messages", messages_max);
-	}
+		return -ENOMEM;
 	outbox->messages_max = messages_max;
 	outbox->bytes_max = bytes_max;
 	outbox->blocks = *blocks;
+	outbox->free_first = NONE;
+	memset(outbox->at, 0xff, messages_max * sizeof(*outbox->at)); /* NONE */
 	net_outbox_reset(outbox);
 	*outbox_out = outbox;
 	return 0;
@@ -443,6 +503,6 @@ void net_outbox_destroy(struct net_outbox *outbox)
 	if (!outbox)
 		return;
 	net_outbox_reset(outbox);
-	free(outbox->entries);
-	free(outbox);
+	if (outbox->is_own)
+		free(outbox);
 }

@@ -13,9 +13,12 @@
 
 struct net_outbox;
 
-/* messages_max: kept at once, a power of two, at most the other side's window. bytes_max: of payloads kept. -EINVAL, -ENOMEM
- * with a message. */
-int net_outbox_create(struct net_outbox **outbox, uint32_t messages_max, uint64_t bytes_max, const struct net_blocks *blocks);
+/* messages_max: kept at once, a power of two, at most the other side's window. bytes_max: of payloads kept. arena: zeroed memory that has
+ * room for net_outbox_memory more, and outlives the outbox; NULL: it takes its own. -EINVAL, -ENOMEM with a message. */
+int net_outbox_create(struct net_outbox **outbox, uint32_t messages_max, uint64_t bytes_max, const struct net_blocks *blocks,
+	struct base_arena *arena);
+/* What it takes of an arena, alignment included. */
+size_t net_outbox_memory(uint32_t messages_max);
 void net_outbox_destroy(struct net_outbox *outbox);
 
 /* Whether a message with so much payload may be added. One always may, however long, where no payload is kept, and so may those without. */

@@ -15,7 +15,7 @@ static int64_t drifted(const struct net_pace *pace, int64_t now_ns)
 	return pace->half_ns + ((now_ns - pace->sampled_ns) >> DRIFT_SHIFT);
 }
 
-bool net_pace_sample(struct net_pace *pace, int64_t now_ns, const struct net_times *times)
+bool net_pace_sample(struct net_pace *pace, int64_t now_ns, const struct net_times *times, bool was_said_again)
 {
 	int64_t there_ns, held_ns, trip_ns = now_ns - times->sender_ns;
 
@@ -24,7 +24,8 @@ bool net_pace_sample(struct net_pace *pace, int64_t now_ns, const struct net_tim
 	if (__builtin_sub_overflow(times->sent_ns, times->received_ns, &held_ns) || held_ns < 0 || held_ns > trip_ns)
 		return false;
 	trip_ns -= held_ns;
-	pace->trip_ns += pace->is_sampled ? (trip_ns - pace->trip_ns) >> TRIP_SHIFT : trip_ns;
+	if (!was_said_again)
+		pace->trip_ns += pace->trip_ns > 0 ? (trip_ns - pace->trip_ns) >> TRIP_SHIFT : trip_ns;
 	/* The shortest way says most about the clock, until it is so old that a longer one says more. */
 	if (!pace->is_sampled || trip_ns / 2 <= drifted(pace, now_ns)) {
 		pace->offset_ns = there_ns - trip_ns / 2;

@@ -20,8 +20,10 @@ struct net_pace {
 	bool is_sampled;
 };
 
-/* Takes what came back at now_ns (our clock) of what was sent at times->sender_ns. False: that cannot be. */
-bool net_pace_sample(struct net_pace *pace, int64_t now_ns, const struct net_times *times);
+/* Takes what came back at now_ns (our clock) of what was sent at times->sender_ns. What was sent more than once, the same each time, says
+ * nothing about the length of a round trip (Karn, Partridge 1987), but between which two times the other clock was read. False: that
+ * cannot be. */
+bool net_pace_sample(struct net_pace *pace, int64_t now_ns, const struct net_times *times, bool was_said_again);
 /* How far the offset may be off by now: half the round trip of its sample, and what clocks drift apart. NET_NEVER: not measured. */
 int64_t net_pace_error_ns(const struct net_pace *pace, int64_t now_ns);
 

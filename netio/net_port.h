@@ -90,7 +90,8 @@ static inline void net_port_counters_copy(struct net_port_counters *to, const st
 struct net_port {
 	const char *name;
 	void *self;
-	/* Takes what has come, tells above, and goes on with what is being sent. The amount of work done; 0: nothing. */
+	/* Gives the kernel what was put, takes what has come, tells above, and goes on with what is being sent; where the transport can, all in
+	 * one system call. The amount of work done; 0: nothing. */
 	int (*poll)(void *self);
 	/* Memory to write what is to be sent into, at least `least` bytes (at most NET_ROOM_BYTES_MAX), and how much it is. NULL: not now. A
 	 * stream says `writable` later, once all that it was given is on its way; for datagrams, ask again in a later poll. Valid until put or
@@ -102,10 +103,13 @@ struct net_port {
 	void (*flush)(void *self);
 	/* Closes a stream after what was put is sent, or not. `gone` is not called; its number may be given to another one. */
 	void (*close)(void *self, uint32_t stream);
-	/* Before a sleep: whether there is work after all. A descriptor in `wait_fd` becomes readable (level-triggered) when there is. */
+	/* Before a sleep: whether there is work after all. */
 	bool (*sleep_begin)(void *self);
-	void (*sleep_end)(void *self);
-	int wait_fd;
+	/* Who polls then sleeps until `wait_fd` is readable (level-triggered), which it is when there is work; or, where sleep is not NULL,
+	 * sleeps in there until there is work, or for so long, or until another descriptor is readable, always the same one. Whether it
+	 * is. */
+	bool (*sleep)(void *self, int others, int ms);
+	int wait_fd; /* -1 beside a sleep */
 	/* Any thread. */
 	void (*counters)(const void *self, struct net_port_counters *counters);
 	/* The port that a listener got, where 0 was asked for. */

@@ -413,8 +413,10 @@ static int poll_events(struct net_sockets *sockets)
 static int sockets_poll(void *self)
 {
 	struct net_sockets *sockets = self;
-	int work = poll_direct(sockets);
+	int work;
 
+	sockets_flush(sockets);
+	work = poll_direct(sockets);
 	if (work == 0 || ++sockets->direct_polls >= DIRECT_POLLS) {
 		sockets->direct_polls = 0;
 		work += poll_events(sockets);
@@ -432,11 +434,6 @@ static bool sockets_sleep_begin(void *self)
 
 	sockets_flush(sockets);
 	return !net_datagrams_flush(sockets->datagrams, &sockets->counters);
-}
-
-static void sockets_sleep_end(void *self)
-{
-	(void)self;
 }
 
 /* ---- the whole of it -------------------------------------------------------------------------------------- */
@@ -536,7 +533,7 @@ int net_sockets_create(struct net_port *port, const struct net_port_options *opt
 		return rc;
 	}
 	*port = (struct net_port){ .name = "sockets", .self = sockets, .poll = sockets_poll, .room = sockets_room, .put = sockets_put,
-		.flush = sockets_flush, .close = sockets_close, .sleep_begin = sockets_sleep_begin, .sleep_end = sockets_sleep_end,
+		.flush = sockets_flush, .close = sockets_close, .sleep_begin = sockets_sleep_begin,
 		.wait_fd = sockets->epoll_fd, .counters = sockets_counters, .port_of = sockets_port_of, .destroy = sockets_destroy };
 	return 0;
 }

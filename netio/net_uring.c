@@ -3,24 +3,22 @@
  *
  * Made by any thread, and switched on by the first poll, whose thread is the ring's owner from then on.
  *
- * Sleeping. U1: sleep_begin has the kernel signal `event_fd` again, full fence, and looks for work (U2). K1: the kernel marks that there
- * is work, and then signals the descriptor unless it is not to (K2). Either U2 sees the mark or K2 the permission. While awake signals
- * are off, because each costs as much as a system call.
+ * Sleeping is one more call into the ring, which gives the kernel what is to be sent, does what work there is, and looks for completions
+ * before it sleeps: nothing is lost. What else the thread waits for is a descriptor that the ring watches.
  *
  * Descriptors are plain ones. Fixed ones cost 60 ns less per send. But before Linux 6.13 the kernel does not free one while any older
  * request waits, and an idle stream's waits for days.
  *
  * Busy polling of network devices through the ring (IORING_REGISTER_NAPI) is not used: the kernel does it only in calls that wait, and
- * none here does.
+ * who is in a hurry does not sleep.
  */
 #include "netio/net_uring.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdatomic.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -130,6 +128,7 @@ static void complete(struct net_uring *uring, const struct io_uring_cqe *cqe)
 	case NET_URING_CANCEL: net_uring_cancelled(uring, number); break;
 	case NET_URING_RECEIVE_DATAGRAM: net_uring_datagram_received(uring, number, cqe); break;
 	case NET_URING_SEND_DATAGRAM: net_uring_datagram_sent(uring, number, cqe->res); break;
+	case NET_URING_WATCH: uring->is_watching = false; break;
 	}
 }
 
@@ -164,13 +163,13 @@ static int uring_poll(void *self)
 	if (!uring->is_enabled)
 		enable(uring);
 	uring->polls++;
+	if (uring->todo_count > 0)
+		net_uring_streams_advance(uring);
 	if (wants_call(uring) || io_uring_sq_ready(&uring->ring) > 0)
 		net_uring_enter(uring);
 	work = complete_all(uring);
 	if (uring->unarmed)
 		arm_all(uring);
-	if (uring->todo_count > 0)
-		net_uring_streams_advance(uring);
 	return work;
 }
 
@@ -212,20 +211,42 @@ static bool uring_sleep_begin(void *self)
 {
 	struct net_uring *uring = self;
 
-	uring_flush(uring);
-	(void)io_uring_cq_eventfd_toggle(&uring->ring, true);
-	atomic_thread_fence(memory_order_seq_cst); /* U1, U2 */
-	return uring->todo_count > 0 || wants_call(uring) || io_uring_cq_ready(&uring->ring) > 0;
+	if (!uring->is_enabled)
+		return true; /* nobody has polled yet */
+	if (uring->todo_count > 0)
+		net_uring_streams_advance(uring);
+	return uring->todo_count > 0 || (uring->unarmed && uring->paused_until_ns == 0) || wants_call(uring) ||
+		io_uring_cq_ready(&uring->ring) > 0;
 }
 
-static void uring_sleep_end(void *self)
+static bool watch(struct net_uring *uring, int fd)
+{
+	struct io_uring_sqe *sqe = net_uring_sqe(uring);
+
+	if (!sqe)
+		return false;
+	io_uring_prep_poll_add(sqe, fd, POLLIN);
+	net_uring_mark(sqe, NET_URING_WATCH, 0);
+	uring->is_watching = true;
+	return true;
+}
+
+static bool uring_sleep(void *self, int others, int ms)
 {
 	struct net_uring *uring = self;
-	uint64_t signals;
+	const int64_t ns = uring->paused_until_ns && ms * INT64_C(1000000) > ACCEPT_PAUSE_NS ? ACCEPT_PAUSE_NS : ms * INT64_C(1000000);
+	struct __kernel_timespec time = { .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 };
+	struct io_uring_cqe *cqe;
+	bool others_too = false;
+	unsigned head;
 
-	(void)io_uring_cq_eventfd_toggle(&uring->ring, false);
+	if (!uring->is_watching && !watch(uring, others))
+		return false;
 	net_port_count(&uring->counters.system_calls, 1);
-	(void)!read(uring->event_fd, &signals, sizeof(signals)); /* ours, and it does not wait */
+	(void)io_uring_submit_and_wait_timeout(&uring->ring, &cqe, 1, &time, NULL);
+	io_uring_for_each_cqe(&uring->ring, head, cqe)
+		others_too |= (cqe->user_data & 0xff) == NET_URING_WATCH;
+	return others_too;
 }
 
 static void uring_counters(const void *self, struct net_port_counters *counters)
@@ -263,8 +284,6 @@ static void uring_destroy(void *self)
 	if (uring->has_ring)
 		io_uring_queue_exit(&uring->ring);
 	close_listeners(uring);
-	if (uring->event_fd >= 0)
-		close(uring->event_fd);
 	if (uring->send_buffers)
 		munmap(uring->send_buffers, uring->send_bytes);
 	base_region_destroy(&uring->memory);
@@ -341,17 +360,7 @@ static int create_ring(struct net_uring *uring)
 	if (rc)
 		return fail_ring(-rc);
 	uring->has_ring = true;
-	rc = check_requests(uring);
-	if (rc)
-		return rc;
-	uring->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (uring->event_fd < 0)
-		return base_fail(errno, "io_uring: eventfd: %s", strerror(errno));
-	rc = io_uring_register_eventfd(&uring->ring, uring->event_fd);
-	if (rc)
-		return base_fail(-rc, "io_uring: registering an eventfd: %s", strerror(-rc));
-	rc = io_uring_cq_eventfd_toggle(&uring->ring, false);
-	return rc ? base_fail(-rc, "io_uring: this kernel cannot switch signals off") : 0;
+	return check_requests(uring);
 }
 
 static int create_buffers(struct net_uring *uring, struct net_uring_buffers *buffers, struct base_arena *arena)
@@ -433,7 +442,6 @@ int net_uring_create(struct net_port *port, const struct net_port_options *optio
 
 	if (!uring)
 		return base_fail(ENOMEM, "io_uring: out of memory");
-	uring->event_fd = -1;
 	uring->above = options->above;
 	uring->streams_max = options->streams_max;
 	rc = create_all(uring, options);
@@ -442,7 +450,7 @@ int net_uring_create(struct net_port *port, const struct net_port_options *optio
 		return rc;
 	}
 	*port = (struct net_port){ .name = "io_uring", .self = uring, .poll = uring_poll, .room = uring_room, .put = uring_put,
-		.flush = uring_flush, .close = uring_close, .sleep_begin = uring_sleep_begin, .sleep_end = uring_sleep_end,
-		.wait_fd = uring->event_fd, .counters = uring_counters, .port_of = uring_port_of, .destroy = uring_destroy };
+		.flush = uring_flush, .close = uring_close, .sleep_begin = uring_sleep_begin, .sleep = uring_sleep,
+		.wait_fd = -1, .counters = uring_counters, .port_of = uring_port_of, .destroy = uring_destroy };
 	return 0;
 }

@@ -24,6 +24,7 @@ enum net_uring_what {
 	NET_URING_CANCEL,
 	NET_URING_RECEIVE_DATAGRAM, /* of a listener */
 	NET_URING_SEND_DATAGRAM,    /* of a buffer */
+	NET_URING_WATCH,            /* the descriptor of whatever else its thread waits for is readable */
 };
 
 /* Buffers that the kernel takes for what comes, in order, and that are given back. */
@@ -55,6 +56,7 @@ struct net_uring_datagram {
 struct net_uring {
 	struct io_uring ring;
 	bool is_enabled;
+	bool is_watching;                 /* has a request for that descriptor in the ring */
 	uint64_t polls;
 	struct net_above above;
 	struct net_port_counters counters;
@@ -74,7 +76,6 @@ struct net_uring {
 	int64_t paused_until_ns;          /* 0: accepting is not paused */
 	/* below here is not touched per request */
 	uint32_t streams_max, listener_count;
-	int event_fd;
 	bool has_ring;
 	struct base_region memory;        /* rings, buffers, datagrams */
 	size_t send_bytes;                /* of send_buffers */

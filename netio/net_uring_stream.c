@@ -118,8 +118,8 @@ static bool advance_closing(struct net_uring *uring, uint32_t number)
 {
 	struct net_uring_stream *stream = &uring->streams[number];
 
-	/* A send that ended at once has its completion in the ring by the next poll. One that has not then waits for a slow reader. */
-	if (stream->is_sending && !stream->is_cancelled && uring->polls <= stream->closing_since)
+	/* The completion of a send that ended at once is taken by the next poll. One that has not ended then waits for a slow reader. */
+	if (stream->is_sending && !stream->is_cancelled && uring->polls <= stream->closing_since + 1)
 		return false;
 	if (!stream->is_sending && stream->begin < stream->end && !stream->is_last_try) {
 		stream->is_last_try = ask_send(uring, number, MSG_DONTWAIT);

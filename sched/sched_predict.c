@@ -342,15 +342,15 @@ static struct sched_work queue_work(const struct sched *sched, const struct sche
 	return ahead;
 }
 
-static struct sched_work own_work(
-	const struct sched *sched, const struct sched_message *message, const struct sched_session *session)
+static struct sched_work own_work(const struct sched *sched, const struct sched_message *message, const struct sched_session *session,
+	uint32_t reused)
 {
 	const struct attnd_request *record = &message->record;
 	struct sched_work work;
 
 	if (session->kind == ATTND_SESSION_ATTENTION)
 		return sched_work_of_attend(sched, session, message->in, record->in_bytes);
-	work = sched_work_of_rows(sched, session, session->position, sched_rows_asked(session, record));
+	work = sched_work_of_rows(sched, session, (uint64_t)session->position + reused, sched_rows_asked(session, record) - reused);
 	work.streams = record->op == ATTND_OP_GENERATE;
 	return work;
 }
@@ -459,11 +459,11 @@ static bool breaks_promise(const struct sched *sched, const struct sched_tenant_
 }
 
 static struct sched_forecast forecast(const struct sched *sched, const struct sched_message *message,
-	const struct sched_session *session)
+	const struct sched_session *session, uint32_t reused)
 {
 	const struct attnd_request *record = &message->record;
 	const struct sched_tenant_use *use = &sched->uses[session->client->tenant];
-	const struct sched_work own = own_work(sched, message, session);
+	const struct sched_work own = own_work(sched, message, session, reused);
 	const int64_t now_ns = base_clock_now(sched->clock);
 	struct pace known = device_pace(sched, sched_session_cost_model(session), now_ns), beside = known, pace;
 	struct sched_work ahead = sched_debts_before(use, record->priority_class, record->deadline_ns);
@@ -493,7 +493,7 @@ static struct sched_forecast forecast(const struct sched *sched, const struct sc
 }
 
 struct sched_forecast sched_predict(const struct sched *sched, const struct sched_message *message,
-	const struct sched_session *session)
+	const struct sched_session *session, uint32_t reused)
 {
 	const struct attnd_request *record = &message->record;
 
@@ -501,5 +501,5 @@ struct sched_forecast sched_predict(const struct sched *sched, const struct sche
 	if (record->op != ATTND_OP_STEP && record->op != ATTND_OP_GENERATE && record->op != ATTND_OP_APPEND &&
 		record->op != ATTND_OP_ATTEND)
 		return (struct sched_forecast){ .finish_ns = base_clock_now(sched->clock) };
-	return forecast(sched, message, session);
+	return forecast(sched, message, session, reused);
 }

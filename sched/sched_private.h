@@ -208,6 +208,8 @@ bool sched_blocks_share(struct sched *sched, struct sched_session *child,
 /* A prompt was copied and checked: its session goes on from where a cached prefix ends. Undone where the request ends before it
  * computed anything. */
 void sched_reuse_prompt(struct sched *sched, struct sched_request *request);
+/* Rows of a STEP or GENERATE that arrives that its session would find in the cache if it were started now; 0 where it could not be. */
+uint32_t sched_reuse_expected(struct sched *sched, const struct sched_message *message, struct sched_session *session);
 void sched_reuse_undo(struct sched *sched, struct sched_request *request);
 /* Rows landed; a request ended; the session is about to be freed: full pages may be added to the cache. */
 void sched_reuse_landed(struct sched *sched, struct sched_session *session, const struct sched_request *request);
@@ -325,9 +327,9 @@ struct sched_forecast {
 	bool doubtful; /* even alone it would be late, going by what was measured so far */
 };
 
-/* Of a request that arrives now. */
-struct sched_forecast sched_predict(const struct sched *sched, const struct sched_message *message,
-	const struct sched_session *session);
+/* Of a request that arrives now; reused: rows of it that need not be computed. */
+struct sched_forecast sched_predict(const struct sched *sched, const struct sched_message *message, const struct sched_session *session,
+	uint32_t reused);
 /* Tenants with work that is ready, a bit for each: would another step of its work without a deadline break a promise of it? */
 uint64_t sched_promises_tight(const struct sched *sched);
 /* Rows that one who waited too long gets of a step before all others. */

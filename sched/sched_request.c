@@ -127,6 +127,20 @@ static bool worth_a_try(const struct sched *sched, const struct sched_message *m
 		now_ns - sched->learnt_ns[model] >= SCHED_DOUBT_NS;
 }
 
+/* Where a request would be late its prompt is looked for in the cache: what was computed before may make the difference. */
+static struct sched_forecast forecast(struct sched *sched, const struct sched_message *message, struct sched_session *session,
+	uint32_t *reused)
+{
+	struct sched_forecast forecast = sched_predict(sched, message, session, 0);
+
+	*reused = 0;
+	if (forecast.breaks || forecast.finish_ns > message->record.deadline_ns)
+		*reused = sched_reuse_expected(sched, message, session);
+	return *reused > 0 ? sched_predict(sched, message, session, *reused) : forecast;
+}
+
+static void start(struct sched *sched, struct sched_session *session, struct sched_request *request);
+
 void sched_request_take(struct sched *sched, const struct sched_message *message)
 {
 	struct sched_client *client = &sched->clients[message->client];
@@ -136,6 +150,7 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 	struct sched_session *session;
 	uint64_t value = 0;
 	int64_t predicted_ns = 0;
+	uint32_t reused = 0;
 	bool try = false;
 
 	if (status != ATTND_OK) {
@@ -163,14 +178,13 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 		status = ATTND_OVER_QUOTA;
 	else if (message->record.deadline_ns != 0 && message->record.deadline_ns != INT64_MAX &&
 		sched->options.policy == SCHED_POLICY_PROMISE) {
-		const struct sched_forecast forecast = sched_predict(sched, message, session);
+		const struct sched_forecast said = forecast(sched, message, session, &reused);
 
-		predicted_ns = forecast.finish_ns;
-		try = forecast.finish_ns > message->record.deadline_ns && forecast.doubtful &&
-			worth_a_try(sched, message, session);
-		if (forecast.breaks || (forecast.finish_ns > message->record.deadline_ns && !try)) {
+		predicted_ns = said.finish_ns;
+		try = said.finish_ns > message->record.deadline_ns && said.doubtful && worth_a_try(sched, message, session);
+		if (said.breaks || (said.finish_ns > message->record.deadline_ns && !try)) {
 			status = ATTND_REFUSED_DEADLINE;
-			value = (uint64_t)forecast.finish_ns;
+			value = (uint64_t)said.finish_ns;
 		}
 	}
 	if (status != ATTND_OK)
@@ -179,6 +193,9 @@ void sched_request_take(struct sched *sched, const struct sched_message *message
 				.status = status, .position = session->position, .value = value });
 	else
 		enqueue(sched, message, client, session, try, predicted_ns);
+	/* What it was admitted for is its own before anybody else's request makes room. */
+	if (status == ATTND_OK && reused > 0)
+		start(sched, session, sched_session_head(session));
 }
 
 /* ---- on its way ----------------------------------------------------------------------- */

@@ -52,6 +52,37 @@ static bool may_reuse(const struct sched *sched, const struct sched_request *req
 	return sched->prefix && request->session->position == 0 && !(request->record.flags & ATTND_REQ_ROWS);
 }
 
+/* Token ids of a request that was not checked yet; NULL: it has none that could be looked for. */
+static const unsigned char *ids_of(const struct sched_message *message, uint64_t rows)
+{
+	const struct attnd_request *record = &message->record;
+	struct attnd_step_args step;
+
+	if (record->op == ATTND_OP_GENERATE)
+		return record->in_bytes >= sizeof(struct attnd_generate_params) + sizeof(uint32_t) * rows
+			? (const unsigned char *)message->in + sizeof(struct attnd_generate_params) : NULL;
+	memcpy(&step, &record->args, sizeof(step));
+	return record->op == ATTND_OP_STEP && (step.output == ATTND_OUT_NONE || step.select == ATTND_SELECT_LAST) ? message->in : NULL;
+}
+
+/* They go to the session's history, beyond its position, as they will again when it starts: what a client changes meanwhile misleads its
+ * own request alone. */
+uint32_t sched_reuse_expected(struct sched *sched, const struct sched_message *message, struct sched_session *session)
+{
+	const uint64_t rows = sched_rows_asked(session, &message->record);
+	const unsigned char *ids = ids_of(message, rows);
+	struct sched_prefix_found found;
+
+	if (!sched->prefix || !ids || rows <= KERN_PAGE_TOKENS || session->kind != ATTND_SESSION_MODEL || session->position != 0 ||
+		session->queued > 0 || session->busy || message->record.flags & ATTND_REQ_ROWS)
+		return 0;
+	sched_draft_keep(&session->draft, 0);
+	sched_copy_in(session->tokens, ids, sizeof(*session->tokens) * rows);
+	found = sched_prefix_find(sched->prefix, space_of(session), session->tokens, (uint32_t)(rows - 1) / KERN_PAGE_TOKENS,
+		kern_kv_has_low(&session->kv));
+	return found.pages * KERN_PAGE_TOKENS;
+}
+
 /* The block between the chain and the one ahead of it: the low halves that lay there are of no more use. */
 static bool take_between(struct sched *sched, struct sched_session *session, uint32_t pages)
 {

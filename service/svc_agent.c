@@ -21,11 +21,13 @@ enum {
 		4096,         /* a pause costs up to 70 ns, so the first idle moments do without */
 	POLLS_PER_CLOCK = 64, /* idle polls between two looks at the clock */
 	SLEEP_MAX_MS = 1000,  /* a bound, so that a lost wake-up would be a delay and not a hang */
+	EVENTS = 64,
+	WAKE = 1,             /* our own eventfd, among events; what roles add has 0 */
 };
 
 int svc_agent_create(struct svc_agent *agent, const char *name, enum svc_idle idle, int64_t spin_ns)
 {
-	struct epoll_event event = { .events = EPOLLIN };
+	struct epoll_event event = { .events = EPOLLIN, .data.u32 = WAKE };
 
 	memset(agent, 0, sizeof(*agent));
 	snprintf(agent->name, sizeof(agent->name), "%s", name);
@@ -84,11 +86,26 @@ static int sleep_ms(struct svc_agent *agent)
 	return (int)((next_ns - now_ns) / 1000000);
 }
 
+/* Whether somebody may have called for us. */
+static bool doze(struct svc_agent *agent, int ms)
+{
+	struct epoll_event events[EVENTS];
+	bool woken = false;
+	int count;
+
+	for (uint32_t i = 0; i < agent->role_count; i++)
+		if (agent->roles[i].sleep)
+			return agent->roles[i].sleep(agent->roles[i].self, agent->epoll_fd, ms);
+	count = epoll_wait(agent->epoll_fd, events, EVENTS, ms);
+	for (int i = 0; i < count; i++)
+		woken |= events[i].data.u32 == WAKE;
+	return woken;
+}
+
 static void agent_sleep(struct svc_agent *agent)
 {
-	struct epoll_event events[64];
 	uint64_t value;
-	bool work = false;
+	bool work = false, woken = false;
 	int ms = sleep_ms(agent);
 
 	if (ms == 0)
@@ -101,13 +118,14 @@ static void agent_sleep(struct svc_agent *agent)
 			work |= agent->roles[i].sleep_begin(agent->roles[i].self);
 	if (!work && !atomic_load_explicit(&agent->stop, memory_order_relaxed)) {
 		atomic_fetch_add_explicit(&agent->sleeps, 1, memory_order_relaxed);
-		(void)!epoll_wait(agent->epoll_fd, events, 64, ms);
+		woken = doze(agent, ms);
 	}
 	atomic_store_explicit(&agent->sleeping, 0, memory_order_relaxed);
 	for (uint32_t i = 0; i < agent->role_count; i++)
 		if (agent->roles[i].sleep_end)
 			agent->roles[i].sleep_end(agent->roles[i].self);
-	(void)!read(agent->wake_fd, &value, sizeof(value)); /* our own eventfd, non-blocking */
+	if (woken)
+		(void)!read(agent->wake_fd, &value, sizeof(value)); /* it does not wait */
 }
 
 static void agent_spin(struct svc_agent *agent)

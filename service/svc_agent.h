@@ -4,10 +4,11 @@
  * then sleep, or sleep at once.
  *
  * Sleeping. The agent sleeps in epoll_wait on its own eventfd and on what its roles add (clients'
- * doorbells). S1: the agent stores `sleeping`, full fence, then each role's sleep_begin looks once
- * more at its inputs (S2). W1: whoever pushed to a queue of one of its roles calls svc_agent_wake:
- * full fence, load of `sleeping` (W2), and a write to the eventfd if it is set. Either S2 sees the
- * element or W2 sees the flag.
+ * doorbells); or in the one role that can wait for its own work and for that epoll's in one call.
+ * S1: the agent stores `sleeping`, full fence, then each role's sleep_begin looks once more at its
+ * inputs (S2). W1: whoever pushed to a queue of one of its roles calls svc_agent_wake: full fence,
+ * load of `sleeping` (W2), and a write to the eventfd if it is set. Either S2 sees the element or W2
+ * sees the flag.
  */
 #ifndef SVC_AGENT_H
 #define SVC_AGENT_H
@@ -29,6 +30,8 @@ struct svc_role {
 	bool (*sleep_begin)(void *self); /* announces sleep; true: there is work after all. NULL:
 					    nothing to do */
 	void (*sleep_end)(void *self);
+	/* NULL, or, of one role at most: sleeps for so long, until it has work or others is readable, and says whether it is. */
+	bool (*sleep)(void *self, int others, int ms);
 };
 
 enum { SVC_AGENT_ROLES = 8 };

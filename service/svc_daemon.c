@@ -418,7 +418,8 @@ static int network_create(struct svc_daemon *daemon)
 		return rc;
 	if (daemon->network->without[0])
 		svc_daemon_missing(daemon, "io_uring", daemon->network->without);
-	if (epoll_ctl(agent->epoll_fd, EPOLL_CTL_ADD, daemon->network->port.wait_fd, &readable))
+	if (daemon->network->port.wait_fd >= 0 &&
+		epoll_ctl(agent->epoll_fd, EPOLL_CTL_ADD, daemon->network->port.wait_fd, &readable))
 		return base_fail(errno, "net: epoll_ctl: %s", strerror(errno));
 	return 0;
 }
@@ -482,7 +483,7 @@ static void add_roles(struct svc_daemon *daemon)
 				.poll = svc_net_poll,
 				.next_event_ns = svc_net_next_event_ns,
 				.sleep_begin = svc_net_sleep_begin,
-				.sleep_end = svc_net_sleep_end });
+				.sleep = daemon->network->port.sleep ? svc_net_sleep : NULL });
 	for (uint32_t i = 0; i < daemon->device_count; i++) {
 		struct svc_device *device = &daemon->devices[i];
 

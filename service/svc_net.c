@@ -184,7 +184,6 @@ static int serve(struct svc_net *net)
 
 	wake_waiting(net);
 	serve_touched(net);
-	net->port->flush(net->port->self);
 	return work;
 }
 
@@ -195,14 +194,16 @@ int svc_net_poll(void *self)
 
 	net->now_ns = base_clock_now(net->options.clock);
 	net->polls++;
-	/* Answers go out before it is looked what has come: looking may be a system call. */
+	/* Answers go out with the call that looks what has come. */
 	for (uint32_t i = 0; i < net->options.device_count; i++)
 		work += take_replies(net, net->options.from_device[i], i);
 	work += take_replies(net, net->options.from_text, SVC_FROM_TEXT);
 	work += serve(net);
 	work += net_host_poll(net->host);
-	work += svc_net_expire(net) + drop_slow(net) + follow_drain(net);
-	return work + serve(net);
+	work += svc_net_expire(net) + drop_slow(net) + follow_drain(net) + serve(net);
+	/* What was answered at once: the next poll may be far away, after a device's step. */
+	net->port->flush(net->port->self);
+	return work;
 }
 
 int64_t svc_net_next_event_ns(void *self)
@@ -233,11 +234,11 @@ bool svc_net_sleep_begin(void *self)
 	return work;
 }
 
-void svc_net_sleep_end(void *self)
+bool svc_net_sleep(void *self, int others, int ms)
 {
 	struct svc_net *net = self;
 
-	net->port->sleep_end(net->port->self);
+	return net->port->sleep(net->port->self, others, ms);
 }
 
 void svc_net_drain(struct svc_net *net, bool close)

@@ -35,6 +35,7 @@ struct svc_net_options {
 	struct net_host_options host; /* all but above, clock, blocks, links_max */
 	struct base_clock *clock;
 	uint64_t boot_id;
+	int node; /* where its memory is to be; -1: anywhere */
 	uint32_t clients_max;
 	uint32_t client_first; /* the schedulers' number of the first one */
 	uint32_t in_flight;    /* requests of one client; with streams at most 1,024 */
@@ -65,7 +66,8 @@ void svc_net_destroy(struct svc_net *net);
 int svc_net_poll(void *net);
 int64_t svc_net_next_event_ns(void *net);
 bool svc_net_sleep_begin(void *net);
-void svc_net_sleep_end(void *net);
+/* Only where the transport has a sleep. */
+bool svc_net_sleep(void *net, int others, int ms);
 
 /* Any thread; the role is to be woken then. Nobody new is let in; with `close`, whoever is there is told and let go of. */
 void svc_net_drain(struct svc_net *net, bool close);

@@ -8,6 +8,8 @@
 #include "base/base_error.h"
 #include "service/svc_net_internal.h"
 
+enum { LINE_BYTES = 64 };
+
 /* ---- memory ----------------------------------------------------------------------------------------------- */
 
 static void *take_in(void *context, uint32_t bytes)
@@ -353,7 +355,7 @@ static uint32_t power_of_two(uint32_t least)
 	return power;
 }
 
-static int client_create(struct svc_net *net, uint32_t index)
+static int client_create(struct svc_net *net, uint32_t index, struct base_arena *arena)
 {
 	const struct svc_net_options *options = &net->options;
 	struct net_client *client = &net->clients[index];
@@ -367,27 +369,47 @@ static int client_create(struct svc_net *net, uint32_t index)
 		client->stream_device = net->stream_devices + (size_t)index * (net->streams_mask + 1);
 	for (uint32_t i = 0; i < options->in_flight; i++)
 		client->calls[i].next_free = i + 1;
-	rc = net_inbox_create(&client->inbox, power_of_two(options->in_flight), options->message_bytes, &in);
-	return rc ? rc : net_outbox_create(&client->outbox, net->outbox_max, options->window_bytes, &out);
+	rc = net_inbox_create(&client->inbox, power_of_two(options->in_flight), options->message_bytes, &in, arena);
+	return rc ? rc : net_outbox_create(&client->outbox, net->outbox_max, options->window_bytes, &out, arena);
+}
+
+/* In one piece, which is on huge pages where there are any: thousands of clients in turn are thousands of pages otherwise. */
+static int take_memory(struct svc_net *net, struct base_arena *arena)
+{
+	const struct svc_net_options *options = &net->options;
+	const size_t clients_bytes = options->clients_max * sizeof(*net->clients);
+	const size_t calls_bytes = (size_t)options->clients_max * options->in_flight * sizeof(*net->calls);
+	const size_t each = net_inbox_memory(power_of_two(options->in_flight)) + net_outbox_memory(net->outbox_max) + 2 * LINE_BYTES;
+	const size_t bytes = clients_bytes + calls_bytes + 2 * LINE_BYTES + options->clients_max * each;
+	int rc = base_region_create(&net->memory, bytes, options->node, true);
+
+	if (rc)
+		return base_fail_within(-rc, "net: %u clients; lower [net] connections", options->clients_max);
+	base_arena_init(arena, net->memory.memory, net->memory.size_bytes);
+	net->clients = base_arena_take(arena, clients_bytes, LINE_BYTES);
+	net->calls = base_arena_take(arena, calls_bytes, LINE_BYTES);
+	return 0;
 }
 
 int svc_net_clients_create(struct svc_net *net)
 {
 	const struct svc_net_options *options = &net->options;
-	int rc = 0;
+	struct base_arena arena;
+	int rc;
 
 	net->outbox_max = power_of_two(options->in_flight + options->streams);
 	net->in_bytes_max = 2 * ((uint64_t)options->window_bytes + (uint64_t)options->in_flight * NET_POOL_LEAST_BYTES);
 	net->streams_mask = power_of_two(options->streams) - 1;
-	net->clients = calloc(options->clients_max, sizeof(*net->clients));
-	net->calls = calloc((size_t)options->clients_max * options->in_flight, sizeof(*net->calls));
+	rc = take_memory(net, &arena);
+	if (rc)
+		return rc;
 	if (options->device_count > 1)
 		net->stream_devices = calloc(options->clients_max, net->streams_mask + 1);
-	if (!net->clients || !net->calls || (options->device_count > 1 && !net->stream_devices))
+	if (options->device_count > 1 && !net->stream_devices)
 		return base_fail(ENOMEM, "net: out of memory for %u clients; lower [net] connections", options->clients_max);
 	net->free_first = net->away_first = net->away_last = SVC_NO_CLIENT;
 	for (uint32_t i = options->clients_max; i-- > 0 && !rc;) {
-		rc = client_create(net, i);
+		rc = client_create(net, i, &arena);
 		net->clients[i].next = net->free_first;
 		net->free_first = i;
 	}
@@ -406,6 +428,5 @@ void svc_net_clients_destroy(struct svc_net *net)
 		net_outbox_destroy(client->outbox);
 	}
 	free(net->stream_devices);
-	free(net->calls);
-	free(net->clients);
+	base_region_destroy(&net->memory);
 }

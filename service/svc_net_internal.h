@@ -5,6 +5,7 @@
 #ifndef SVC_NET_INTERNAL_H
 #define SVC_NET_INTERNAL_H
 
+#include "base/base_arena.h"
 #include "netio/net_outbox.h"
 #include "service/svc_net.h"
 
@@ -93,6 +94,7 @@ struct svc_net {
 	uint32_t drained;           /* as far as it has been done */
 	uint32_t tenant_clients[SCHED_TENANTS_MAX], tenant_clients_max[SCHED_TENANTS_MAX];
 	struct svc_net_counters counters;
+	struct base_region memory;  /* clients, calls, inboxes, outboxes */
 };
 
 static inline void svc_count(_Atomic uint64_t *counter)

@@ -357,6 +357,15 @@ static int take_ping(struct svc_net *net, struct net_client *client, const struc
 	return rc;
 }
 
+static int take_pong(struct svc_net *net, const struct net_client *client, const struct net_chunk *chunk)
+{
+	struct net_times times;
+
+	if (net_times_read(chunk, &times))
+		return -EPROTO;
+	return net_host_pong(net->host, client->link, times.sender_ns) ? 0 : -EPROTO;
+}
+
 static int take_chunk(struct svc_net *net, struct net_client *client, const struct net_chunk *chunk)
 {
 	switch (chunk->kind) {
@@ -364,6 +373,7 @@ static int take_chunk(struct svc_net *net, struct net_client *client, const stru
 	case NET_REQUEST_MORE: return take_part(net, client, chunk);
 	case NET_ACK: return take_ack(net, client, chunk);
 	case NET_PING: return take_ping(net, client, chunk);
+	case NET_PONG: return take_pong(net, client, chunk);
 	case NET_HAVE: return take_have(client, chunk);
 	case NET_CLOSE: client->bye = true; return chunk->bytes == 0 ? 0 : -EPROTO;
 	}

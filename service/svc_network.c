@@ -50,7 +50,7 @@ static int pools_create(struct svc_network *network, const struct svc_config *co
 	return net_pool_create(&network->parts, half / PARTS_SHARE > PARTS_BYTES_LEAST ? half / PARTS_SHARE : PARTS_BYTES_LEAST, node);
 }
 
-static int role_create(struct svc_network *network, const struct svc_config *config, uint64_t boot_id,
+static int role_create(struct svc_network *network, const struct svc_config *config, uint64_t boot_id, int node,
 	const struct svc_net_options *queues)
 {
 	struct net_host_listener listeners[NET_LISTENERS_MAX];
@@ -79,6 +79,7 @@ static int role_create(struct svc_network *network, const struct svc_config *con
 		.idle_ns = config->net_idle_s * 1000 * MILLISECOND,
 		.cookies = config->net_cookies };
 	options.boot_id = boot_id;
+	options.node = node;
 	options.clients_max = (uint32_t)config->net_connections;
 	options.in_flight = (uint32_t)config->net_in_flight;
 	options.streams = (uint32_t)config->net_streams;
@@ -145,7 +146,8 @@ int svc_network_create(struct svc_network **network_out, const struct svc_config
 
 	if (!network)
 		return base_fail(ENOMEM, "net: out of memory");
-	if ((rc = net_secure_init()) || (rc = pools_create(network, config, node)) || (rc = role_create(network, config, boot_id, queues)) ||
+	if ((rc = net_secure_init()) || (rc = pools_create(network, config, node)) ||
+		(rc = role_create(network, config, boot_id, node, queues)) ||
 		(rc = listen_all(network, config))) {
 		svc_network_destroy(network);
 		return rc;

@@ -62,6 +62,8 @@ static void add_links(cJSON *object, const struct net_host_counters *c)
 		{ "idle", &c->idle },
 		{ "bad_packets", &c->bad_packets },
 		{ "replays", &c->replays },
+		{ "moves_asked", &c->moves_asked },
+		{ "moves", &c->moves },
 		{ "malformed", &c->malformed },
 		{ "oversized", &c->oversized },
 		{ "broken", &c->broken },

@@ -12,7 +12,7 @@
 #include "base/base_error.h"
 #include "base/base_rand.h"
 
-enum { EVENTS = 256, COMPLETIONS = 64 };
+enum { EVENTS = 256 };
 #define TIMERS_NS INT64_C(1000000)    /* between two looks at all connections' timers, of which none is shorter */
 #define DRAIN_NS INT64_C(10000000000) /* after the span is over, answers may take this long */
 
@@ -55,55 +55,73 @@ static void note_due(struct attnbench_crowd *crowd, uint32_t number, int64_t now
 	crowd->due_ns[number] = next_ns < INT64_MAX - now_ns ? now_ns + next_ns : INT64_MAX;
 }
 
-/* intended_ns 0: now. 1: sent; 0: no room; -errno. */
-static int send_one(struct attnbench_crowd *crowd, uint32_t number, int64_t intended_ns)
+/* intended_ns 0: now. How many were sent; less: no room; -errno. */
+static int send_some(struct attnbench_crowd *crowd, uint32_t number, int64_t intended_ns, unsigned count)
 {
 	const int64_t now_ns = base_clock_now(crowd->clock);
-	const uint32_t slot = crowd->free_slots[crowd->free_count - 1];
+	uint32_t slots[ATTNBENCH_CROWD_BATCH];
+	int64_t intended[ATTNBENCH_CROWD_BATCH];
 	int taken;
 
-	crowd->sent_ns[slot] = now_ns;
-	crowd->intended_ns[slot] = intended_ns ? intended_ns : now_ns;
-	taken = crowd->way->send(crowd->self, number, slot, crowd->intended_ns[slot]);
+	for (unsigned i = 0; i < count; i++) {
+		slots[i] = crowd->free_slots[crowd->free_count - 1 - i];
+		crowd->sent_ns[slots[i]] = now_ns;
+		crowd->intended_ns[slots[i]] = intended[i] = intended_ns ? intended_ns : now_ns;
+	}
+	taken = crowd->way->send(crowd->self, number, slots, intended, count);
 	if (taken <= 0)
 		return taken;
-	crowd->free_count--;
-	crowd->out++;
-	return 1;
+	crowd->free_count -= (uint32_t)taken;
+	crowd->out += (uint32_t)taken;
+	return taken;
 }
 
-static int book(struct attnbench_crowd *crowd, uint32_t number, const struct attnd_completion *completion, int64_t seen_ns)
+/* In a closed loop all of them have to go. */
+static int send_all(struct attnbench_crowd *crowd, uint32_t number, unsigned count)
+{
+	const int sent = count > 0 ? send_some(crowd, number, 0, count) : 0;
+
+	if (sent >= 0 && (unsigned)sent < count)
+		return base_fail(EAGAIN, "connection %u takes %d of %u requests", number, sent, count);
+	return sent < 0 ? sent : 0;
+}
+
+/* Whether it made room for another request. */
+static bool book(struct attnbench_crowd *crowd, const struct attnd_completion *completion, int64_t seen_ns)
 {
 	const uint32_t slot = (uint32_t)completion->request_id;
 
 	if (!(completion->flags & ATTND_CPL_FINAL))
-		return 0;
+		return false;
 	crowd->out--;
 	crowd->free_slots[crowd->free_count++] = slot;
 	if (completion->status == ATTND_OK)
 		attnbench_result_add(crowd->result, completion, crowd->intended_ns[slot], crowd->sent_ns[slot], seen_ns, crowd->ahead_ns);
 	else
 		crowd->result->failed[completion->status]++;
-	return crowd->goes_on ? send_one(crowd, number, 0) : 0;
+	return crowd->goes_on;
 }
 
 /* Takes what a connection has, and looks after it. 0 or -errno. */
 static int visit(struct attnbench_crowd *crowd, uint32_t number)
 {
-	struct attnd_completion completions[COMPLETIONS];
+	struct attnd_completion completions[ATTNBENCH_CROWD_BATCH];
 	int64_t now_ns;
 	int got, err = 0;
 
 	do {
-		got = crowd->way->receive(crowd->self, number, completions, COMPLETIONS);
+		unsigned more = 0;
+
+		got = crowd->way->receive(crowd->self, number, completions, ATTNBENCH_CROWD_BATCH);
 		now_ns = base_clock_now(crowd->clock);
-		for (int i = 0; i < got && err >= 0; i++)
-			err = book(crowd, number, &completions[i], now_ns);
-	} while (got == COMPLETIONS && err >= 0);
+		for (int i = 0; i < got; i++)
+			more += book(crowd, &completions[i], now_ns);
+		err = send_all(crowd, number, more);
+	} while (got == ATTNBENCH_CROWD_BATCH && !err);
 	if (got == 0)
 		err = watch(crowd, number);
 	note_due(crowd, number, now_ns);
-	return got < 0 ? got : err < 0 ? err : 0;
+	return got < 0 ? got : err;
 }
 
 /* Connections whose time has come although nothing has come for them. */
@@ -146,16 +164,15 @@ static int drain(struct attnbench_crowd *crowd)
 	return err;
 }
 
-int attnbench_crowd_closed(struct attnbench_crowd *crowd, int64_t span_ns, struct attnbench_result *result)
+int attnbench_crowd_closed(struct attnbench_crowd *crowd, uint32_t in_flight, int64_t span_ns, struct attnbench_result *result)
 {
 	const int64_t begin_ns = base_clock_now(crowd->clock);
 	int err = 0;
 
 	crowd->result = result;
 	crowd->goes_on = true;
-	for (uint32_t i = 0; i < crowd->talkers && err >= 0; i++)
-		err = send_one(crowd, i, 0);
-	err = err < 0 ? err : 0;
+	for (uint32_t i = 0; i < crowd->talkers && !err; i++)
+		err = send_all(crowd, i, in_flight);
 	while (!err && base_clock_now(crowd->clock) < begin_ns + span_ns)
 		err = look(crowd);
 	crowd->goes_on = false;
@@ -180,7 +197,7 @@ static int send_due(struct attnbench_crowd *crowd, struct attnbench_pace *pace, 
 		const uint32_t number = random ? (uint32_t)base_rand_below(random, crowd->talkers) : crowd->turn;
 
 		crowd->turn = crowd->turn + 1 == crowd->talkers ? 0 : crowd->turn + 1;
-		taken = crowd->free_count > 0 ? send_one(crowd, number, (int64_t)pace->next_ns) : 0;
+		taken = crowd->free_count > 0 ? send_some(crowd, number, (int64_t)pace->next_ns, 1) : 0;
 		if (taken > 0) {
 			(void)attnbench_pace_take(pace);
 			note_due(crowd, number, now_ns);

@@ -1,7 +1,7 @@
 /*
  * A crowd: thousands of connections from one thread, which spins over one epoll and books every answer.
  *
- *   closed loop   each connection has one request out; the next goes when one comes back
+ *   closed loop   each connection has so many requests out; the next goes when one comes back, those that come back together go together
  *   open loop     requests go at intended times, spread over the connections; latency counts from the intended time, as in
  *                 attnbench_load.h
  *
@@ -23,6 +23,7 @@
 enum {
 	ATTNBENCH_CROWD_MAX = 60000,    /* connections */
 	ATTNBENCH_CROWD_SLOTS = 1 << 16, /* requests that may be out */
+	ATTNBENCH_CROWD_BATCH = 64,      /* of one connection, at once */
 };
 
 /* ---- connections --------------------------------------------------------------------------------------------- */
@@ -30,8 +31,8 @@ enum {
 struct attnbench_crowd_way {
 	/* The descriptor to wait on, for the moment; -EAGAIN: there is none; another -errno with a message. */
 	int (*fd)(void *self, uint32_t number);
-	/* 1: it is on its way; 0: no room now; -errno with a message. */
-	int (*send)(void *self, uint32_t number, uint32_t id, int64_t intended_ns);
+	/* Requests, at most ATTNBENCH_CROWD_BATCH. How many are on their way, from the first on; less: no room now; -errno with a message. */
+	int (*send)(void *self, uint32_t number, const uint32_t *ids, const int64_t *intended_ns, unsigned count);
 	/* Answers, of which request_id, status, flags and times count. How many; -errno with a message. Less than max: that is all. */
 	int (*receive)(void *self, uint32_t number, struct attnd_completion *completions, unsigned max);
 	/* For how long receive need not be called; NULL: it never need be. */
@@ -66,6 +67,7 @@ struct attnbench_crowd_bare {
 	int *fds;               /* [count]; the clients' */
 	uint32_t *have;         /* [count]; bytes of a packet that has not come whole */
 	unsigned char *parts;   /* [count] of packet_bytes */
+	unsigned char *batch;   /* [ATTNBENCH_CROWD_BATCH] of packet_bytes */
 	uint32_t packet_bytes;
 };
 extern const struct attnbench_crowd_way attnbench_crowd_bare_way;
@@ -97,7 +99,8 @@ void attnbench_crowd_destroy(struct attnbench_crowd *crowd);
 void attnbench_crowd_set_ahead(struct attnbench_crowd *crowd, int64_t ahead_ns);
 
 /* Each adds to result. 0, or -errno with a message. */
-int attnbench_crowd_closed(struct attnbench_crowd *crowd, int64_t span_ns, struct attnbench_result *result);
+/* in_flight: of each connection, at most ATTNBENCH_CROWD_BATCH. */
+int attnbench_crowd_closed(struct attnbench_crowd *crowd, uint32_t in_flight, int64_t span_ns, struct attnbench_result *result);
 /* random: NULL: the connections take turns; else where randomness comes from. */
 int attnbench_crowd_open(struct attnbench_crowd *crowd, struct attnbench_pace *pace, uint64_t *random, int64_t span_ns,
 	struct attnbench_result *result);

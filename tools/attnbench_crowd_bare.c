@@ -23,7 +23,7 @@
 enum {
 	STREAM_BYTES = 4 + 8 + 64,    /* heads of the library's packet and chunk, and the record */
 	DATAGRAM_BYTES = 24 + 8 + 64,
-	RECEIVE_BYTES = 64 << 10,
+	RECEIVE_BYTES = ATTNBENCH_CROWD_BATCH * (DATAGRAM_BYTES + ATTNBENCH_CROWD_BARE_BYTES_MAX),
 	BACKLOG = 4096,
 	BUFFER_BYTES = 4 << 20,
 	SERVER_FD = 3,
@@ -72,25 +72,53 @@ static int bare_fd(void *self, uint32_t number)
 	return bare->fds[number];
 }
 
-static int bare_send(void *self, uint32_t number, uint32_t id, int64_t intended_ns)
+/* By one call, unless the socket is full. What is begun is ended. */
+static int send_stream(const struct attnbench_crowd_bare *bare, uint32_t number, unsigned count)
+{
+	const size_t bytes = (size_t)count * bare->packet_bytes;
+	size_t sent = 0;
+
+	while (sent < bytes) {
+		const ssize_t part = send(bare->fds[number], bare->batch + sent, bytes - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (part < 0 && (errno != EAGAIN || sent == 0))
+			return -errno;
+		sent += part > 0 ? (size_t)part : 0;
+	}
+	return (int)count;
+}
+
+static int send_datagrams(const struct attnbench_crowd_bare *bare, uint32_t number, unsigned count)
+{
+	struct mmsghdr headers[ATTNBENCH_CROWD_BATCH];
+	struct iovec pieces[ATTNBENCH_CROWD_BATCH];
+	int sent;
+
+	for (unsigned i = 0; i < count; i++) {
+		pieces[i] = (struct iovec){ bare->batch + (size_t)i * bare->packet_bytes, bare->packet_bytes };
+		headers[i] = (struct mmsghdr){ .msg_hdr = { .msg_iov = &pieces[i], .msg_iovlen = 1 } };
+	}
+	sent = sendmmsg(bare->fds[number], headers, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+	return sent < 0 ? -errno : sent;
+}
+
+static int bare_send(void *self, uint32_t number, const uint32_t *ids, const int64_t *intended_ns, unsigned count)
 {
 	const struct attnbench_crowd_bare *bare = self;
 	const uint32_t length = bare->packet_bytes - ATTNBENCH_BARE_LENGTH_BYTES;
-	static unsigned char packet[DATAGRAM_BYTES + ATTNBENCH_CROWD_BARE_BYTES_MAX];
-	uint32_t sent = 0;
+	int sent;
 
 	(void)intended_ns;
-	memcpy(packet, &length, sizeof(length));
-	memcpy(packet + number_at(bare), &id, sizeof(id));
-	while (sent < bare->packet_bytes) {
-		const ssize_t part = send(bare->fds[number], packet + sent, bare->packet_bytes - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+	for (unsigned i = 0; i < count; i++) {
+		unsigned char *packet = bare->batch + (size_t)i * bare->packet_bytes;
 
-		/* A packet that is begun is ended. */
-		if (part < 0 && (errno != EAGAIN || sent == 0))
-			return errno == EAGAIN ? 0 : base_fail(errno, "the baseline: sending: %s", strerror(errno));
-		sent += part > 0 ? (uint32_t)part : 0;
+		memcpy(packet, &length, sizeof(length));
+		memcpy(packet + number_at(bare), &ids[i], sizeof(ids[i]));
 	}
-	return 1;
+	sent = is_stream(bare) ? send_stream(bare, number, count) : send_datagrams(bare, number, count);
+	if (sent < 0 && sent != -EAGAIN)
+		return base_fail(-sent, "the baseline: sending: %s", strerror(-sent));
+	return sent > 0 ? sent : 0;
 }
 
 static void answered(const struct attnbench_crowd_bare *bare, const unsigned char *packet, struct attnd_completion *completion)
@@ -101,7 +129,7 @@ static void answered(const struct attnbench_crowd_bare *bare, const unsigned cha
 	*completion = (struct attnd_completion){ .request_id = id, .status = ATTND_OK, .flags = ATTND_CPL_FINAL };
 }
 
-/* What one call brings; a connection has one request out, so that it is one packet, or a part of it. */
+/* What one call brings. */
 static int bare_receive(void *self, uint32_t number, struct attnd_completion *completions, unsigned max)
 {
 	static unsigned char bytes[RECEIVE_BYTES];
@@ -210,7 +238,8 @@ int attnbench_crowd_bare_open(struct attnbench_crowd_bare *bare)
 	bare->fds = malloc(bare->count * sizeof(*bare->fds));
 	bare->have = calloc(bare->count, sizeof(*bare->have));
 	bare->parts = calloc(bare->count, bare->packet_bytes);
-	if (!bare->fds || !bare->have || !bare->parts) {
+	bare->batch = calloc(ATTNBENCH_CROWD_BATCH, bare->packet_bytes);
+	if (!bare->fds || !bare->have || !bare->parts || !bare->batch) {
 		close(fd);
 		return base_fail(ENOMEM, "no memory for the baseline");
 	}
@@ -245,4 +274,5 @@ void attnbench_crowd_bare_close(struct attnbench_crowd_bare *bare)
 	free(bare->fds);
 	free(bare->have);
 	free(bare->parts);
+	free(bare->batch);
 }

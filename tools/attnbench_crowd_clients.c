@@ -22,19 +22,22 @@ static int client_fd(void *self, uint32_t number)
 	return attnd_fd(clients->clients[number]);
 }
 
-static int client_send(void *self, uint32_t number, uint32_t id, int64_t intended_ns)
+static int client_send(void *self, uint32_t number, const uint32_t *ids, const int64_t *intended_ns, unsigned count)
 {
 	const struct attnbench_crowd_clients *clients = self;
-	const struct attnd_request request = { .op = ATTND_OP_NOP,
-		.priority_class = clients->priority_class,
-		.request_id = id,
-		.deadline_ns = clients->deadline_ns ? intended_ns + clients->deadline_ns + clients->ahead_ns : 0,
-		.in_offset = clients->in_offset[number],
-		.in_bytes = clients->size_bytes,
-		.out_offset = clients->out_offset[number],
-		.out_capacity = clients->size_bytes };
-	const int taken = attnd_submit(clients->clients[number], &request, 1);
+	struct attnd_request requests[ATTNBENCH_CROWD_BATCH];
+	int taken;
 
+	for (unsigned i = 0; i < count; i++)
+		requests[i] = (struct attnd_request){ .op = ATTND_OP_NOP,
+			.priority_class = clients->priority_class,
+			.request_id = ids[i],
+			.deadline_ns = clients->deadline_ns ? intended_ns[i] + clients->deadline_ns + clients->ahead_ns : 0,
+			.in_offset = clients->in_offset[number],
+			.in_bytes = clients->size_bytes,
+			.out_offset = clients->out_offset[number],
+			.out_capacity = clients->size_bytes };
+	taken = attnd_submit(clients->clients[number], requests, count);
 	return taken == -EAGAIN ? 0 : taken;
 }
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include "base/base_error.h"
 #include "tools/attnbench_crowd.h"
@@ -20,7 +21,9 @@ enum {
 	SIZE_MAX_BYTES = 4 << 20,
 	DESCRIPTORS_BESIDE = 64, /* of a process, whatever it is connected to */
 	CONNECTIONS_BESIDE = 8,  /* the one that asks the daemon what it is, and some to spare */
-	OPTIONS = 3,
+	OPTIONS = 4,
+	FEW = 16,              /* connections, over which many requests may have to go */
+	IN_FLIGHT_OF_FEW = 960, IN_FLIGHT = 64, /* the latter as a daemon that nobody told otherwise */
 };
 
 struct load {
@@ -38,6 +41,9 @@ struct load {
 	struct attnbench_result baseline;            /* all of it */
 	cJSON *before, *after;                       /* the daemon's status; NULL: it is not ours */
 	int64_t bare_memory_bytes, memory_bytes;     /* the daemon's, without connections and at the end; 0: not known */
+	pid_t daemon;                                /* 0: it is not ours */
+	int64_t cpu_ns, baseline_cpu_ns;             /* processor time of the daemon, and of the bare server, while each was asked */
+	uint64_t cpu_requests, baseline_cpu_requests;
 	char daemon_options[OPTIONS][64];
 };
 
@@ -49,7 +55,9 @@ static const struct argp_option option_table[] = {
 	{ "connections", KEY_CONNECTIONS, "N", 0, "that requests are spread over (1)", 1 },
 	{ "idle", KEY_IDLE, "M", 0, "further connections, on which nothing is asked (0)", 1 },
 	{ "size", 's', "N", 0, "the daemon copies N bytes from input to output (0)", 1 },
-	{ "closed", KEY_CLOSED, NULL, 0, "instead of --rate: each connection has one request in flight, as many a second as it goes", 1 },
+	{ "closed", KEY_CLOSED, NULL, 0,
+		"instead of --rate: each connection has --in-flight requests out, as many a second as it goes; those answered together go "
+		"together", 1 },
 	{ "random", KEY_RANDOM, NULL, 0, "with --rate: each request goes by a connection drawn at random; else they take turns", 1 },
 	{ "baseline", KEY_BASELINE, "SERVER", 0,
 		"with --closed: epoll: after each round the same load on a bare epoll server that takes the daemon's place", 1 },
@@ -66,6 +74,12 @@ static void check(const struct load *load, const struct argp_state *state)
 		argp_error(state, "say --rate R for an open loop or --closed for a closed one");
 	if (load->has_baseline && (!load->closed || !options->daemon.spawn))
 		argp_error(state, "--baseline is for --closed and --spawn");
+	if (load->closed && (options->in_flight > ATTNBENCH_CROWD_BATCH ||
+		(uint64_t)options->in_flight * load->connections > ATTNBENCH_CROWD_SLOTS))
+		argp_error(state, "--in-flight is at most %d here, and over all connections at most %d", ATTNBENCH_CROWD_BATCH,
+			ATTNBENCH_CROWD_SLOTS);
+	if (load->has_baseline && options->in_flight > 1 && options->in_flight * load->size_bytes > ATTNBENCH_CROWD_BARE_BYTES_MAX)
+		argp_error(state, "--baseline takes at most %d bytes in flight on a connection", ATTNBENCH_CROWD_BARE_BYTES_MAX);
 	if (load->has_baseline && load->size_bytes > ATTNBENCH_CROWD_BARE_BYTES_MAX)
 		argp_error(state, "--baseline takes a --size of at most %d", ATTNBENCH_CROWD_BARE_BYTES_MAX);
 }
@@ -160,6 +174,28 @@ static double calls_per_request(const struct load *load)
 	return requests > 0 ? counted(load, "network.port.system_calls") / requests : 0;
 }
 
+/* Processor time that a process has had; 0: not known. */
+static int64_t cpu_ns_of(pid_t process)
+{
+	struct timespec time;
+	clockid_t clock;
+
+	if (process <= 0 || clock_getcpuclockid(process, &clock) || clock_gettime(clock, &time))
+		return 0;
+	return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+static double cpu_us_each(int64_t cpu_ns, uint64_t requests)
+{
+	return requests > 0 ? (double)cpu_ns / (double)requests / 1e3 : 0;
+}
+
+/* A server that spins has always been busy. */
+static bool sleeps(const struct load *load)
+{
+	return strcmp(tool_daemon_option(&load->options.daemon, "placement.idle", "spin"), "sleep") == 0;
+}
+
 /* ---- measuring ----------------------------------------------------------------------------------------------- */
 
 static double per_second(const struct attnbench_result *result)
@@ -173,9 +209,12 @@ static void run_baseline(void *context)
 	struct load *load = context;
 
 	attnbench_result_clear(&result);
+	load->baseline_cpu_ns -= cpu_ns_of(load->bare.server);
 	attnbench_crowd_bare_run(&load->bare, true);
-	load->err = attnbench_crowd_closed(load->bare_crowd, load->span_ns, &result);
+	load->err = attnbench_crowd_closed(load->bare_crowd, load->options.in_flight, load->span_ns, &result);
 	attnbench_crowd_bare_run(&load->bare, false);
+	load->baseline_cpu_ns += cpu_ns_of(load->bare.server);
+	load->baseline_cpu_requests += result.answered;
 	attnbench_result_merge(&load->baseline, &result);
 	load->baseline_rps[load->frame->rounds] = per_second(&result);
 }
@@ -191,7 +230,11 @@ static int round_of(void *context, struct attnbench_frame *frame, int64_t span_n
 		attnbench_pace_start(&pace, load->options.rate, load->options.poisson, load->options.seed + frame->rounds, 0);
 		return attnbench_crowd_open(load->crowd, &pace, load->at_random ? &load->random : NULL, span_ns, &results[ATTNBENCH_OPEN]);
 	}
-	err = attnbench_crowd_closed(load->crowd, span_ns, &results[ATTNBENCH_CLOSED]);
+	load->cpu_ns -= cpu_ns_of(load->daemon);
+	load->cpu_requests -= results[ATTNBENCH_CLOSED].answered;
+	err = attnbench_crowd_closed(load->crowd, load->options.in_flight, span_ns, &results[ATTNBENCH_CLOSED]);
+	load->cpu_requests += results[ATTNBENCH_CLOSED].answered;
+	load->cpu_ns += cpu_ns_of(load->daemon);
 	if (err || !load->has_baseline)
 		return err;
 	attnbench_frame_aside(frame, run_baseline, load);
@@ -234,6 +277,8 @@ static void add_daemon(cJSON *object, const struct load *load)
 	if (!load->after)
 		return;
 	tool_json_add(object, "system_calls_per_request", calls_per_request(load), 4);
+	if (sleeps(load) && load->closed)
+		tool_json_add(object, "cpu_us_per_request", cpu_us_each(load->cpu_ns, load->cpu_requests), 3);
 	tool_json_add(object, "memory_before_bytes", (double)load->bare_memory_bytes, 0);
 	tool_json_add(object, "memory_bytes", (double)load->memory_bytes, 0);
 	add_differences(cJSON_AddObjectToObject(object, "network"), tool_json_member(load->before, "network"),
@@ -247,6 +292,7 @@ static void print_json(const struct load *load)
 
 	tool_json_add(object, "connections", load->connections, 0);
 	tool_json_add(object, "idle", load->idle, 0);
+	tool_json_add(object, "in_flight", load->options.in_flight, 0);
 	tool_json_add(object, "size_bytes", load->size_bytes, 0);
 	cJSON_AddBoolToObject(object, "closed", load->closed);
 	tool_json_add(object, "rate", load->options.rate, 3);
@@ -260,6 +306,8 @@ static void print_json(const struct load *load)
 		cJSON_AddStringToObject(object, "baseline", "epoll");
 		tool_json_add(object, "baseline_rps", attnbench_frame_median(load->frame, load->baseline_rps), 1);
 		tool_json_add(object, "ratio_rps", attnbench_frame_median(load->frame, load->ratio_rps), 3);
+		if (sleeps(load))
+			tool_json_add(object, "baseline_cpu_us_per_request", cpu_us_each(load->baseline_cpu_ns, load->baseline_cpu_requests), 3);
 		attnbench_json_hist(object, "baseline", &load->baseline.latency);
 	}
 	attnbench_json_print(object);
@@ -273,14 +321,21 @@ static void print_daemon(const struct load *load)
 		return;
 	printf("  the daemon: %.3f system calls a request; %s in memory when there was no connection, %s at the end\n", calls_per_request(load),
 		tool_bytes(before, (uint64_t)load->bare_memory_bytes), tool_bytes(now, (uint64_t)load->memory_bytes));
+	if (sleeps(load) && load->closed)
+		printf("  processor time a request: the daemon %.2f us", cpu_us_each(load->cpu_ns, load->cpu_requests));
+	if (sleeps(load) && load->has_baseline)
+		printf(", the bare epoll server %.2f us", cpu_us_each(load->baseline_cpu_ns, load->baseline_cpu_requests));
+	if (sleeps(load) && load->closed)
+		putchar('\n');
 }
 
 static void print_tables(const struct load *load)
 {
 	const struct attnbench_result *result = result_of(load);
 	struct tool_table *table = attnbench_report_table("");
-	char size[TOOL_NUMBER_BYTES], rate[64] = "one request in flight on each";
+	char size[TOOL_NUMBER_BYTES], rate[64];
 
+	snprintf(rate, sizeof(rate), "%u in flight on each", load->options.in_flight);
 	if (!load->closed)
 		snprintf(rate, sizeof(rate), "%.0f/s%s, from the intended time", load->options.rate, load->options.poisson ? " at random" : "");
 	tool_table_title(stdout, "%u connections over %s, and %u idle ones; echo of %s; %s", load->connections,
@@ -344,6 +399,8 @@ static void prepare_daemon(struct load *load)
 	snprintf(load->daemon_options[1], sizeof(load->daemon_options[1]), "placement.workers=0");
 	/* What is in memory is to be the connections', then. */
 	snprintf(load->daemon_options[2], sizeof(load->daemon_options[2]), "kv.pool=16m");
+	snprintf(load->daemon_options[3], sizeof(load->daemon_options[3]), "net.in_flight=%d",
+		load->connections > FEW ? IN_FLIGHT : IN_FLIGHT_OF_FEW);
 	for (int i = 0; i < OPTIONS; i++)
 		tool_daemon_default(daemon, load->daemon_options[i]);
 }
@@ -363,7 +420,7 @@ static void open_baseline(struct load *load)
 
 	load->bare = (struct attnbench_crowd_bare){ .transport = tool_daemon_transport(daemon), .count = load->connections,
 		.size_bytes = load->size_bytes,
-		.sleeps = strcmp(tool_daemon_option(daemon, "placement.idle", "spin"), "sleep") == 0,
+		.sleeps = sleeps(load),
 		.cpu = load->frame->cpus.apart ? load->frame->cpus.daemon : -1 };
 	attnbench_frame_aside(load->frame, connect_baseline, load);
 	if (load->err || attnbench_crowd_create(&load->bare_crowd, &attnbench_crowd_bare_way, &load->bare, load->connections, load->connections,
@@ -378,6 +435,7 @@ static void open_all(struct load *load)
 
 	load->before = ask_status(load);
 	load->bare_memory_bytes = resident_bytes(load->before);
+	load->daemon = load->before ? (pid_t)tool_json_number(load->before, "pid") : 0;
 	cJSON_Delete(load->before);
 	load->clients = (struct attnbench_crowd_clients){ .size_bytes = load->size_bytes,
 		.priority_class = (uint8_t)load->options.priority_class,

@@ -126,6 +126,7 @@ int cpu_weight_create(struct kern_backend *backend, enum kern_type type, uint32_
 	shape.data = cpu_alloc(backend, cpu_weight_bytes(&shape), "a weight");
 	if (!shape.data) {
 		cpu_free(backend, *weight);
+		*weight = NULL;
 		return -ENOMEM;
 	}
 	cpu_weight_pack(&shape, source);

@@ -13,6 +13,7 @@
 #include "base/base_rand.h"
 
 #include <dirent.h>
+#include <malloc.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CORPUS_FILES = 256, INPUT_BYTES = 64 << 10, RUNS = 20000, SECONDS = 15, EDITS = 8 };
+enum { CORPUS_FILES = 256, INPUT_BYTES = 64 << 10, RUNS = 20000, SECONDS = 15, EDITS = 8, KEPT_BYTES = 16 << 20 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv) __attribute__((weak));
@@ -199,6 +200,14 @@ static void run_all(uint64_t runs, uint64_t seed)
 	}
 }
 
+/* A target makes all it needs for each input anew. Memory that was given back stays the process's, so that the next input need not have it
+ * from the kernel again, page by page. */
+static void keep_memory(void)
+{
+	(void)mallopt(M_MMAP_THRESHOLD, KEPT_BYTES);
+	(void)mallopt(M_TRIM_THRESHOLD, KEPT_BYTES);
+}
+
 /* Keeps the input that was running when the child died. */
 static void keep_failure(const char *program, uint64_t seed)
 {
@@ -248,6 +257,7 @@ int main(int argc, char **argv)
 
 	if (LLVMFuzzerInitialize)
 		LLVMFuzzerInitialize(&argc, &argv);
+	keep_memory();
 	for (int i = 1; i < argc; i++) {
 		struct input input;
 

@@ -18,9 +18,11 @@ static volatile unsigned char seen; /* keeps the reads from being optimized away
 static void touch(const void *bytes, size_t size)
 {
 	const unsigned char *at = bytes;
+	unsigned char all = 0;
 
 	for (size_t i = 0; i < size; i++)
-		seen = (unsigned char)(seen ^ at[i]);
+		all ^= at[i];
+	seen = all;
 }
 
 static void *take(void *context, uint32_t bytes)
@@ -95,7 +97,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct net_inbox *inbox;
 
 	memcpy(body, data, size);
-	if (net_inbox_create(&inbox, WINDOW, MESSAGE_MAX, &blocks) != 0)
+	if (net_inbox_create(&inbox, WINDOW, MESSAGE_MAX, &blocks, NULL) != 0)
 		abort();
 	while (net_chunk_next(&reader, &chunk) == 1)
 		read_chunk(inbox, &chunk);

@@ -298,11 +298,6 @@ static bool port_sleep_begin(void *self)
 	return false;
 }
 
-static void port_sleep_end(void *self)
-{
-	(void)self;
-}
-
 /* ---- clients' ends ---------------------------------------------------------------------------------------- */
 
 static void answer(struct link *link, const struct attnd_request *record, enum attnd_status status, int64_t now_ns)
@@ -569,7 +564,7 @@ struct sim_net *sim_net_create(const struct sim_net_options *options)
 	net->net = role_create(net);
 	net->above = svc_net_above(net->net);
 	net->port = (struct net_port){ .name = "simulated", .self = net, .poll = port_poll, .room = port_room, .put = port_put,
-		.flush = port_flush, .close = port_close, .sleep_begin = port_sleep_begin, .sleep_end = port_sleep_end, .wait_fd = -1 };
+		.flush = port_flush, .close = port_close, .sleep_begin = port_sleep_begin, .wait_fd = -1 };
 	svc_net_attach(net->net, &net->port);
 	return net;
 }

@@ -240,12 +240,12 @@ static void settle_all(struct sys_siege *siege)
 		{ "udp, sealed", SYS_UDP_SEALED, ECHO_BYTES }, { "udp, sealed, overheard", SYS_UDP_SEALED, ECHO_BYTES },
 		{ "unix", SYS_UNIX, ECHO_BYTES }, { "tcp, plain", SYS_TCP, ECHO_BYTES } };
 
-	snprintf(siege->relay_address, sizeof(siege->relay_address), "attnd+udp://%s:%u", siege->net.host, siege->relay.port);
+	snprintf(siege->tap_address, sizeof(siege->tap_address), "attnd+udp://%s:%u", siege->net.host, siege->tap.port);
 	for (uint32_t i = 0; i < SIEGE_CITIZENS; i++) {
 		struct sys_citizen *citizen = &siege->citizens[i];
 
 		*citizen = (struct sys_citizen){ .siege = siege, .name = who[i].name, .way = who[i].way, .echo_bytes = who[i].echo_bytes,
-			.random = i + 1, .address = i == 3 ? siege->relay_address : siege->net.addresses[who[i].way] };
+			.random = i + 1, .address = i == 3 ? siege->tap_address : siege->net.addresses[who[i].way] };
 		if (!settle(citizen))
 			fail_msg("%s", citizen->wrong);
 		assert_int_equal(pthread_create(&citizen->thread, NULL, work, citizen), 0);
@@ -262,7 +262,7 @@ void sys_siege_start(struct sys_siege *siege)
 	sys_net_start(&siege->net, siege->options);
 	assert_int_equal(siege_target_set(&siege->tcp, siege->net.host, (uint16_t)siege->net.port, false, siege->net.key_file), 0);
 	assert_int_equal(siege_target_set(&siege->udp, siege->net.host, (uint16_t)siege->net.port, true, siege->net.key_file), 0);
-	sys_relay_start(&siege->relay, &siege->udp);
+	sys_tap_start(&siege->tap, &siege->udp);
 	learn(siege);
 	hold(siege);
 	settle_all(siege);
@@ -290,7 +290,7 @@ void sys_siege_stop(struct sys_siege *siege)
 	for (uint32_t i = 0; i < siege->held_count; i++)
 		attnd_disconnect(siege->held[i]);
 	free(siege->held);
-	sys_relay_stop(&siege->relay);
+	sys_tap_stop(&siege->tap);
 	assert_true(sys_daemon_wait_number(&siege->net.daemon, "network.clients", 0, WAIT_MS));
 	cJSON_Delete(siege->noted);
 	sys_net_stop(&siege->net);

@@ -1,6 +1,6 @@
 /*
  * A town under siege, for system tests: a daemon that listens over TCP, UDP and a Unix socket; connections that are only held; citizens,
- * who work all the time over good connections and look at every answer; what the daemon has counted since a moment; and a relay, in
+ * who work all the time over good connections and look at every answer; what the daemon has counted since a moment; and a tap, in
  * which a citizen's datagrams can be overheard.
  *
  * Citizens are threads; everything else is the test's one.
@@ -27,7 +27,7 @@ enum {
 };
 
 /* A socket in between: what a client says to it goes on to the daemon, and back. */
-struct sys_relay {
+struct sys_tap {
 	pthread_t thread;
 	pthread_mutex_t lock;
 	_Atomic bool stop;
@@ -60,13 +60,13 @@ struct sys_citizen {
 struct sys_siege {
 	struct sys_net net;
 	struct siege_target tcp, udp;
-	struct sys_relay relay;
+	struct sys_tap tap;
 	struct sys_citizen citizens[SIEGE_CITIZENS];
 	struct attnd_client **held;
 	uint32_t held_count;
 	uint64_t rss_bytes;   /* before the first attack */
 	cJSON *noted;         /* "network" of its status, at the last note */
-	char relay_address[64];
+	char tap_address[64];
 	char settings[4][64];
 	const char *options[24];
 	/* What steps and rows of attention are answered, learned through shared memory. */
@@ -107,14 +107,14 @@ void sys_siege_await_peace(const struct sys_siege *siege);
 /* Somebody new comes in over each way. */
 void sys_siege_newcomers(const struct sys_siege *siege);
 
-/* ---- the relay ---------------------------------------------------------------------------------------------- */
+/* ---- the tap ------------------------------------------------------------------------------------------------ */
 
-void sys_relay_start(struct sys_relay *relay, const struct siege_target *target);
-void sys_relay_stop(struct sys_relay *relay);
+void sys_tap_start(struct sys_tap *tap, const struct siege_target *target);
+void sys_tap_stop(struct sys_tap *tap);
 /* Copies what was overheard. The bytes. */
-size_t sys_relay_hello(struct sys_relay *relay, unsigned char packet[NET_PACKET_BYTES_MAX]);
-size_t sys_relay_data(struct sys_relay *relay, unsigned char packet[NET_PACKET_BYTES_MAX]);
+size_t sys_tap_hello(struct sys_tap *tap, unsigned char packet[NET_PACKET_BYTES_MAX]);
+size_t sys_tap_data(struct sys_tap *tap, unsigned char packet[NET_PACKET_BYTES_MAX]);
 /* Says it again, as if it came from the client. */
-void sys_relay_say(struct sys_relay *relay, const void *packet, size_t bytes);
+void sys_tap_say(struct sys_tap *tap, const void *packet, size_t bytes);
 
 #endif

@@ -281,12 +281,12 @@ static void repeat_data(void)
 {
 	const int elsewhere = socket_open(&siege.udp);
 	unsigned char packet[NET_PACKET_BYTES_MAX];
-	const size_t bytes = sys_relay_data(&siege.relay, packet);
+	const size_t bytes = sys_tap_data(&siege.tap, packet);
 
 	assert_true(bytes > 0);
 	for (uint32_t i = 0; i < REPEATED; i++) {
 		if (i % 3)
-			sys_relay_say(&siege.relay, packet, bytes);
+			sys_tap_say(&siege.tap, packet, bytes);
 		else
 			say(elsewhere, packet, bytes);
 		if (i % BURST == BURST - 1)
@@ -300,12 +300,12 @@ static void repeat_hello(void)
 {
 	const int elsewhere = socket_open(&siege.udp);
 	unsigned char packet[NET_PACKET_BYTES_MAX];
-	const size_t bytes = sys_relay_hello(&siege.relay, packet);
+	const size_t bytes = sys_tap_hello(&siege.tap, packet);
 
 	assert_int_equal(bytes, NET_HELLO_DATAGRAM_BYTES);
 	for (uint32_t i = 0; i < HELLOS_REPEATED; i++) {
 		if (i % 2)
-			sys_relay_say(&siege.relay, packet, bytes);
+			sys_tap_say(&siege.tap, packet, bytes);
 		else
 			say(elsewhere, packet, bytes);
 	}

@@ -165,11 +165,15 @@ static void sleep_for_work(struct fake_daemon *daemon)
 {
 	struct fake_network *network = daemon->network;
 	const int64_t wait_ns = svc_net_next_event_ns(network->net) - base_clock_now(&network->clock);
+	const int wait_ms = wait_ns < INT64_C(1000000000) ? (int)(wait_ns / 1000000) : 1000;
 	struct pollfd watch[] = { { .fd = network->port.wait_fd, .events = POLLIN }, { .fd = daemon->stop_fd, .events = POLLIN } };
 
-	if (wait_ns > 0 && !svc_net_sleep_begin(network->net))
-		(void)poll(watch, 2, wait_ns < INT64_C(1000000000) ? (int)(wait_ns / 1000000) : 1000);
-	svc_net_sleep_end(network->net);
+	if (wait_ns <= 0 || svc_net_sleep_begin(network->net))
+		return;
+	if (network->port.sleep)
+		(void)svc_net_sleep(network->net, daemon->stop_fd, wait_ms);
+	else
+		(void)poll(watch, 2, wait_ms);
 }
 
 void *fake_network_run(void *argument)

@@ -65,6 +65,7 @@ void fake_connect(struct fake_port *fake, uint32_t listener, struct net_way *way
 	BASE_ASSERT(stream < FAKE_STREAMS);
 	*way = (struct net_way){ .listener = listener, .stream = stream };
 	fake->streams[stream] = (struct fake_stream){ .state = FAKE_OPEN };
+	fake->streams_end = stream < fake->streams_end ? fake->streams_end : stream + 1;
 	list_add(&fake->coming, TELL_OPENED, way, NULL, 0);
 }
 
@@ -247,11 +248,6 @@ static bool fake_sleep_begin(void *self)
 	return ((struct fake_port *)self)->coming.first != NULL;
 }
 
-static void fake_sleep_end(void *self)
-{
-	(void)self;
-}
-
 /* ---- for the test ----------------------------------------------------------------------------------------- */
 
 static size_t take_datagram(struct fake_port *fake, const struct net_way *way, unsigned char *packet)
@@ -344,7 +340,7 @@ void fake_take_all(struct fake_port *fake)
 {
 	list_clear(&fake->datagrams);
 	fake->datagram_count = 0;
-	for (uint32_t i = 0; i < FAKE_STREAMS; i++)
+	for (uint32_t i = 0; i < fake->streams_end; i++)
 		fake->streams[i].out_bytes = 0;
 }
 
@@ -361,7 +357,6 @@ void fake_port_init(struct fake_port *fake)
 		.flush = fake_flush,
 		.close = fake_close,
 		.sleep_begin = fake_sleep_begin,
-		.sleep_end = fake_sleep_end,
 		.wait_fd = -1 };
 }
 
@@ -369,7 +364,7 @@ void fake_port_free(struct fake_port *fake)
 {
 	list_clear(&fake->coming);
 	list_clear(&fake->datagrams);
-	for (uint32_t i = 0; i < FAKE_STREAMS; i++)
+	for (uint32_t i = 0; i < fake->streams_end; i++)
 		free(fake->streams[i].out);
 	free(fake->room);
 }

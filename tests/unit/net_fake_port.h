@@ -40,6 +40,7 @@ struct fake_port {
 	struct fake_list coming, datagrams; /* datagrams: sent */
 	uint32_t datagram_count;
 	struct fake_stream streams[FAKE_STREAMS];
+	uint32_t streams_end;   /* none from there on was ever used */
 	uint32_t rooms_refused; /* so many calls for room to come are refused */
 	bool no_room;           /* or all */
 	size_t room_bytes;      /* of a room of a stream; 0: what was asked for */

@@ -67,8 +67,8 @@ void front_forget(struct front_client *client)
 	const uint32_t requests = client->peer.welcome.max_in_flight, replies = requests + client->peer.welcome.stream_credits;
 
 	front_client_free(client);
-	BASE_ASSERT(net_inbox_create(&client->inbox, power_of_two(replies), client->peer.welcome.message_bytes, &blocks) == 0);
-	BASE_ASSERT(net_outbox_create(&client->outbox, power_of_two(requests), UINT64_MAX / 2, &blocks) == 0);
+	BASE_ASSERT(net_inbox_create(&client->inbox, power_of_two(replies), client->peer.welcome.message_bytes, &blocks, NULL) == 0);
+	BASE_ASSERT(net_outbox_create(&client->outbox, power_of_two(requests), UINT64_MAX / 2, &blocks, NULL) == 0);
 	client->unfinished = client->consumed = 0;
 	net_outbox_limit(client->outbox, client->peer.welcome.features & NET_FEATURE_HAVE);
 }

@@ -478,9 +478,9 @@ void net_peer_start(struct net_peer *peer)
 	peer->boot_id = peer->boot_id ? peer->boot_id : 99;
 	peer->seed = 5;
 	draw(peer, peer->cookie, sizeof(peer->cookie));
-	assert_int_equal(net_inbox_create(&peer->inbox, power(peer->max_in_flight), peer->message_bytes, &blocks), 0);
+	assert_int_equal(net_inbox_create(&peer->inbox, power(peer->max_in_flight), peer->message_bytes, &blocks, NULL), 0);
 	peer->window = power(peer->max_in_flight + peer->stream_credits);
-	assert_int_equal(net_outbox_create(&peer->outbox, peer->window, peer->window_bytes, &blocks), 0);
+	assert_int_equal(net_outbox_create(&peer->outbox, peer->window, peer->window_bytes, &blocks, NULL), 0);
 	net_peer_socket(peer);
 }
 

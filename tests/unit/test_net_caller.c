@@ -374,7 +374,7 @@ static void sample(struct net_pace *pace, int64_t now_ns, int64_t trip_ns, int64
 {
 	const struct net_times times = { .sender_ns = now_ns - trip_ns, .received_ns = now_ns + offset_ns, .sent_ns = now_ns + offset_ns };
 
-	assert_true(net_pace_sample(pace, now_ns, &times));
+	assert_true(net_pace_sample(pace, now_ns, &times, false));
 }
 
 /* Short ways say most, for a while. */

@@ -309,6 +309,100 @@ static void long_messages(void **state)
 	}
 }
 
+/* ---- how long the way is ------------------------------------------------------------------------------------ */
+
+static struct net_pair *opened(void)
+{
+	struct net_pair *pair = calloc(1, sizeof(*pair));
+
+	assert_non_null(pair);
+	pair->options.datagram = true;
+	net_pair_create(pair);
+	net_pair_open(pair);
+	return pair;
+}
+
+static void destroy(struct net_pair *pair)
+{
+	net_pair_destroy(pair);
+	free(pair);
+}
+
+static void send_nop(struct net_pair *pair, uint64_t id)
+{
+	const struct attnd_request request = { .op = ATTND_OP_NOP, .request_id = id };
+
+	assert_int_equal(net_caller_send(pair->caller, &request, NULL, NULL), 0);
+}
+
+static void ask(struct net_pair *pair, uint64_t requests)
+{
+	for (uint64_t i = 0; i < requests; i++) {
+		send_nop(pair, i);
+		assert_int_equal(net_pair_receive(pair).request_id, i);
+	}
+}
+
+/* What answers a HELLO that was said twice may answer the first one: how long the way is remains to be seen. */
+static void a_repeated_hello_measures_nothing(void **state)
+{
+	struct net_pair *pair = calloc(1, sizeof(*pair));
+	const struct net_pace *pace;
+
+	(void)state;
+	pair->options.datagram = true;
+	net_pair_create(pair);
+	net_pair_start(pair, false);
+	pair->faults.lost = 1000;
+	net_pair_pass(pair, 30 * ms);
+	pair->faults.lost = 0;
+	while (net_caller_state(pair->caller) == NET_CALLER_SHAKING)
+		assert_true(net_pair_step(pair, pair->now_ns + 1000 * ms));
+	pace = net_caller_pace(pair->caller);
+	assert_int_equal(pace->trip_ns, 0);
+	assert_in_range(net_pace_error_ns(pace, pair->now_ns), 10 * ms, 100 * ms); /* but so much is known of the clock */
+	net_pair_pass(pair, ms);
+	assert_in_range(pace->trip_ns, pair->trip_ns, pair->trip_ns + 1000);
+	assert_in_range(net_pace_error_ns(pace, pair->now_ns), 0, pair->trip_ns);
+	destroy(pair);
+}
+
+/* A busy connection says no PING for want of something to hear; but if answers are late, for that. */
+static void a_longer_way_is_noticed(void **state)
+{
+	struct net_pair *pair = opened();
+	const uint64_t *resends = &net_caller_counts(pair->caller)->resends;
+	uint64_t before;
+
+	(void)state;
+	net_pair_pass(pair, 5 * ms);
+	pair->trip_ns = 10 * ms;
+	ask(pair, 300);
+	/* As much longer as it takes to wait long enough. */
+	assert_in_range(net_caller_pace(pair->caller)->trip_ns, 2500000, 11 * ms);
+	before = *resends;
+	ask(pair, 100);
+	assert_int_equal(*resends, before);
+	assert_int_equal(pair->peer.executed, 400);
+	destroy(pair);
+}
+
+/* Nor does what asks for an answer, again and again, hide that nobody is there. */
+static void silence_is_noticed_while_something_is_awaited(void **state)
+{
+	struct net_pair *pair = opened();
+
+	(void)state;
+	net_pair_pass(pair, 10 * ms);
+	send_nop(pair, 1);
+	pair->peer.deaf = true;
+	net_pair_pass(pair, 900 * ms);
+	assert_int_equal(net_caller_state(pair->caller), NET_CALLER_OPEN);
+	net_pair_pass(pair, 200 * ms);
+	assert_int_equal(net_caller_state(pair->caller), NET_CALLER_LOST);
+	destroy(pair);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -320,6 +414,9 @@ int main(void)
 		cmocka_unit_test(sockets_break),
 		cmocka_unit_test(without_haves),
 		cmocka_unit_test(long_messages),
+		cmocka_unit_test(a_repeated_hello_measures_nothing),
+		cmocka_unit_test(a_longer_way_is_noticed),
+		cmocka_unit_test(silence_is_noticed_while_something_is_awaited),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

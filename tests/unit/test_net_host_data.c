@@ -451,6 +451,62 @@ static bool arrives_at(struct host_rig *rig, struct net_guest *peer, uint32_t fr
 	return fake_take(&rig->fake, &way, packet) > 0;
 }
 
+/* The word that the host has asked the peer for, where the peer is now. 0: it has asked nothing. */
+static int64_t asked_word(struct net_guest *peer)
+{
+	struct net_times times;
+	struct net_chunk chunk;
+
+	if (net_guest_hear(peer) != NET_DATA)
+		return 0;
+	assert_int_equal(net_chunk_next(&peer->body, &chunk), 1);
+	assert_int_equal(chunk.kind, NET_PING);
+	assert_int_equal(net_times_read(&chunk, &times), 0);
+	assert_int_not_equal(times.sender_ns, 0);
+	return times.sender_ns;
+}
+
+/* From a new address nothing but the question goes there, and that not often. */
+static void moving_has_to_be_proved(void **state)
+{
+	struct host_rig *rig = host_rig_create(NULL);
+	struct net_guest peer;
+	int64_t first, second;
+
+	(void)state;
+	host_rig_confirm(rig, &peer, true, NET_CIPHER_CHACHA);
+	fake_take_all(&rig->fake);
+	assert_false(net_host_pong(rig->host, host_rig_last(rig)->link, 1)); /* to no question */
+	peer.way = fake_way(RIG_SEALED, 70001);
+	for (uint32_t i = 0; i < 5; i++)
+		net_guest_ping(&peer);
+	host_rig_poll(rig);
+	first = asked_word(&peer);
+	assert_int_not_equal(first, 0);
+	assert_int_equal(asked_word(&peer), 0);
+	assert_int_equal(RIG_COUNTER(rig, moves_asked), 1);
+	assert_false(arrives_at(rig, &peer, 70001));
+	/* It moves on before it has answered: another address, another word. */
+	host_rig_wait(rig, 20000000);
+	peer.way = fake_way(RIG_SEALED, 70002);
+	net_guest_ping(&peer);
+	host_rig_poll(rig);
+	second = asked_word(&peer);
+	assert_int_not_equal(second, 0);
+	assert_int_not_equal(second, first);
+	assert_true(net_host_pong(rig->host, host_rig_last(rig)->link, first));
+	assert_int_equal(RIG_COUNTER(rig, moves), 0);
+	assert_true(net_host_pong(rig->host, host_rig_last(rig)->link, second));
+	assert_int_equal(RIG_COUNTER(rig, moves), 1);
+	assert_false(arrives_at(rig, &peer, 70001));
+	assert_true(arrives_at(rig, &peer, 70002));
+	/* Said again it changes nothing. */
+	assert_true(net_host_pong(rig->host, host_rig_last(rig)->link, second));
+	assert_int_equal(RIG_COUNTER(rig, moves), 1);
+	fake_take_all(&rig->fake);
+	host_rig_destroy(rig);
+}
+
 static void roaming(void **state)
 {
 	struct host_rig *rig = host_rig_create(NULL);
@@ -479,9 +535,11 @@ static void roaming(void **state)
 	fake_come(&rig->fake, &peer.way, data.packet, data.bytes);
 	host_rig_poll(rig);
 	assert_false(arrives_at(rig, &peer, 70001));
-	/* The newest does. */
+	assert_int_equal(RIG_COUNTER(rig, moves_asked), 0);
+	/* The newest does, once it has answered there. */
 	net_guest_ping(&peer);
 	host_rig_poll(rig);
+	assert_true(net_host_pong(rig->host, host_rig_last(rig)->link, asked_word(&peer)));
 	assert_true(arrives_at(rig, &peer, 70001));
 	fake_take_all(&rig->fake);
 	host_rig_destroy(rig);
@@ -677,6 +735,7 @@ int main(void)
 		cmocka_unit_test(strangers_without_end),
 		cmocka_unit_test(replays),
 		cmocka_unit_test(roaming),
+		cmocka_unit_test(moving_has_to_be_proved),
 		cmocka_unit_test(plain_does_not_roam),
 		cmocka_unit_test(sending),
 		cmocka_unit_test(no_room),

@@ -42,7 +42,7 @@ static void start(void)
 
 	blocks_out = 0;
 	blocks_most = UINT32_MAX;
-	assert_int_equal(net_inbox_create(&inbox, WINDOW, MESSAGE_MAX, &blocks), 0);
+	assert_int_equal(net_inbox_create(&inbox, WINDOW, MESSAGE_MAX, &blocks, NULL), 0);
 }
 
 static void stop(void)
@@ -270,10 +270,10 @@ static void refused_options(void **state)
 	const struct net_blocks blocks = { NULL, take, give };
 
 	(void)state;
-	assert_int_equal(net_inbox_create(&inbox, 0, 100, &blocks), -EINVAL);
-	assert_int_equal(net_inbox_create(&inbox, 12, 100, &blocks), -EINVAL);
-	assert_int_equal(net_inbox_create(&inbox, 2 * NET_WINDOW_MAX, 100, &blocks), -EINVAL);
-	assert_int_equal(net_inbox_create(&inbox, 16, NET_MESSAGE_BYTES_MAX + 1u, &blocks), -EINVAL);
+	assert_int_equal(net_inbox_create(&inbox, 0, 100, &blocks, NULL), -EINVAL);
+	assert_int_equal(net_inbox_create(&inbox, 12, 100, &blocks, NULL), -EINVAL);
+	assert_int_equal(net_inbox_create(&inbox, 2 * NET_WINDOW_MAX, 100, &blocks, NULL), -EINVAL);
+	assert_int_equal(net_inbox_create(&inbox, 16, NET_MESSAGE_BYTES_MAX + 1u, &blocks, NULL), -EINVAL);
 }
 
 int main(void)

@@ -181,8 +181,8 @@ static void carry(bool is_good, uint32_t messages, uint64_t seed)
 	memset(&ends, 0, sizeof(ends));
 	ends.there = (struct way){ .seed = seed, .is_good = is_good };
 	ends.back = (struct way){ .seed = seed + 1, .is_good = is_good };
-	assert_int_equal(net_outbox_create(&ends.outbox, WINDOW, 3 * MESSAGE_MAX, &blocks), 0);
-	assert_int_equal(net_inbox_create(&ends.inbox, WINDOW, MESSAGE_MAX, &blocks), 0);
+	assert_int_equal(net_outbox_create(&ends.outbox, WINDOW, 3 * MESSAGE_MAX, &blocks, NULL), 0);
+	assert_int_equal(net_inbox_create(&ends.inbox, WINDOW, MESSAGE_MAX, &blocks, NULL), 0);
 	while (ends.delivered < messages || net_outbox_kept(ends.outbox) > 0) {
 		assert_true(++turns < 200 * messages); /* it comes to an end */
 		if (added < messages && net_outbox_room(ends.outbox, bytes_of(added + 1)))
@@ -223,7 +223,7 @@ static void messages_take_turns(void **state)
 	bool small_came = false;
 
 	(void)state;
-	assert_int_equal(net_outbox_create(&outbox, WINDOW, 1000, &blocks), 0);
+	assert_int_equal(net_outbox_create(&outbox, WINDOW, 1000, &blocks, NULL), 0);
 	net_outbox_add(outbox, &large, calloc(1, 100000), 100000);
 	blocks_out++;
 	assert_false(net_outbox_room(outbox, 1));
@@ -250,7 +250,7 @@ static void words_for_what_was_never_there(void **state)
 	struct net_outbox *outbox;
 
 	(void)state;
-	assert_int_equal(net_outbox_create(&outbox, WINDOW, 1000, &blocks), 0);
+	assert_int_equal(net_outbox_create(&outbox, WINDOW, 1000, &blocks, NULL), 0);
 	assert_int_equal(net_outbox_come(outbox, &come), 0);
 	come.number = 1;
 	assert_int_equal(net_outbox_come(outbox, &come), -EPROTO);

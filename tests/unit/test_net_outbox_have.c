@@ -43,7 +43,7 @@ static void start(bool limited)
 {
 	memset(sent, 0, sizeof(sent));
 	memset(records, 0, sizeof(records));
-	assert_int_equal(net_outbox_create(&outbox, WINDOW, UINT64_MAX, &blocks), 0);
+	assert_int_equal(net_outbox_create(&outbox, WINDOW, UINT64_MAX, &blocks, NULL), 0);
 	net_outbox_limit(outbox, limited);
 }
 

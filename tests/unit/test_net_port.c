@@ -20,6 +20,7 @@
 
 #include <cmocka.h>
 
+#include "base/base_clock.h"
 #include "base/base_rand.h"
 #include "tests/unit/net_port_rig.h"
 
@@ -480,6 +481,21 @@ struct sleeper {
 	_Atomic uint64_t sleeps, lost;
 };
 
+/* Longer than any client waits on purpose, also on a machine that is busy. */
+#define SLEEP_MS 20000
+
+/* Whether nothing woke it. */
+static bool sleep_once(int epoll_fd)
+{
+	const int64_t since_ns = base_monotonic_ns();
+	struct epoll_event event;
+
+	if (!rig.port.sleep)
+		return epoll_wait(epoll_fd, &event, 1, SLEEP_MS) == 0;
+	(void)rig.port.sleep(rig.port.self, epoll_fd, SLEEP_MS);
+	return base_monotonic_ns() - since_ns >= SLEEP_MS * INT64_C(990000);
+}
+
 /* As svc_agent does. */
 static void *sleep_and_serve(void *context)
 {
@@ -487,18 +503,16 @@ static void *sleep_and_serve(void *context)
 	struct epoll_event event = { .events = EPOLLIN };
 	int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 
-	epoll_ctl(epoll_fd, EPOLL_CTL_ADD, rig.port.wait_fd, &event);
+	if (rig.port.wait_fd >= 0)
+		epoll_ctl(epoll_fd, EPOLL_CTL_ADD, rig.port.wait_fd, &event);
 	while (!sleeper->stop) {
 		while (port_rig_step(&rig) > 0)
 			;
 		/* Whoever says stop sends something then: it is either still to come, or stop is seen here. */
 		if (!rig.port.sleep_begin(rig.port.self) && !sleeper->stop) {
 			sleeper->sleeps++;
-			/* Longer than any client waits on purpose, also on a machine that is busy. */
-			if (epoll_wait(epoll_fd, &event, 1, 20000) == 0)
-				sleeper->lost++;
+			sleeper->lost += sleep_once(epoll_fd);
 		}
-		rig.port.sleep_end(rig.port.self);
 	}
 	close(epoll_fd);
 	return NULL;

@@ -496,6 +496,73 @@ static void earliest_first_fills_its_steps(void **state)
 	assert_int_equal(works[0], works[1]);
 }
 
+/* ---- what was computed before ----------------------------------------------------------- */
+
+/* STEP of a text, of which every row is to be output, or the last. */
+static uint64_t ask_text(uint64_t session, uint64_t text, enum attnd_select select, int64_t deadline_ns)
+{
+	struct attnd_request record = rig_step_record(session, 500, ATTND_OUT_ARGMAX);
+	const struct attnd_step_args args = { .output = ATTND_OUT_ARGMAX, .select = (uint8_t)select };
+	uint32_t *tokens = rig_loan(&rig, 0, 500 * sizeof(*tokens));
+
+	rig_tokens(tokens, 500, text);
+	memcpy(&record.args, &args, sizeof(args));
+	record.deadline_ns = deadline_ns;
+	record.out_capacity = 500 * sizeof(uint32_t);
+	return rig_send(&rig, 0, record, tokens, rig_loan(&rig, 0, record.out_capacity));
+}
+
+/* Texts 0 to 7 pass through a session; how long one takes. */
+static int64_t learn_texts(uint64_t session)
+{
+	int64_t ns = 0;
+
+	for (uint32_t text = 0; text < 8; text++) {
+		const int64_t since_ns = rig.clock.fake_ns;
+		const uint64_t id = ask_text(session, text, ATTND_SELECT_LAST, 0);
+
+		rig_run(&rig);
+		ns = rig_take(&rig, id).done_ns - since_ns;
+		rig_rewind(&rig, 0);
+		rig_send(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, session, 0), NULL, NULL);
+		rig_run(&rig);
+		rig.reply_count = 0;
+	}
+	return ns;
+}
+
+/* A text that is cached is done in a fraction of the time, and promised so; but not where all its rows have to be computed. */
+static void what_is_cached_is_not_counted(void **state)
+{
+	uint64_t sessions[4], ids[3];
+	int64_t half_ns, by_ns;
+
+	(void)state;
+	init();
+	rig.options.prefix_cache = true;
+	rig.options.secret[0] = 1;
+	rig_start(&rig);
+	rig_add(&rig, 0, 0, 1000);
+	for (uint32_t i = 0; i < 4; i++)
+		sessions[i] = rig_open(&rig, 0, 0);
+	half_ns = learn_texts(sessions[3]) / 2;
+	by_ns = rig.clock.fake_ns + half_ns;
+	ids[0] = ask_text(sessions[0], 99, ATTND_SELECT_LAST, by_ns);
+	ids[1] = ask_text(sessions[1], 7, ATTND_SELECT_ALL, by_ns);
+	ids[2] = ask_text(sessions[2], 7, ATTND_SELECT_LAST, by_ns);
+	rig_run(&rig);
+	assert_int_equal(rig_take(&rig, ids[0]).status, ATTND_REFUSED_DEADLINE);
+	assert_int_equal(rig_take(&rig, ids[1]).status, ATTND_REFUSED_DEADLINE);
+	rig_kept(&rig, ids[2]);
+	/* Nor behind another request of its session, which changes what it goes on from. */
+	rig_send(&rig, 0, rig_session_record(ATTND_OP_TRUNCATE, sessions[0], 0), NULL, NULL);
+	ids[0] = ask_text(sessions[0], 7, ATTND_SELECT_LAST, rig.clock.fake_ns + half_ns);
+	rig_run(&rig);
+	assert_int_equal(rig_take(&rig, ids[0]).status, ATTND_REFUSED_DEADLINE);
+	rig.reply_count = 0;
+	rig_stop(&rig);
+}
+
 /* What the device has no part in is not predicted; a tenant at its limit of requests can still close. */
 static void closing_is_not_refused(void **state)
 {
@@ -638,6 +705,7 @@ int main(void)
 		cmocka_unit_test(a_parked_try_is_handed_on),
 		cmocka_unit_test(lost_deadlines_hold_up_nobody),
 		cmocka_unit_test(earliest_first_fills_its_steps),
+		cmocka_unit_test(what_is_cached_is_not_counted),
 		cmocka_unit_test(closing_is_not_refused),
 	};
 
