@@ -33,9 +33,10 @@ static const char *const quantile_names[QUANTILES] = { "p50", "p99", "p999" };
 
 /* What the daemon counts that tells of an attack, in "network" of its status. The last one is of now, and has to be looked at before the
  * attacker goes. */
-static const char *const counted_names[] = { "welcomed", "refused_key", "refused_protocol", "refused_full", "refused_unknown", "cookies", "hellos_again",
-	"unanswered", "timed_out", "pushed_out", "abandoned", "truncated", "malformed", "oversized", "bad_packets", "replays", "broken", "slow",
-	"expired", "no_memory_for_packets", "no_memory", "probes", "port.refused", "port.no_room", "port.send_dropped", "port.received_cut", "kept" };
+static const char *const counted_names[] = { "welcomed", "refused_key", "refused_protocol", "refused_full", "refused_unknown", "cookies",
+	"hellos_again", "unanswered", "timed_out", "pushed_out", "abandoned", "truncated", "malformed", "oversized", "bad_packets", "replays",
+	"broken", "slow", "expired", "no_memory_for_packets", "no_memory", "probes", "port.refused", "port.no_room", "port.send_dropped",
+	"port.received_cut", "kept" };
 
 enum { COUNTED = sizeof(counted_names) / sizeof(counted_names[0]), KEPT = COUNTED - 1 };
 
@@ -114,8 +115,8 @@ static const struct argp_child children[] = { { &attnbench_argp, 0, NULL, 0 }, {
 static const struct argp argp = { .options = option_table,
 	.parser = parse,
 	.children = children,
-	.doc = "What good connections notice of bad ones: requests that compute nothing go over N sealed connections at intended times, in rounds "
-	       "of two halves, quiet and under an attack.\v"
+	.doc = "What good connections notice of bad ones: requests that compute nothing go over N sealed connections at intended times, in "
+	       "rounds of two halves, quiet and under an attack.\v"
 	       "The attacker is a process of its own, niced, which sends in bursts and sleeps between them. It has no processor of its own: "
 	       "daemon, clients and attacker share this machine's cores, and what is measured holds that, too. The daemon and the clients' "
 	       "loop spin; with fewer than three cores the attacker takes its time from them. --seconds and --rounds are of each attack." };
