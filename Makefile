@@ -236,6 +236,7 @@ $(O)/tests/%: $(O)/obj/tests/%.o $(O)/lib/libtests.a $(ARCHIVES)
 # Tests of parts of a tool take these with them.
 $(addprefix $(O)/tests/,unit/test_attnsim fuzz/fuzz_trace): \
 	$(call objects,$(addprefix tools/attnsim_,trace.c noise.c device.c))
+$(O)/tests/system/test_net_siege: $(call objects,tools/attnbench_siege_enemy.c)
 
 # The client library: of the other archives it takes only the members it needs, and hides them.
 CLIENT_PARTS := -Wl,--whole-archive $(O)/lib/libclient-lib.a -Wl,--no-whole-archive \

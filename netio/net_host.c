@@ -10,8 +10,6 @@
 #include "base/base_error.h"
 #include "netio/net_host_internal.h"
 
-/* Where memory for packets in pieces is wanted, nobody keeps a piece for longer. */
-#define PART_NS INT64_C(1000000000)
 /* Who says that he is elsewhere now is not asked there more often. */
 #define PATH_NS INT64_C(20000000)
 /* A sealed body with a PING. */
@@ -92,6 +90,14 @@ static void push_out(struct net_host *host)
 	link_drop(host, &host->links[index != NET_NO_LINK ? index : host->half_open.first]);
 }
 
+void net_host_push_out(struct net_host *host, uint32_t index)
+{
+	if (host->links[index].state != LINK_WELCOMED)
+		return;
+	net_count(&host->counters.pushed_out);
+	link_drop(host, &host->links[index]);
+}
+
 struct link *net_host_link_take(struct net_host *host, const struct net_way *way)
 {
 	struct link *link;
@@ -114,11 +120,17 @@ struct link *net_host_link_take(struct net_host *host, const struct net_way *way
 	return link;
 }
 
+/* NULL is fine. */
+static void part_give(struct net_host *host, const struct link *link, unsigned char *part)
+{
+	if (part && part != link->hello)
+		host->options.blocks.give(host->options.blocks.context, part);
+}
+
 void net_host_link_free(struct net_host *host, struct link *link)
 {
 	queue_remove(host, link);
-	if (link->part)
-		host->options.blocks.give(host->options.blocks.context, link->part);
+	part_give(host, link, link->part);
 	link->part = NULL;
 	link->state = LINK_FREE;
 	/* What is left of its keys and its name. */
@@ -249,25 +261,56 @@ static bool stream_packet(struct net_host *host, struct link *link, unsigned cha
 
 /* ---- streams: packets out of bytes ------------------------------------------------------------------------ */
 
-/* A block for a packet. Where there is none, who has begun one long ago and has not ended it makes room. */
-static void *part_take(struct net_host *host, uint32_t bytes)
+/* The head of a packet, as net_packet_stream_head. A stranger has nothing to say but HELLO. */
+static int stream_head(const struct link *link, const unsigned char *bytes, size_t count, struct net_packet_head *head)
 {
-	void *block = host->options.blocks.take(host->options.blocks.context, bytes);
-	struct link *oldest = NULL;
+	const int rc = net_packet_stream_head(bytes, count, head);
 
-	if (block)
-		return block;
+	if (rc <= 0 || link->state != LINK_OPENED)
+		return rc;
+	if (head->kind != NET_HELLO)
+		return -EPROTO;
+	return NET_STREAM_HEAD_BYTES + head->body_bytes <= sizeof(link->hello) ? rc : -EMSGSIZE;
+}
+
+/* Whether a packet's beginning is rather to be dropped than another's: of who is half open, then who began first. */
+static bool goes_before(const struct link *link, const struct link *other)
+{
+	const bool is_half_open = link->state != LINK_CONFIRMED;
+
+	if (is_half_open != (other->state != LINK_CONFIRMED))
+		return is_half_open;
+	return link->part_since_ns < other->part_since_ns;
+}
+
+/* Packets come whole within a moment of their beginning; who lets theirs lie makes room for those that begin. False: nobody has any. */
+static bool part_push_out(struct net_host *host)
+{
+	struct link *first = NULL;
+
 	for (uint32_t i = 0; i < host->options.links_max; i++) {
 		struct link *link = &host->links[i];
 
-		if (link->part && (!oldest || link->part_since_ns < oldest->part_since_ns))
-			oldest = link;
+		if (link->part && link->part != link->hello && (!first || goes_before(link, first)))
+			first = link;
 	}
-	if (!oldest || oldest->part_since_ns + PART_NS > host->now_ns)
-		return NULL;
+	if (!first)
+		return false;
 	net_count(&host->counters.no_memory);
-	link_drop(host, oldest);
-	return host->options.blocks.take(host->options.blocks.context, bytes);
+	link_drop(host, first);
+	return true;
+}
+
+/* Memory for a packet. NULL: there can be none. */
+static void *part_take(struct net_host *host, struct link *link, uint32_t bytes)
+{
+	void *block = link->hello;
+
+	if (link->state == LINK_OPENED)
+		return block;
+	while (!(block = host->options.blocks.take(host->options.blocks.context, bytes)) && part_push_out(host))
+		;
+	return block;
 }
 
 /* Adds bytes to a packet that is not whole. How many were taken; -EPROTO, -EMSGSIZE, -ENOMEM. */
@@ -280,11 +323,11 @@ static int64_t part_add(struct net_host *host, struct link *link, const unsigned
 
 	memcpy(link->part_head + (left ? link->part_bytes : 0), bytes, of_head);
 	link->part_bytes += (uint32_t)of_head;
-	rc = link->part_bytes < NET_STREAM_HEAD_BYTES ? 0 : net_packet_stream_head(link->part_head, NET_STREAM_HEAD_BYTES, head);
+	rc = link->part_bytes < NET_STREAM_HEAD_BYTES ? 0 : stream_head(link, link->part_head, NET_STREAM_HEAD_BYTES, head);
 	if (rc <= 0)
 		return rc < 0 ? rc : (int64_t)of_head;
 	if (!link->part) {
-		link->part = part_take(host, NET_STREAM_HEAD_BYTES + head->body_bytes);
+		link->part = part_take(host, link, NET_STREAM_HEAD_BYTES + head->body_bytes);
 		if (!link->part)
 			return -ENOMEM;
 		link->part_since_ns = host->now_ns;
@@ -310,7 +353,7 @@ static int64_t take_part(struct net_host *host, struct link *link, unsigned char
 	link->part = NULL;
 	link->part_bytes = 0;
 	goes_on = stream_packet(host, link, whole, &head);
-	host->options.blocks.give(host->options.blocks.context, whole);
+	part_give(host, link, whole);
 	return goes_on ? taken : -ECANCELED;
 }
 
@@ -321,7 +364,7 @@ static int64_t take_whole(struct net_host *host, struct link *link, unsigned cha
 
 	while (link->part_bytes == 0) {
 		struct net_packet_head head;
-		const int rc = net_packet_stream_head(bytes + at, count - at, &head);
+		const int rc = stream_head(link, bytes + at, count - at, &head);
 
 		if (rc < 0)
 			return rc;
@@ -381,6 +424,8 @@ static void on_gone(void *context, uint32_t name)
 
 	if (link->part_bytes > 0 || link->state == LINK_OPENED)
 		net_count(&host->counters.truncated);
+	else if (link->state == LINK_WELCOMED)
+		net_count(&host->counters.abandoned);
 	link_gone(host, link);
 }
 
@@ -622,8 +667,7 @@ void net_host_destroy(struct net_host *host)
 	if (!host)
 		return;
 	for (uint32_t i = 0; i < host->options.links_max; i++)
-		if (host->links[i].part)
-			host->options.blocks.give(host->options.blocks.context, host->links[i].part);
+		part_give(host, &host->links[i], host->links[i].part);
 	/* Keys: what is about to be freed a compiler would not clear. */
 	explicit_bzero(host->links, host->options.links_max * sizeof(*host->links));
 	free(host->links);

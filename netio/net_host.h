@@ -60,6 +60,8 @@ struct net_host_counters {
 	_Atomic uint64_t opened, welcomed, confirmed; /* streams that were accepted; links */
 	_Atomic uint64_t refused[NET_WHY_END];        /* by reason; a wrong key among them */
 	_Atomic uint64_t cookies;                     /* sent */
+	_Atomic uint64_t hellos_again;                /* datagrams' HELLOs that had come, answered once more */
+	_Atomic uint64_t unanswered;                  /* strangers' datagrams: too many in a poll */
 	_Atomic uint64_t timed_out;                   /* half open for too long */
 	_Atomic uint64_t pushed_out;                  /* half open, and the place was wanted */
 	_Atomic uint64_t idle;                        /* datagrams: not heard of for too long */
@@ -70,6 +72,7 @@ struct net_host_counters {
 	_Atomic uint64_t oversized;                   /* streams that announced a packet longer than any may be */
 	_Atomic uint64_t broken;                      /* ended for breaking the protocol inside its packets */
 	_Atomic uint64_t truncated;                   /* streams that ended within a packet, or said nothing */
+	_Atomic uint64_t abandoned;                   /* streams that ended after WELCOME: whoever said HELLO may only have repeated it */
 	_Atomic uint64_t no_memory;                   /* streams ended because there was no block for a packet in two pieces */
 };
 
@@ -112,6 +115,9 @@ typedef bool net_host_fill(void *context, struct net_writer *body);
 bool net_host_send(struct net_host *host, uint32_t link, net_host_fill *fill, void *context);
 /* Says why, and is done with the link. Not from within `body` for the link that it is about: return why there. */
 void net_host_close(struct net_host *host, uint32_t link, uint32_t why);
+
+/* Forgets a link that was welcomed and has said nothing since, without a word: its place is wanted. `gone` is called. */
+void net_host_push_out(struct net_host *host, uint32_t link);
 
 /* What a client's PONG repeats, from within `body`: it receives where it was asked. false: it was never asked. */
 bool net_host_pong(struct net_host *host, uint32_t link, int64_t word);

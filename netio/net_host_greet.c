@@ -53,10 +53,19 @@ static void say_refused(struct net_host *host, const struct net_way *way, uint32
 	(void)send_packet(host, way, packet, net_packet_clear(packet, is_datagram(way), NET_REFUSED, 0, NET_REFUSED_BYTES));
 }
 
+/* Whether a stranger's datagram is answered: not all that may come in a poll. */
+static bool may_answer(struct net_host *host)
+{
+	if (host->answers++ < ANSWERS_PER_POLL)
+		return true;
+	net_count(&host->counters.unanswered);
+	return false;
+}
+
 void net_host_refuse_datagram(struct net_host *host, const struct net_way *way, uint32_t why)
 {
 	net_count(&host->counters.refused[why]);
-	if (host->answers++ < ANSWERS_PER_POLL)
+	if (may_answer(host))
 		say_refused(host, way, why);
 }
 
@@ -104,7 +113,7 @@ static void send_cookie(struct net_host *host, const struct net_way *way)
 {
 	unsigned char packet[NET_DATAGRAM_HEAD_BYTES + NET_COOKIE_BYTES];
 
-	if (host->answers++ >= ANSWERS_PER_POLL)
+	if (!may_answer(host))
 		return;
 	cookie_of(host, way, host->now_ns >> COOKIE_SLOT_SHIFT, packet + NET_DATAGRAM_HEAD_BYTES);
 	net_count(&host->counters.cookies);
@@ -289,6 +298,7 @@ void net_host_greet_datagram(struct net_host *host, const struct net_way *way, c
 	}
 	link = link_of_hello(host, way, id);
 	if (link) {
+		net_count(&host->counters.hellos_again);
 		net_host_say_welcome(host, link);
 		return;
 	}

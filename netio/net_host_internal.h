@@ -34,9 +34,13 @@ struct link {
 	uint32_t part_bytes;
 	int64_t part_since_ns;
 	unsigned char part_head[NET_STREAM_HEAD_BYTES];
-	/* Half open: to say WELCOME once more, or later. */
+	/* Half open. Streams: HELLO as far as it has come, since memory for pieces is for those who have shown a key; then, to say it once
+	 * more or later, WELCOME. */
+	union {
+		unsigned char hello[NET_HELLO_DATAGRAM_BYTES];
+		unsigned char welcome[NET_WELCOME_PACKET_BYTES];
+	};
 	unsigned char hello_id[NET_HELLO_ID_BYTES];
-	unsigned char welcome[NET_WELCOME_PACKET_BYTES];
 	uint32_t welcome_bytes;
 };
 

@@ -10,8 +10,9 @@
 #include "base/base_error.h"
 #include "service/svc_net_internal.h"
 
-/* How often it is looked whether somebody sits on memory that others want. */
+/* How often it is looked whether somebody sits on memory that others want; and how often while somebody is let go of. */
 #define SLOW_LOOK_NS INT64_C(250000000)
+#define SLOW_NEXT_NS INT64_C(1000000)
 
 void svc_net_touch(struct svc_net *net, struct net_client *client)
 {
@@ -115,26 +116,49 @@ static bool is_memory_wanted(const struct svc_net *net)
 	return false;
 }
 
-/* Others wait for memory: who has some and has let nothing move for long is let go of. */
+/* What a client has and has let lie for long: results that it does not take, requests that it does not end. Asking for more is not taking. */
+static uint64_t idle_bytes(const struct svc_net *net, const struct net_client *client)
+{
+	const bool waits_for_us = client->open > 0 || net_inbox_peek(client->inbox);
+	uint64_t bytes = 0;
+
+	if (client->state != NET_CLIENT_LIVE)
+		return 0;
+	if (client->out_moved_ns + net->options.slow_ns <= net->now_ns)
+		bytes += net_outbox_bytes(client->outbox);
+	if (!waits_for_us && client->in_moved_ns + net->options.slow_ns <= net->now_ns)
+		bytes += client->in_bytes;
+	return bytes;
+}
+
+/* Others wait for memory: who lets most of it lie is let go of. The next one not before it has turned out that this did not do: somebody who
+ * has yet to say that a small result has come is not to go with those who have it all. */
 static int drop_slow(struct svc_net *net)
 {
-	int dropped = 0;
+	struct net_client *slowest = NULL;
+	uint64_t most = 0;
 
 	if (net->waiting_count == 0 || net->now_ns < net->slow_look_ns)
 		return 0;
-	net->slow_look_ns = net->now_ns + SLOW_LOOK_NS;
-	for (uint32_t i = 0; i < net->options.clients_max && is_memory_wanted(net); i++) {
-		struct net_client *client = &net->clients[i];
-		const bool waits_for_us = client->open > 0 || net_inbox_peek(client->inbox);
-		const bool holds = net_outbox_bytes(client->outbox) > 0 || (client->in_bytes > 0 && !waits_for_us);
+	net->slow_look_ns = net->now_ns + (net->slowest_leaves ? SLOW_NEXT_NS : SLOW_LOOK_NS);
+	if (net->slowest_leaves && net->slowest_leaves->state == NET_CLIENT_LEAVING)
+		return 0;
+	net->slowest_leaves = NULL;
+	if (!is_memory_wanted(net))
+		return 0;
+	for (uint32_t i = 0; i < net->options.clients_max; i++) {
+		const uint64_t bytes = idle_bytes(net, &net->clients[i]);
 
-		if (client->state != NET_CLIENT_LIVE || !holds || client->moved_ns + net->options.slow_ns > net->now_ns)
-			continue;
-		svc_count(&net->counters.slow);
-		svc_net_leave(net, client, NET_WHY_FULL);
-		dropped++;
+		slowest = bytes > most ? &net->clients[i] : slowest;
+		most = bytes > most ? bytes : most;
 	}
-	return dropped;
+	if (!slowest)
+		return 0;
+	svc_count(&net->counters.slow);
+	svc_net_leave(net, slowest, NET_WHY_FULL);
+	net->slowest_leaves = slowest;
+	net->slow_look_ns = net->now_ns + SLOW_NEXT_NS;
+	return 1;
 }
 
 static int follow_drain(struct svc_net *net)

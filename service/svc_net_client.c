@@ -46,12 +46,6 @@ void *svc_net_take_out(struct net_client *client, uint32_t bytes)
 	return NULL;
 }
 
-static void released(struct net_client *client)
-{
-	client->net->released = true;
-	client->moved_ns = client->net->now_ns;
-}
-
 static void give_in(void *context, void *block)
 {
 	struct net_client *client = context;
@@ -59,15 +53,17 @@ static void give_in(void *context, void *block)
 
 	client->in_bytes -= net_pool_block_bytes(pool, block);
 	net_pool_give(pool, block);
-	released(client);
+	client->net->released = true;
+	client->in_moved_ns = client->net->now_ns;
 }
 
+/* A result's that its client has taken. */
 static void give_out(void *context, void *block)
 {
 	struct net_client *client = context;
 
-	net_pool_give(client->net->options.out, block);
-	released(client);
+	svc_net_give_out(client, block);
+	client->out_moved_ns = client->net->now_ns;
 }
 
 void svc_net_give_in(struct net_client *client, void *block)
@@ -78,8 +74,10 @@ void svc_net_give_in(struct net_client *client, void *block)
 
 void svc_net_give_out(struct net_client *client, void *block)
 {
-	if (block)
-		give_out(client, block);
+	if (!block)
+		return;
+	net_pool_give(client->net->options.out, block);
+	client->net->released = true;
 }
 
 /* ---- those without a link --------------------------------------------------------------------------------- */
@@ -152,14 +150,32 @@ static bool is_full(const struct svc_net *net, uint32_t tenant)
 	return net->tenant_clients[tenant] >= net->tenant_clients_max[tenant];
 }
 
+/* Whose promise is the oldest, and has not come, makes room for the next one: there are fewer places than may be half open. False: all are
+ * there. */
+static bool make_place(struct svc_net *net)
+{
+	const struct net_client *first = NULL;
+
+	for (uint32_t i = 0; i < net->options.clients_max; i++) {
+		const struct net_client *client = &net->clients[i];
+
+		if (client->state == NET_CLIENT_PROMISED && (!first || client->promise < first->promise))
+			first = client;
+	}
+	if (first)
+		net_host_push_out(net->host, first->promised_link);
+	return net->free_first != SVC_NO_CLIENT;
+}
+
 /* Keeps a place for a client whose link is not confirmed yet. NULL: there is none. */
 static struct net_client *promise(struct svc_net *net, uint32_t link, uint32_t tenant)
 {
-	const uint32_t index = net->free_first;
 	struct net_client *client;
+	uint32_t index;
 
-	if (index == SVC_NO_CLIENT || is_full(net, tenant))
+	if (is_full(net, tenant) || (net->free_first == SVC_NO_CLIENT && !make_place(net)))
 		return NULL;
+	index = net->free_first;
 	client = &net->clients[index];
 	net->free_first = client->next;
 	net->used++;
@@ -167,6 +183,7 @@ static struct net_client *promise(struct svc_net *net, uint32_t link, uint32_t t
 	client->tenant = tenant;
 	client->link = SVC_NO_LINK;
 	client->promised_link = link;
+	client->promise = net->promises++;
 	net->options.host.random(net->options.host.random_context, client->token, sizeof(client->token));
 	memcpy(client->token, &index, sizeof(index));
 	return client;
@@ -231,7 +248,7 @@ static void begin(struct svc_net *net, struct net_client *client)
 	client->open = client->text_open = 0;
 	client->credits_out = net->options.streams / devices * devices;
 	client->streams_sent = client->streams_consumed = client->credits_due = 0;
-	client->moved_ns = net->now_ns;
+	client->in_moved_ns = client->out_moved_ns = net->now_ns;
 	tell_all(net, client, SCHED_CLIENT_ADD, client->tenant, net->options.streams / devices);
 	atomic_fetch_add_explicit(&net->counters.clients, 1, memory_order_relaxed);
 }

@@ -48,11 +48,12 @@ struct net_client {
 	uint32_t taken_poll; /* in which say_taken was set */
 	bool short_of_memory; /* the pool had none for it, and none was given back since */
 	uint32_t tenant, link, promised_link;
+	uint64_t promise;       /* the number of the last promise of this place */
 	uint32_t life;          /* counts those who have had this place */
 	unsigned char token[NET_NAME_BYTES];
 	uint32_t next, before; /* among the free (next), or the away */
 	int64_t away_since_ns;
-	int64_t moved_ns; /* when something of what it holds was released last */
+	int64_t in_moved_ns, out_moved_ns; /* when more of its requests came, or memory of theirs was released; when it took a result, or had none */
 	struct net_inbox *inbox;
 	struct net_outbox *outbox;
 	struct net_call *calls; /* [in_flight] */
@@ -85,7 +86,9 @@ struct svc_net {
 	uint32_t *waiting, waiting_count;
 	bool released;              /* memory was given back since the waiting were looked at */
 	int64_t now_ns, slow_look_ns;
+	const struct net_client *slowest_leaves; /* it was let go of because it was slow; NULL: nobody */
 	uint32_t polls;
+	uint64_t promises;
 	uint32_t open_turn;         /* which device the next OPEN goes to */
 	_Atomic uint32_t draining;  /* DRAIN_NEW: nobody new; DRAIN_ALL: everybody goes */
 	uint32_t drained;           /* as far as it has been done */

@@ -83,6 +83,8 @@ static void keep_reply(struct svc_net *net, struct net_client *client, const str
 {
 	const bool final = completion->flags & ATTND_CPL_FINAL;
 
+	if (net_outbox_bytes(client->outbox) == 0)
+		client->out_moved_ns = net->now_ns;
 	svc_count(final ? &net->counters.completions : &net->counters.streams);
 	net_outbox_add(client->outbox, completion, result, completion->result_bytes);
 	atomic_fetch_add_explicit(&net->counters.kept, 1, memory_order_relaxed);
@@ -291,7 +293,7 @@ static int take_part(struct svc_net *net, struct net_client *client, const struc
 		rc = net_inbox_part(client->inbox, &part);
 	}
 	switch (rc) {
-	case NET_PART_KEPT: client->moved_ns = net->now_ns; break;
+	case NET_PART_KEPT: client->in_moved_ns = net->now_ns; break;
 	case NET_PART_AGAIN: svc_count(&net->counters.again); break;
 	case NET_PART_NO_BLOCK:
 		svc_count(&net->counters.no_memory);
@@ -328,8 +330,6 @@ static int take_ack(struct svc_net *net, struct net_client *client, const struct
 		rc = net_outbox_come(client->outbox, &come);
 	if (rc)
 		return rc;
-	if (net_outbox_kept(client->outbox) != kept)
-		client->moved_ns = net->now_ns;
 	atomic_fetch_sub_explicit(&net->counters.kept, kept - net_outbox_kept(client->outbox), memory_order_relaxed);
 	consumed = come.credits - client->streams_consumed;
 	/* Less than was said before: it was overtaken. */

@@ -55,6 +55,8 @@ static void add_links(cJSON *object, const struct net_host_counters *c)
 		{ "refused_protocol", &c->refused[NET_WHY_PROTOCOL] },
 		{ "refused_unknown", &c->refused[NET_WHY_UNKNOWN] },
 		{ "cookies", &c->cookies },
+		{ "hellos_again", &c->hellos_again },
+		{ "unanswered", &c->unanswered },
 		{ "timed_out", &c->timed_out },
 		{ "pushed_out", &c->pushed_out },
 		{ "idle", &c->idle },
@@ -66,6 +68,7 @@ static void add_links(cJSON *object, const struct net_host_counters *c)
 		{ "oversized", &c->oversized },
 		{ "broken", &c->broken },
 		{ "truncated", &c->truncated },
+		{ "abandoned", &c->abandoned },
 		{ "no_memory_for_packets", &c->no_memory },
 	};
 

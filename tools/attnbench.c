@@ -27,6 +27,7 @@ static const struct command commands[] = {
 	{ "generate", attnbench_generate, "streams of tokens for several clients" },
 	{ "attend", attnbench_attend, "raw attention on a session's KV cache" },
 	{ "load", attnbench_load, "requests over thousands of connections at once" },
+	{ "siege", attnbench_siege, "what good connections notice of floods and other attacks" },
 	{ "model", attnbench_model, "tokens per second of prefill and decode, as llama-bench has it" },
 };
 

@@ -35,6 +35,7 @@ int attnbench_step(int argc, char **argv);
 int attnbench_generate(int argc, char **argv);
 int attnbench_attend(int argc, char **argv);
 int attnbench_load(int argc, char **argv);
+int attnbench_siege(int argc, char **argv);
 int attnbench_model(int argc, char **argv);
 
 #endif

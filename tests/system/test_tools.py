@@ -23,7 +23,8 @@ import time
 
 BUILD = os.path.realpath(os.environ.get("ATTND_BUILD") or os.environ.get("O") or "build")
 TOOLS = ("attnrun", "attnctl", "attnbench", "attnquant")
-COMMANDS = ("echo", "step", "generate", "attend", "load", "model")
+COMMANDS = ("echo", "step", "generate", "attend", "load", "siege", "model")
+ATTACKS = ("hello-flood", "wrong-key", "garbage", "slow-reader", "replay")
 SOCKETS = ("tcp", "udp", "unix")
 BOUND_S = 100
 USAGE, FAILED, NO_DAEMON, INTERRUPTED = 2, 1, 3, 130
@@ -123,7 +124,11 @@ def case_usage(world):
                            ("attnbench", "load", "--spawn", "--transport", "tcp", "--rate", "9", "--closed"),
                            ("attnbench", "load", "--spawn", "--transport", "tcp", "--rate", "9", "--baseline", "epoll"),
                            ("attnbench", "load", "--spawn", "--transport", "tcp", "--closed", "--baseline", "bare"),
-                           ("attnbench", "load", "--spawn", "--transport", "tcp", "--closed", "--connections", "0")):
+                           ("attnbench", "load", "--spawn", "--transport", "tcp", "--closed", "--connections", "0"),
+                           ("attnbench", "siege"), ("attnbench", "siege", "--spawn"),
+                           ("attnbench", "siege", "--spawn", "--transport", "unix"),
+                           ("attnbench", "siege", "--spawn", "--transport", "tcp", "--attack", "dragons"),
+                           ("attnbench", "siege", "--spawn", "--transport", "tcp", "--attack-rate", "0")):
         _, err = world.run(tool, *options, status=USAGE)
         expect(err.strip(), f"{tool} {' '.join(options)} says nothing")
 
@@ -438,6 +443,29 @@ def case_crowd(world):
     out, _ = world.run("attnbench", "load", "--spawn", "--transport", "tcp", "--sealed", "--connections", "20", "--closed",
                        "--baseline", "epoll", "--seconds", "0.5", "--rounds", "1")
     expect("bare epoll server" in out and "system calls a request" in out and "TCP, sealed" in out, "the table", out)
+
+
+def case_siege(world):
+    """attnbench siege: each attack is counted under its name, and all good requests are answered meanwhile"""
+    counted = {"tcp": {"hello-flood": ("abandoned", "pushed_out"), "wrong-key": ("refused_key",), "garbage": ("malformed", "oversized"),
+                       "slow-reader": ("kept",), "replay": ("abandoned", "pushed_out")},
+               "udp": {"hello-flood": ("welcomed", "cookies"), "wrong-key": ("refused_key", "cookies"), "garbage": ("malformed",),
+                       "slow-reader": ("kept",), "replay": ("replays", "hellos_again")}}
+    for transport in ("tcp", "udp"):
+        answer = world.json("attnbench", "siege", "--spawn", "--json", "--seconds", "0.6", "--rounds", "1", "--transport", transport,
+                            "--connections", "10", "--rate", "500")
+        expect((answer["transport"], answer["sealed"], answer["connections"]) == (transport, True, 10), "what it was", answer)
+        expect([one["attack"] for one in answer["attacks"]] == list(ATTACKS), "which attacks", answer)
+        for one in answer["attacks"]:
+            for half in ("quiet", "attacked"):
+                expect(one[half]["answered"] == one[half]["scheduled"] > 100 and not one[half]["failed"],
+                       f"{one['attack']}, {half}: not every request was answered", one)
+            expect(one["attack_sent"] > 50 and one["ratio_p50"] > 0 and one["ratio_p999"] > 0, "an attack without attacks", one)
+            names = counted[transport][one["attack"]]
+            expect(sum(one["counted"].get(name, 0) for name in names) > 40, f"{one['attack']} is not counted as {names}", one)
+    out, _ = world.run("attnbench", "siege", "--spawn", "--transport", "udp", "--attack", "garbage", "--attack-rate", "500",
+                       "--seconds", "0.3", "--rounds", "1")
+    expect("counted as malformed" in out and "share the cores" in out and "UDP, sealed" in out, "the table", out)
 
 
 def case_too_many(world):

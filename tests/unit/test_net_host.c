@@ -269,6 +269,7 @@ static void repeated(void **state)
 		assert_memory_equal(peer.heard, first, bytes);
 	}
 	assert_int_equal(RIG_COUNTER(rig, welcomed), 1);
+	assert_int_equal(RIG_COUNTER(rig, hellos_again), 3);
 	assert_int_equal(net_host_links(rig->host), 1);
 	net_guest_ping(&peer);
 	host_rig_poll(rig);

@@ -191,41 +191,124 @@ static void truncated(void **state)
 		assert_true(host_rig_last(rig)->gone);
 	}
 	assert_int_equal(net_pool_free_bytes(rig->parts), RIG_PARTS_BYTES);
+	assert_int_equal(RIG_COUNTER(rig, abandoned), 0);
 	host_rig_destroy(rig);
 }
 
-/* Where packets in pieces have all the memory, the next one's stream is ended; unless a piece is old, whose stream is. */
-static void no_memory_for_pieces(void **state)
+/* Ends once it is welcomed: whoever said HELLO may have overheard it. */
+static void abandoned(void **state)
 {
-	static const unsigned char head[8] = { 0x10, 0x40, 0, NET_DATA };
 	struct host_rig *rig = host_rig_create(NULL);
-	struct net_guest holders[RIG_PARTS_BYTES / (32 << 10)], next;
-	enum { HOLDERS = sizeof(holders) / sizeof(*holders) };
+	struct net_guest peer;
 
 	(void)state;
+	host_rig_welcome(rig, &peer, false, NET_CIPHER_CHACHA);
+	fake_end(&rig->fake, &peer.way);
+	host_rig_poll(rig);
+	assert_int_equal(RIG_COUNTER(rig, abandoned), 1);
+	assert_true(host_rig_last(rig)->gone);
+	host_rig_confirm(rig, &peer, false, NET_CIPHER_CHACHA);
+	fake_end(&rig->fake, &peer.way);
+	host_rig_poll(rig);
+	assert_int_equal(RIG_COUNTER(rig, abandoned), 1);
+	assert_int_equal(RIG_COUNTER(rig, truncated), 0);
+	host_rig_destroy(rig);
+}
+
+enum { HOLDERS = RIG_PARTS_BYTES / (32 << 10) };
+
+/* The beginning of the longest packet, which is all that comes. */
+static void begin_packet(struct host_rig *rig, const struct net_guest *peer)
+{
+	static const unsigned char head[8] = { 0x10, 0x40, 0, NET_DATA };
+
+	fake_come(&rig->fake, &peer->way, head, sizeof(head));
+	host_rig_wait(rig, 1000);
+}
+
+static void take_all_pieces(struct host_rig *rig, struct net_guest holders[HOLDERS], uint32_t confirmed)
+{
 	for (uint32_t i = 0; i < HOLDERS; i++) {
-		host_rig_confirm(rig, &holders[i], false, NET_CIPHER_CHACHA);
-		fake_come(&rig->fake, &holders[i].way, head, sizeof(head));
-		host_rig_wait(rig, 1000);
+		if (i < confirmed)
+			host_rig_confirm(rig, &holders[i], false, NET_CIPHER_CHACHA);
+		else
+			host_rig_welcome(rig, &holders[i], false, NET_CIPHER_CHACHA);
+		begin_packet(rig, &holders[i]);
 	}
 	assert_int_equal(net_pool_free_bytes(rig->parts), 0);
-	host_rig_confirm(rig, &next, false, NET_CIPHER_CHACHA);
-	fake_come(&rig->fake, &next.way, head, sizeof(head));
-	host_rig_poll(rig);
-	assert_true(fake_is_closed(&rig->fake, &next.way));
-	assert_int_equal(RIG_COUNTER(rig, no_memory), 1);
-	host_rig_wait(rig, INT64_C(1100000000));
-	host_rig_confirm(rig, &next, false, NET_CIPHER_CHACHA);
-	fake_come(&rig->fake, &next.way, head, sizeof(head));
-	host_rig_poll(rig);
-	assert_false(fake_is_closed(&rig->fake, &next.way));
-	assert_true(fake_is_closed(&rig->fake, &holders[0].way));
-	assert_false(fake_is_closed(&rig->fake, &holders[1].way));
-	assert_true(rig->owners[0].gone);
-	assert_int_equal(RIG_COUNTER(rig, no_memory), 2);
+}
+
+/* Where packets in pieces have all the memory, who began first makes room for the next one: nobody else's packets are hurt by those who let
+ * theirs lie. */
+static void no_memory_for_pieces(void **state)
+{
+	struct host_rig *rig = host_rig_create(NULL);
+	struct net_guest holders[HOLDERS], next;
+
+	(void)state;
+	take_all_pieces(rig, holders, HOLDERS);
+	for (uint32_t i = 0; i < HOLDERS; i++) {
+		host_rig_confirm(rig, &next, false, NET_CIPHER_CHACHA);
+		begin_packet(rig, &next);
+		assert_false(fake_is_closed(&rig->fake, &next.way));
+		assert_int_equal(RIG_COUNTER(rig, no_memory), i + 1);
+		for (uint32_t j = 0; j < HOLDERS; j++)
+			assert_int_equal(fake_is_closed(&rig->fake, &holders[j].way), j <= i);
+		assert_true(rig->owners[i].gone);
+	}
 	/* What comes whole needs none. */
 	for (uint32_t i = 0; i < 3; i++)
 		host_rig_confirm(rig, &next, false, NET_CIPHER_CHACHA);
+	assert_int_equal(RIG_COUNTER(rig, no_memory), HOLDERS);
+	host_rig_destroy(rig);
+}
+
+/* Who has not shown that the HELLO was his goes before those who have, however late he began. */
+static void half_open_pieces_go_first(void **state)
+{
+	struct host_rig *rig = host_rig_create(NULL);
+	struct net_guest holders[HOLDERS], next;
+
+	(void)state;
+	take_all_pieces(rig, holders, HOLDERS - 1);
+	host_rig_confirm(rig, &next, false, NET_CIPHER_CHACHA);
+	begin_packet(rig, &next);
+	for (uint32_t i = 0; i < HOLDERS; i++)
+		assert_int_equal(fake_is_closed(&rig->fake, &holders[i].way), i == HOLDERS - 1);
+	assert_int_equal(RIG_COUNTER(rig, no_memory), 1);
+	host_rig_destroy(rig);
+}
+
+/* Nor is there a byte of that memory for strangers: what is no HELLO, or longer than any, ends at its head; HELLO in pieces has a place of
+ * its own. */
+static void strangers_take_no_memory(void **state)
+{
+	static const unsigned char too_long[4] = { 0xfd, 1, 0, NET_HELLO }, longest[4] = { 0xfc, 1, 0, NET_HELLO };
+	struct host_rig *rig = host_rig_create(NULL);
+	struct net_guest peer;
+
+	(void)state;
+	host_rig_peer(rig, &peer, false, NET_CIPHER_CHACHA, 1);
+	begin_packet(rig, &peer);
+	assert_true(fake_is_closed(&rig->fake, &peer.way));
+	assert_int_equal(RIG_COUNTER(rig, malformed), 1);
+	host_rig_peer(rig, &peer, false, NET_CIPHER_CHACHA, 1);
+	fake_come(&rig->fake, &peer.way, too_long, sizeof(too_long));
+	host_rig_poll(rig);
+	assert_true(fake_is_closed(&rig->fake, &peer.way));
+	assert_int_equal(RIG_COUNTER(rig, oversized), 1);
+	host_rig_peer(rig, &peer, false, NET_CIPHER_CHACHA, 1);
+	fake_come(&rig->fake, &peer.way, longest, sizeof(longest));
+	for (uint32_t i = 0; i < 508; i++) {
+		host_rig_poll(rig);
+		assert_false(fake_is_closed(&rig->fake, &peer.way));
+		assert_int_equal(net_pool_free_bytes(rig->parts), RIG_PARTS_BYTES);
+		fake_come(&rig->fake, &peer.way, &peer.packet[4 + i % 8], 1);
+	}
+	/* It is no good one, and hears so. */
+	host_rig_poll(rig);
+	assert_int_equal(net_guest_hear(&peer), NET_REFUSED);
+	assert_int_equal(peer.refused.why, NET_WHY_VERSION);
 	host_rig_destroy(rig);
 }
 
@@ -317,6 +400,7 @@ static void strangers_without_end(void **state)
 	host_rig_poll(rig);
 	assert_int_equal(rig->fake.puts, 64);
 	assert_int_equal(RIG_COUNTER(rig, refused[NET_WHY_UNKNOWN]), 1000);
+	assert_int_equal(RIG_COUNTER(rig, unanswered), 1000 - 64);
 	fake_take_all(&rig->fake);
 	host_rig_destroy(rig);
 }
@@ -642,7 +726,10 @@ int main(void)
 		cmocka_unit_test(longest_in_pieces),
 		cmocka_unit_test(bad_streams),
 		cmocka_unit_test(truncated),
+		cmocka_unit_test(abandoned),
 		cmocka_unit_test(no_memory_for_pieces),
+		cmocka_unit_test(half_open_pieces_go_first),
+		cmocka_unit_test(strangers_take_no_memory),
 		cmocka_unit_test(bad_datagrams),
 		cmocka_unit_test(unknown_names),
 		cmocka_unit_test(strangers_without_end),

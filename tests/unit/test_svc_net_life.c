@@ -67,7 +67,8 @@ static void tenants_places(void **state)
 }
 
 /* Who is half open has a place, which is free again when he does not come, and does not count among his tenant's: a HELLO that was
- * overheard and is said again keeps nobody out. Of those who come at the same time the last ones find no place. */
+ * overheard and is said again keeps nobody out. Where all places are promised, whose is the oldest makes room; of those who come at the
+ * same time the last ones find no place. */
 static void promised_places(void **state)
 {
 	struct front_limits limits = front_usual;
@@ -86,12 +87,22 @@ static void promised_places(void **state)
 	assert_false(front_next(rig, 0, &call));
 	assert_false(rig->knows[0][0].there); /* the devices hear of nobody who is not sure to be there */
 	assert_true(front_connect(rig, &second, true, NET_CIPHER_PLAIN, 2));
-	assert_false(front_connect(rig, &third, true, NET_CIPHER_CHACHA, 0));
-	assert_int_equal(third.peer.refused.why, NET_WHY_FULL);
 	net_guest_ping(&first.peer);
 	front_poll(rig);
 	expect_closed(&first, NET_WHY_FULL);
+	third = (struct front_client){ .rig = rig };
+	net_guest_init(&third.peer, &rig->fake, NET_CIPHER_CHACHA, (unsigned char[NET_KEY_BYTES]){ 0 }, 2);
+	memset(third.peer.key, 1, sizeof(third.peer.key));
+	for (int datagram = 0; datagram < 2; datagram++) {
+		third.peer.way.stream = datagram ? NET_NO_STREAM : 0;
+		for (uint32_t i = 0; i < 5; i++)
+			assert_true(front_half_open(&third));
+	}
+	assert_int_equal(FRONT_HOST_COUNTER(rig, pushed_out), 9);
 	assert_true(front_connect(rig, &third, true, NET_CIPHER_CHACHA, 0));
+	assert_int_equal(FRONT_HOST_COUNTER(rig, pushed_out), 10);
+	assert_false(front_connect(rig, &first, true, NET_CIPHER_CHACHA, 1));
+	assert_int_equal(first.peer.refused.why, NET_WHY_FULL); /* to those who are there */
 	front_bye(&third);
 	front_poll(rig);
 	note_all(rig);
@@ -528,6 +539,71 @@ static void slow_clients(void **state)
 	front_rig_destroy(rig);
 }
 
+/* Who has the most goes first, and nobody else where that will do: not who has yet to say that a small result has come. */
+static void the_slowest_goes(void **state)
+{
+	struct front_limits limits = front_usual;
+	struct front_client small, slow, wanting;
+	struct front_rig *rig;
+
+	(void)state;
+	limits.out_bytes = 32 << 10;
+	rig = front_rig_create(&limits);
+	hold(rig, &small, 100);
+	hold(rig, &slow, 12 << 10);
+	front_wait(rig, limits.slow_ns);
+	assert_true(front_connect(rig, &wanting, true, NET_CIPHER_CHACHA, 1));
+	front_request(&wanting, (struct attnd_request){ .request_id = 2, .out_capacity = 16 << 10 }, 10);
+	front_send(&wanting, 0);
+	front_poll(rig);
+	note_all(rig);
+	for (int i = 0; i < 4; i++) {
+		front_wait(rig, INT64_C(250000000));
+		note_all(rig);
+	}
+	assert_int_equal(FRONT_COUNTER(rig, slow), 1);
+	expect_closed(&slow, NET_WHY_FULL);
+	front_hear(&small);
+	assert_false(small.closed);
+	assert_int_equal(FRONT_COUNTER(rig, in_flight), 1);
+	front_client_free(&wanting);
+	front_client_free(&slow);
+	front_client_free(&small);
+	front_rig_destroy(rig);
+}
+
+/* Who reads nothing, and goes on asking, is slow all the same. */
+static void asking_is_not_taking(void **state)
+{
+	struct front_limits limits = front_usual;
+	struct front_client slow, wanting;
+	struct net_guest_data packet;
+	struct front_rig *rig;
+	struct front_call call;
+
+	(void)state;
+	limits.out_bytes = 32 << 10;
+	rig = front_rig_create(&limits);
+	hold(rig, &slow, 20 << 10);
+	assert_true(front_connect(rig, &wanting, true, NET_CIPHER_CHACHA, 1));
+	front_request(&wanting, (struct attnd_request){ .request_id = 2, .out_capacity = 20 << 10 }, 10);
+	front_send(&wanting, 0);
+	front_poll(rig);
+	for (uint32_t i = 0; i < 8 && FRONT_COUNTER(rig, slow) == 0; i++) {
+		front_request(&slow, (struct attnd_request){ .request_id = 10 + i, .out_capacity = 16 }, 10);
+		assert_int_equal(front_pack(&slow, &packet, 1), 1);
+		fake_come(&rig->fake, &slow.peer.way, packet.packet, packet.bytes);
+		front_poll(rig);
+		if (front_next(rig, 0, &call))
+			front_final(rig, &call, ATTND_OK, 0);
+		front_wait(rig, limits.slow_ns / 4);
+	}
+	assert_int_equal(FRONT_COUNTER(rig, slow), 1);
+	front_client_free(&wanting);
+	front_client_free(&slow);
+	front_rig_destroy(rig);
+}
+
 /* Who waits because his own window is full wants nothing of others. */
 static void windows_of_ones_own(void **state)
 {
@@ -666,6 +742,8 @@ int main(void)
 		cmocka_unit_test(draining),
 		cmocka_unit_test(half_open_when_all_go),
 		cmocka_unit_test(slow_clients),
+		cmocka_unit_test(the_slowest_goes),
+		cmocka_unit_test(asking_is_not_taking),
 		cmocka_unit_test(windows_of_ones_own),
 		cmocka_unit_test(bad_chunks),
 		cmocka_unit_test(bad_parts),
