@@ -21,14 +21,14 @@ struct sys_spaces {
 	char why_not[200];
 };
 
-/* false: it may not be had here; why_not says why. The process is where it was then. Before any thread is made. */
+/* false: it may not be had here; why_not says why. Before any thread is made. */
 bool sys_spaces_tunnels(struct sys_spaces *spaces);
 bool sys_spaces_netem(struct sys_spaces *spaces);
 /* What tc's netem understands, as "loss 10% delay 1ms", each way. Fails the running test. */
 void sys_spaces_netem_set(const struct sys_spaces *spaces, const char *faults);
 /* The calling thread is in the other one from now on. */
 bool sys_spaces_step_over(const struct sys_spaces *spaces);
-/* The process is back where it was. */
+/* The process is back where it was, if it was root there. */
 void sys_spaces_end(struct sys_spaces *spaces);
 
 #endif
