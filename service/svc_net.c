@@ -116,7 +116,8 @@ static bool is_memory_wanted(const struct svc_net *net)
 	return false;
 }
 
-/* What a client has and has let lie for long: results that it does not take, requests that it does not end. Asking for more is not taking. */
+/* What a client has and has let lie for long: results that it does not take, requests that it does not end. Asking for more is not
+ * taking. */
 static uint64_t idle_bytes(const struct svc_net *net, const struct net_client *client)
 {
 	const bool waits_for_us = client->open > 0 || net_inbox_peek(client->inbox);
@@ -131,8 +132,8 @@ static uint64_t idle_bytes(const struct svc_net *net, const struct net_client *c
 	return bytes;
 }
 
-/* Others wait for memory: who lets most of it lie is let go of. The next one not before it has turned out that this did not do: somebody who
- * has yet to say that a small result has come is not to go with those who have it all. */
+/* Others wait for memory: who lets most of it lie is let go of. The next one not before it has turned out that this did not do: somebody
+ * who has yet to say that a small result has come is not to go with those who have it all. */
 static int drop_slow(struct svc_net *net)
 {
 	struct net_client *slowest = NULL;

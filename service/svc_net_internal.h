@@ -53,7 +53,8 @@ struct net_client {
 	unsigned char token[NET_NAME_BYTES];
 	uint32_t next, before; /* among the free (next), or the away */
 	int64_t away_since_ns;
-	int64_t in_moved_ns, out_moved_ns; /* when more of its requests came, or memory of theirs was released; when it took a result, or had none */
+	/* When more of its requests came, or memory of theirs was released; when it took a result, or had none. */
+	int64_t in_moved_ns, out_moved_ns;
 	struct net_inbox *inbox;
 	struct net_outbox *outbox;
 	struct net_call *calls; /* [in_flight] */

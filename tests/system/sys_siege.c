@@ -335,8 +335,32 @@ double sys_siege_counted(const struct sys_siege *siege, const char *name)
 	return count;
 }
 
+/* What tells of an ill, somebody's or ours. Not: again, no_memory (parts that come once more), probes, cookies, port.no_room and
+ * port.send_dropped, which are how a busy front goes on. */
+static const char *const ills[] = { "bad_record", "bad_op", "bad_range", "too_large", "queue_full", "resumed", "expired", "slow", "dropped",
+	"unowed", "refused_version", "refused_cipher", "refused_key", "refused_full", "refused_draining", "refused_protocol", "refused_unknown",
+	"hellos_again", "unanswered", "timed_out", "pushed_out", "idle", "bad_packets", "replays", "malformed", "oversized", "broken",
+	"truncated", "abandoned", "no_memory_for_packets", "port.refused", "port.accept_paused", "port.received_cut" };
+
+/* Into text: those that rose. */
+static void risen(const struct sys_siege *siege, char *text, size_t bytes)
+{
+	cJSON *now = ask(siege);
+	size_t at = 0;
+
+	text[0] = '\0';
+	for (size_t i = 0; i < sizeof(ills) / sizeof(ills[0]) && at < bytes; i++) {
+		const double count = number_of(now, ills[i]) - number_of(siege->noted, ills[i]);
+
+		if (count != 0)
+			at += (size_t)snprintf(text + at, bytes - at, " %s %.0f", ills[i], count);
+	}
+	cJSON_Delete(now);
+}
+
 void sys_siege_await(const struct sys_siege *siege, double least, const char *const *names)
 {
+	char others[512];
 	double sum = -1;
 
 	for (int waited_ms = 0; sum < least; waited_ms += 5) {
@@ -346,19 +370,14 @@ void sys_siege_await(const struct sys_siege *siege, double least, const char *co
 		for (const char *const *name = names; *name; name++)
 			sum += number_of(now, *name) - number_of(siege->noted, *name);
 		cJSON_Delete(now);
-		if (waited_ms > WAIT_MS)
-			fail_msg("%s and so on: %.0f, not %.0f", names[0], sum, least);
+		if (waited_ms > WAIT_MS) {
+			risen(siege, others, sizeof(others));
+			fail_msg("%s and so on: %.0f, not %.0f; there were%s", names[0], sum, least, others);
+		}
 		if (sum < least)
 			sys_sleep_ms(5);
 	}
 }
-
-/* What tells of an ill, somebody's or ours. Not: again, no_memory (parts that come once more), probes, cookies, port.no_room and
- * port.send_dropped, which are how a busy front goes on. */
-static const char *const ills[] = { "bad_record", "bad_op", "bad_range", "too_large", "queue_full", "resumed", "expired", "slow", "dropped",
-	"unowed", "refused_version", "refused_cipher", "refused_key", "refused_full", "refused_draining", "refused_protocol", "refused_unknown",
-	"hellos_again", "unanswered", "timed_out", "pushed_out", "idle", "bad_packets", "replays", "malformed", "oversized", "broken",
-	"truncated", "abandoned", "no_memory_for_packets", "port.refused", "port.accept_paused", "port.received_cut" };
 
 static const struct sys_siege_expected *expectation(const struct sys_siege_expected *expected, const char *name)
 {
