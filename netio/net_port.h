@@ -67,6 +67,7 @@ struct net_port_counters {
 	_Atomic uint64_t received_cut;        /* datagrams that were longer than any packet, and dropped */
 	_Atomic uint64_t send_dropped;        /* datagrams that the kernel did not take */
 	_Atomic uint64_t no_room;             /* times that a stream had no room, because its other side is slow */
+	_Atomic uint64_t ended_untold;        /* streams that were reset and of which the kernel did not say so */
 	_Atomic uint64_t system_calls;
 };
 

@@ -38,6 +38,8 @@ enum {
 	DATAGRAMS_SENT_MAX = 64,   /* put and not yet with the device */
 	SEND_BUFFERS_WARM = 32,    /* touched at start: 1 MiB */
 	ACCEPT_PAUSE_NS = 50000000,
+	LOOK_NS = 10000000,
+	POLLS_PER_CLOCK = 1024,    /* of those that do not sleep; a power of two */
 };
 
 _Static_assert(DATAGRAM_BUFFER_BYTES % 64 == 0 && DATAGRAM_BUFFER_BYTES - (int)NET_ROOM_BYTES_MAX - NET_ADDRESS_BYTES -
@@ -155,6 +157,17 @@ static void enable(struct net_uring *uring)
 	arm_all(uring);
 }
 
+static void look_if_due(struct net_uring *uring)
+{
+	const int64_t now_ns = base_monotonic_ns();
+
+	uring->has_slept = false;
+	if (now_ns - uring->look_ns < LOOK_NS)
+		return;
+	uring->look_ns = now_ns;
+	net_uring_streams_look(uring);
+}
+
 static int uring_poll(void *self)
 {
 	struct net_uring *uring = self;
@@ -162,7 +175,8 @@ static int uring_poll(void *self)
 
 	if (!uring->is_enabled)
 		enable(uring);
-	uring->polls++;
+	if (++uring->polls % POLLS_PER_CLOCK == 0 || uring->has_slept)
+		look_if_due(uring);
 	if (uring->todo_count > 0)
 		net_uring_streams_advance(uring);
 	if (wants_call(uring) || io_uring_sq_ready(&uring->ring) > 0)
@@ -246,6 +260,7 @@ static bool uring_sleep(void *self, int others, int ms)
 	(void)io_uring_submit_and_wait_timeout(&uring->ring, &cqe, 1, &time, NULL);
 	io_uring_for_each_cqe(&uring->ring, head, cqe)
 		others_too |= (cqe->user_data & 0xff) == NET_URING_WATCH;
+	uring->has_slept = true;
 	return others_too;
 }
 

@@ -45,6 +45,7 @@ struct net_uring_stream {
 	bool is_cancelled, is_last_try;               /* closing: what was done for it */
 	bool wants_room, is_failed;
 	bool is_listed;            /* in `todo` */
+	bool is_suspect;           /* it was found ended, and nothing has come of it since */
 	uint64_t closing_since;    /* poll */
 };
 
@@ -58,6 +59,9 @@ struct net_uring {
 	bool is_enabled;
 	bool is_watching;                 /* has a request for that descriptor in the ring */
 	uint64_t polls;
+	bool has_slept;                   /* since the last poll */
+	int64_t look_ns;                  /* when streams were looked at last */
+	uint32_t look_next;               /* the number from which on they are next */
 	struct net_above above;
 	struct net_port_counters counters;
 	/* Streams: those in `todo` have something to ask of the kernel. */
@@ -120,6 +124,8 @@ void net_uring_cancelled(struct net_uring *uring, uint32_t number);
 unsigned char *net_uring_stream_room(struct net_uring *uring, uint32_t number, size_t least, size_t *bytes);
 void net_uring_stream_put(struct net_uring *uring, uint32_t number, size_t bytes);
 void net_uring_stream_close(struct net_uring *uring, uint32_t number);
+/* Looks at a few of the streams whether they have ended, untold. */
+void net_uring_streams_look(struct net_uring *uring);
 /* Asks the kernel for what streams want of it. */
 void net_uring_streams_advance(struct net_uring *uring);
 

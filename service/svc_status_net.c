@@ -90,6 +90,7 @@ static void add_port(cJSON *object, const struct net_port *port)
 		{ "received_cut", &c.received_cut },
 		{ "send_dropped", &c.send_dropped },
 		{ "no_room", &c.no_room },
+		{ "ended_untold", &c.ended_untold },
 		{ "system_calls", &c.system_calls },
 	};
 

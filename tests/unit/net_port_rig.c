@@ -127,10 +127,10 @@ static bool received(void *context, uint32_t name, unsigned char *bytes, size_t 
 	rig->wrong += !stream->is_open || count == 0;
 	if (rig->check_same)
 		check_same(rig, stream, bytes, count);
-	if (stream->mode == RIG_FLOOD) {
+	if (stream->mode == RIG_FLOOD)
 		flood(rig, stream);
+	if (stream->mode == RIG_FLOOD || stream->mode == RIG_HUSH)
 		return true;
-	}
 	keep(stream, bytes, count);
 	memset(bytes, 0xee, count); /* it may be changed */
 	if (!stream->is_waiting)

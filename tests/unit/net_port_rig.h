@@ -25,6 +25,7 @@ struct port_rig_transport {
 enum port_rig_mode {
 	RIG_ECHO,
 	RIG_FLOOD,  /* sends without end: words that count up to RIG_FLOOD_PERIOD, a prime, and begin again */
+	RIG_HUSH,   /* takes and says nothing */
 	RIG_REFUSE, /* says no */
 	RIG_QUIT,   /* echoes the first bytes, and says false */
 	RIG_CLOSE,  /* echoes the first bytes, and closes from within */

@@ -562,6 +562,55 @@ static void test_sleep(void **state)
 	assert_int_equal(rig.wrong, 0);
 }
 
+/* Says a byte and is gone, at any moment of the other side's falling asleep. */
+static void *come_and_go(void *context)
+{
+	uint64_t seed = 5;
+
+	for (uint32_t i = 0; i < *(const uint32_t *)context; i++) {
+		const int fd = port_rig_connect_waiting(&rig, 0);
+
+		for (volatile uint64_t pause = base_rand_next(&seed) % 100000; pause > 0; pause--)
+			;
+		(void)!send(fd, "x", 1, MSG_NOSIGNAL);
+		reset(fd);
+		for (volatile uint64_t pause = i % 3 ? 0 : 300000; pause > 0; pause--)
+			;
+	}
+	return NULL;
+}
+
+/* Of each reset those above hear: of some only since streams are looked at now and then (net_uring_streams_look). */
+static void test_reset_at_once(void **state)
+{
+	uint32_t streams = 3000;
+	struct epoll_event event = { .events = EPOLLIN };
+	const int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	const int64_t until_ns = base_monotonic_ns() + INT64_C(60000000000);
+	pthread_t thread;
+
+	port_rig_listen(&rig, NET_PORT_TCP, "127.0.0.1");
+	port_rig_start_or_skip(&rig, *state, 256);
+	rig.mode = RIG_HUSH;
+	if (rig.port.wait_fd >= 0)
+		epoll_ctl(epoll_fd, EPOLL_CTL_ADD, rig.port.wait_fd, &event);
+	pthread_create(&thread, NULL, come_and_go, &streams);
+	while (rig.gone < streams && base_monotonic_ns() < until_ns) {
+		while (port_rig_step(&rig) > 0)
+			;
+		if (rig.port.sleep_begin(rig.port.self))
+			continue;
+		if (rig.port.sleep)
+			(void)rig.port.sleep(rig.port.self, epoll_fd, 20);
+		else
+			(void)epoll_wait(epoll_fd, &event, 1, 20);
+	}
+	pthread_join(thread, NULL);
+	close(epoll_fd);
+	assert_int_equal(rig.gone, streams);
+	assert_int_equal(rig.wrong, 0);
+}
+
 #define TEST(function) { #function, function, NULL, teardown, NULL }
 
 int main(void)
@@ -570,6 +619,7 @@ int main(void)
 		TEST(test_all_listeners), TEST(test_ways), TEST(test_large_small_reads), TEST(test_datagram_sizes), TEST(test_datagram_burst),
 		TEST(test_slow_readers), TEST(test_all_at_once), TEST(test_reset), TEST(test_half_close), TEST(test_closed_by_above),
 		TEST(test_refused), TEST(test_churn), TEST(test_closed_in_the_middle), TEST(test_no_descriptors), TEST(test_sleep),
+		TEST(test_reset_at_once),
 	};
 
 	return port_rig_run(each, sizeof(each) / sizeof(each[0]));
