@@ -1,7 +1,8 @@
 /*
  * The transport of io_uring: the ring, and what comes of it. See net_port.h and net_uring.h.
  *
- * Made by any thread, and switched on by the first poll, whose thread is the ring's owner from then on.
+ * Made by any thread, and switched on by the first poll, whose thread is the ring's owner from then on. Where the kernel lacks memory for
+ * that, nobody is heard until it has some.
  *
  * Sleeping is one more call into the ring, which gives the kernel what is to be sent, does what work there is, and looks for completions
  * before it sleeps: nothing is lost. What else the thread waits for is a descriptor that the ring watches.
@@ -72,6 +73,20 @@ static bool wants_call(const struct net_uring *uring)
 
 /* ---- listeners -------------------------------------------------------------------------------------------- */
 
+/* Memory or descriptors are lacking: whoever wants in waits in the kernel's queue for a while. */
+static void pause_accepting(struct net_uring *uring)
+{
+	net_port_count(&uring->counters.accept_paused, 1);
+	uring->paused_until_ns = base_monotonic_ns() + ACCEPT_PAUSE_NS;
+}
+
+static bool is_paused(struct net_uring *uring)
+{
+	if (uring->paused_until_ns != 0 && base_monotonic_ns() >= uring->paused_until_ns)
+		uring->paused_until_ns = 0;
+	return uring->paused_until_ns != 0;
+}
+
 static bool arm(struct net_uring *uring, uint32_t listener)
 {
 	const bool is_stream = uring->listening[listener].kind != NET_PORT_UDP;
@@ -95,8 +110,7 @@ static bool arm(struct net_uring *uring, uint32_t listener)
 
 static void arm_all(struct net_uring *uring)
 {
-	if (uring->paused_until_ns != 0 && base_monotonic_ns() >= uring->paused_until_ns)
-		uring->paused_until_ns = 0;
+	(void)is_paused(uring);
 	for (uint32_t i = 0; i < uring->listener_count; i++)
 		if (uring->unarmed & 1u << i && arm(uring, i))
 			uring->unarmed &= ~(1u << i);
@@ -111,9 +125,7 @@ static void accepted(struct net_uring *uring, uint32_t listener, const struct io
 	if (cqe->res >= 0) {
 		net_uring_accept(uring, listener, cqe->res);
 	} else if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM) {
-		/* Whoever wants in waits in the kernel's queue meanwhile. */
-		net_port_count(&uring->counters.accept_paused, 1);
-		uring->paused_until_ns = base_monotonic_ns() + ACCEPT_PAUSE_NS;
+		pause_accepting(uring);
 	}
 }
 
@@ -147,14 +159,19 @@ static int complete_all(struct net_uring *uring)
 	return (int)count;
 }
 
-static void enable(struct net_uring *uring)
+/* False: not now. */
+static bool enable(struct net_uring *uring)
 {
+	if (is_paused(uring))
+		return false;
 	/* io_uring_enable_rings is in liburing's header and, in version 2.3, not in its shared object. */
-	const long rc = syscall(SYS_io_uring_register, uring->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
-
-	BASE_ASSERT(rc == 0); /* it was made switched off, and is switched on once */
+	if (syscall(SYS_io_uring_register, uring->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0)) {
+		pause_accepting(uring);
+		return false;
+	}
 	uring->is_enabled = true;
 	arm_all(uring);
+	return true;
 }
 
 static void look_if_due(struct net_uring *uring)
@@ -173,8 +190,8 @@ static int uring_poll(void *self)
 	struct net_uring *uring = self;
 	int work;
 
-	if (!uring->is_enabled)
-		enable(uring);
+	if (!uring->is_enabled && !enable(uring))
+		return 0;
 	if (++uring->polls % POLLS_PER_CLOCK == 0 || uring->has_slept)
 		look_if_due(uring);
 	if (uring->todo_count > 0)
@@ -226,7 +243,7 @@ static bool uring_sleep_begin(void *self)
 	struct net_uring *uring = self;
 
 	if (!uring->is_enabled)
-		return true; /* nobody has polled yet */
+		return uring->paused_until_ns == 0; /* nobody has polled yet, or it was refused */
 	if (uring->todo_count > 0)
 		net_uring_streams_advance(uring);
 	return uring->todo_count > 0 || (uring->unarmed && uring->paused_until_ns == 0) || wants_call(uring) ||
@@ -251,9 +268,12 @@ static bool uring_sleep(void *self, int others, int ms)
 	const int64_t ns = uring->paused_until_ns && ms * INT64_C(1000000) > ACCEPT_PAUSE_NS ? ACCEPT_PAUSE_NS : ms * INT64_C(1000000);
 	struct __kernel_timespec time = { .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 };
 	struct io_uring_cqe *cqe;
+	struct pollfd other = { .fd = others, .events = POLLIN };
 	bool others_too = false;
 	unsigned head;
 
+	if (!uring->is_enabled)
+		return poll(&other, 1, (int)(ns / 1000000)) > 0;
 	if (!uring->is_watching && !watch(uring, others))
 		return false;
 	net_port_count(&uring->counters.system_calls, 1);
