@@ -19,7 +19,7 @@ enum { PING_BODY_BYTES = NET_CHUNK_BYTES + 8 + NET_TAG_BYTES };
 
 static struct link_queue *queue_of(struct net_host *host, const struct link *link)
 {
-	return link->state == LINK_CONFIRMED ? &host->silent : &host->half_open;
+	return link->state == LINK_CONFIRMED ? &host->silent : link->state == LINK_WAITING ? &host->waiting : &host->half_open;
 }
 
 static void queue_add(struct net_host *host, struct link *link)
@@ -83,11 +83,12 @@ static void link_drop(struct net_host *host, struct link *link)
 static void push_out(struct net_host *host)
 {
 	uint32_t index = host->half_open.first;
+	const uint32_t known = index != NET_NO_LINK ? index : host->waiting.first;
 
 	while (index != NET_NO_LINK && host->links[index].state != LINK_OPENED)
 		index = host->links[index].next;
 	net_count(&host->counters.pushed_out);
-	link_drop(host, &host->links[index != NET_NO_LINK ? index : host->half_open.first]);
+	link_drop(host, &host->links[index != NET_NO_LINK ? index : known]);
 }
 
 void net_host_push_out(struct net_host *host, uint32_t index)
@@ -102,7 +103,7 @@ struct link *net_host_link_take(struct net_host *host, const struct net_way *way
 {
 	struct link *link;
 
-	if (host->half_open.count >= host->options.half_open_max)
+	if (host->half_open.count + host->waiting.count >= host->options.half_open_max)
 		push_out(host);
 	if (host->free_first == NET_NO_LINK)
 		return NULL;
@@ -118,6 +119,13 @@ struct link *net_host_link_take(struct net_host *host, const struct net_way *way
 	link->welcome_waits = false;
 	queue_add(host, link);
 	return link;
+}
+
+void net_host_link_turn(struct net_host *host, struct link *link, enum link_state state)
+{
+	queue_remove(host, link);
+	link->state = (uint8_t)state;
+	queue_add(host, link);
 }
 
 /* NULL is fine. */
@@ -248,7 +256,7 @@ static bool stream_packet(struct net_host *host, struct link *link, unsigned cha
 
 	if (link->state == LINK_OPENED && head->kind == NET_HELLO)
 		return net_host_greet_stream(host, link, packet + NET_STREAM_HEAD_BYTES, head->body_bytes);
-	if (link->state == LINK_OPENED || head->kind != NET_DATA) {
+	if (link->state < LINK_WELCOMED || head->kind != NET_DATA) {
 		net_count(&host->counters.malformed);
 		return false;
 	}
@@ -266,9 +274,9 @@ static int stream_head(const struct link *link, const unsigned char *bytes, size
 {
 	const int rc = net_packet_stream_head(bytes, count, head);
 
-	if (rc <= 0 || link->state != LINK_OPENED)
+	if (rc <= 0 || link->state >= LINK_WELCOMED)
 		return rc;
-	if (head->kind != NET_HELLO)
+	if (head->kind != NET_HELLO || link->state == LINK_WAITING)
 		return -EPROTO;
 	return NET_STREAM_HEAD_BYTES + head->body_bytes <= sizeof(link->hello) ? rc : -EMSGSIZE;
 }
@@ -424,7 +432,7 @@ static void on_gone(void *context, uint32_t name)
 
 	if (link->part_bytes > 0 || link->state == LINK_OPENED)
 		net_count(&host->counters.truncated);
-	else if (link->state == LINK_WELCOMED)
+	else if (link->state != LINK_CONFIRMED)
 		net_count(&host->counters.abandoned);
 	link_gone(host, link);
 }
@@ -555,6 +563,8 @@ int64_t net_host_next_event_ns(const struct net_host *host)
 	const int64_t hello_ns = queue_due_ns(host, &host->half_open, host->options.hello_ns);
 	const int64_t idle_ns = queue_due_ns(host, &host->silent, host->options.idle_ns);
 
+	if (host->waiting.count > 0)
+		return host->now_ns;
 	return hello_ns < idle_ns ? hello_ns : idle_ns;
 }
 
@@ -570,14 +580,32 @@ static int expire(struct net_host *host, const struct link_queue *queue, int64_t
 	return expired;
 }
 
+/* Those whose HELLO came when others were answered. */
+static int greet_waiting(struct net_host *host)
+{
+	int greeted = 0;
+
+	for (; host->greets > 0 && host->waiting.first != NET_NO_LINK; greeted++) {
+		struct link *link = &host->links[host->waiting.first];
+
+		net_host_link_turn(host, link, LINK_OPENED);
+		if (!net_host_greet_stream(host, link, link->hello, link->hello_bytes))
+			link_drop(host, link);
+	}
+	return greeted;
+}
+
 int net_host_poll(struct net_host *host)
 {
 	int work;
 
 	host->now_ns = base_clock_now(host->options.clock);
 	host->answers = 0;
-	work = host->port->poll(host->port->self);
+	net_host_greet_budget(host);
+	work = greet_waiting(host);
+	work += host->port->poll(host->port->self);
 	work += expire(host, &host->half_open, host->options.hello_ns, &host->counters.timed_out);
+	work += expire(host, &host->waiting, host->options.hello_ns, &host->counters.timed_out);
 	work += expire(host, &host->silent, host->options.idle_ns, &host->counters.idle);
 	return work;
 }
@@ -652,7 +680,7 @@ int net_host_create(struct net_host **host_out, const struct net_host_options *o
 	copy_identities(host, options);
 	options->random(options->random_context, host->secret, sizeof(host->secret));
 	host->now_ns = base_clock_now(options->clock);
-	host->half_open = host->silent = (struct link_queue){ .first = NET_NO_LINK, .last = NET_NO_LINK };
+	host->half_open = host->waiting = host->silent = (struct link_queue){ .first = NET_NO_LINK, .last = NET_NO_LINK };
 	host->free_first = NET_NO_LINK;
 	for (uint32_t i = options->links_max; i-- > 0;) {
 		host->links[i].next = host->free_first;

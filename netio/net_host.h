@@ -61,7 +61,8 @@ struct net_host_counters {
 	_Atomic uint64_t refused[NET_WHY_END];        /* by reason; a wrong key among them */
 	_Atomic uint64_t cookies;                     /* sent */
 	_Atomic uint64_t hellos_again;                /* datagrams' HELLOs that had come, answered once more */
-	_Atomic uint64_t unanswered;                  /* strangers' datagrams: too many in a poll */
+	_Atomic uint64_t hellos_waited;               /* streams' HELLOs that were not answered in the poll in which they came */
+	_Atomic uint64_t unanswered;                  /* strangers' datagrams, HELLOs under a key among them: too many in a poll */
 	_Atomic uint64_t timed_out;                   /* half open for too long */
 	_Atomic uint64_t pushed_out;                  /* half open, and the place was wanted */
 	_Atomic uint64_t idle;                        /* datagrams: not heard of for too long */

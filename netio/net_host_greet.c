@@ -17,6 +17,7 @@ enum {
 	HELLO_SLOT_SHIFT = 30,   /* 1.07 s, in which so many datagrams' HELLOs are opened without a cookie: */
 	HELLOS_PER_SLOT = 512,
 	ANSWERS_PER_POLL = 64,   /* to strangers */
+	WAITING_PER_GREET = 64,  /* one HELLO is answered in a poll, and one more for so many that wait */
 	SEALED_HELLO_BYTES = NET_CLEAR_BYTES + NET_NOISE_BYTES + NET_HELLO_BYTES,
 	PLAIN_HELLO_BYTES = NET_CLEAR_BYTES + NET_HELLO_BYTES,
 	HELLO_DATAGRAM_BODY_BYTES = NET_HELLO_DATAGRAM_BYTES - NET_DATAGRAM_HEAD_BYTES,
@@ -106,7 +107,7 @@ static bool are_too_many(struct net_host *host)
 
 static bool wants_cookies(struct net_host *host)
 {
-	return are_too_many(host) || host->options.cookies || host->half_open.count > host->options.half_open_max / 4;
+	return are_too_many(host) || host->options.cookies || host->half_open.count + host->waiting.count > host->options.half_open_max / 4;
 }
 
 static void send_cookie(struct net_host *host, const struct net_way *way)
@@ -257,13 +258,40 @@ static uint32_t welcome_link(struct net_host *host, struct link *link, struct gr
 	return NET_WHY_BYE;
 }
 
+/* The answer to a sealed HELLO takes some 50 us, for which everybody else waits: so few of them in a poll. */
+void net_host_greet_budget(struct net_host *host)
+{
+	host->greets = 1 + host->waiting.count / WAITING_PER_GREET;
+}
+
+static bool may_greet(struct net_host *host, const struct greeting *greeting)
+{
+	if (greeting->clear.cipher == NET_CIPHER_PLAIN)
+		return true;
+	if (host->greets == 0)
+		return false;
+	host->greets--;
+	return true;
+}
+
+/* Keeps the HELLO until a later poll. Who seals cannot say more before WELCOME has come. */
+static void wait_for_turn(struct net_host *host, struct link *link, const unsigned char *body, size_t bytes)
+{
+	memmove(link->hello, body, bytes);
+	link->hello_bytes = (uint32_t)bytes;
+	net_count(&host->counters.hellos_waited);
+	net_host_link_turn(host, link, LINK_WAITING);
+}
+
 bool net_host_greet_stream(struct net_host *host, struct link *link, const unsigned char *body, size_t bytes)
 {
 	struct greeting greeting;
 	uint32_t why = open_hello(host, &link->way, body, bytes, &greeting);
 
-	if (why == NET_WHY_BYE)
+	if (why == NET_WHY_BYE && may_greet(host, &greeting))
 		why = welcome_link(host, link, &greeting);
+	else if (why == NET_WHY_BYE)
+		wait_for_turn(host, link, body, bytes);
 	sodium_memzero(&greeting.noise, sizeof(greeting.noise));
 	if (why == NET_WHY_BYE)
 		return true;
@@ -291,6 +319,7 @@ void net_host_greet_datagram(struct net_host *host, const struct net_way *way, c
 	struct greeting greeting;
 	struct link *link;
 	uint32_t why;
+	bool is_late;
 
 	if (bytes != HELLO_DATAGRAM_BODY_BYTES) {
 		net_count(&host->counters.malformed);
@@ -307,8 +336,11 @@ void net_host_greet_datagram(struct net_host *host, const struct net_way *way, c
 		return;
 	}
 	why = open_hello(host, way, body, bytes, &greeting);
-	link = why == NET_WHY_BYE ? net_host_link_take(host, way) : NULL;
-	if (link) {
+	is_late = why == NET_WHY_BYE && !may_greet(host, &greeting);
+	link = why == NET_WHY_BYE && !is_late ? net_host_link_take(host, way) : NULL;
+	if (is_late) {
+		net_count(&host->counters.unanswered); /* it is sent again */
+	} else if (link) {
 		memcpy(link->hello_id, id, NET_HELLO_ID_BYTES);
 		why = welcome_link(host, link, &greeting);
 		if (why != NET_WHY_BYE)
@@ -317,6 +349,6 @@ void net_host_greet_datagram(struct net_host *host, const struct net_way *way, c
 		why = NET_WHY_FULL;
 	}
 	sodium_memzero(&greeting.noise, sizeof(greeting.noise));
-	if (why != NET_WHY_BYE)
+	if (why != NET_WHY_BYE && !is_late)
 		net_host_refuse_datagram(host, way, why);
 }

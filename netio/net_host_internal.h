@@ -13,11 +13,17 @@ enum {
 
 #define NET_NO_LINK UINT32_MAX
 
-enum link_state { LINK_FREE, LINK_OPENED, LINK_WELCOMED, LINK_CONFIRMED };
+enum link_state {
+	LINK_FREE,
+	LINK_OPENED,
+	LINK_WAITING, /* its HELLO opened under a tenant's key, and is to be answered: streams */
+	LINK_WELCOMED,
+	LINK_CONFIRMED
+};
 
 struct link {
 	uint8_t state; /* enum link_state */
-	bool listed;   /* in one of the host's queues */
+	bool listed;   /* in the queue of its state */
 	bool welcome_waits; /* streams: WELCOME is to be said once there is room */
 	uint16_t datagram_bytes;
 	uint32_t owner;
@@ -41,7 +47,7 @@ struct link {
 		unsigned char welcome[NET_WELCOME_PACKET_BYTES];
 	};
 	unsigned char hello_id[NET_HELLO_ID_BYTES];
-	uint32_t welcome_bytes;
+	uint32_t hello_bytes, welcome_bytes;
 };
 
 /* Links by time, the oldest first. */
@@ -52,11 +58,12 @@ struct net_host {
 	const struct net_port *port;
 	struct link *links; /* [links_max] */
 	uint32_t free_first, used;
-	struct link_queue half_open, silent; /* silent: confirmed datagram links */
+	struct link_queue half_open, waiting, silent; /* silent: confirmed datagram links */
 	int64_t now_ns;
 	uint32_t refuse_why; /* everybody, where not NET_WHY_BYE */
 	unsigned char secret[32]; /* of cookies */
 	uint32_t answers;         /* to strangers' datagrams, in this poll */
+	uint32_t greets;          /* curve operations that this poll may still spend on HELLOs */
 	int64_t hello_slot;       /* the second (or so) in which datagrams' HELLOs are counted */
 	uint32_t hellos;          /* that were opened in it, or were to be */
 	struct net_host_counters counters;
@@ -74,13 +81,17 @@ static inline void net_count(_Atomic uint64_t *counter)
 
 /* A place for a link, half open from now on; the oldest half-open one is pushed out for it. NULL: none. */
 struct link *net_host_link_take(struct net_host *host, const struct net_way *way);
+/* Goes on in another state, in the queue of that. */
+void net_host_link_turn(struct net_host *host, struct link *link, enum link_state state);
 /* Forgets a link. Its stream is the caller's to close. */
 void net_host_link_free(struct net_host *host, struct link *link);
 
 /* ---- net_host_greet.c ------------------------------------------------------------------------------------- */
 
-/* A stream's first packet. Whether the stream goes on. */
+/* A stream's first packet, which may lie in the link. Whether the stream goes on. */
 bool net_host_greet_stream(struct net_host *host, struct link *link, const unsigned char *body, size_t bytes);
+/* What this poll may spend on HELLOs. */
+void net_host_greet_budget(struct net_host *host);
 void net_host_greet_datagram(struct net_host *host, const struct net_way *way, const unsigned char *body, size_t bytes);
 /* WELCOME, which lies in the link. */
 void net_host_say_welcome(struct net_host *host, struct link *link);

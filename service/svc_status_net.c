@@ -56,6 +56,7 @@ static void add_links(cJSON *object, const struct net_host_counters *c)
 		{ "refused_unknown", &c->refused[NET_WHY_UNKNOWN] },
 		{ "cookies", &c->cookies },
 		{ "hellos_again", &c->hellos_again },
+		{ "hellos_waited", &c->hellos_waited },
 		{ "unanswered", &c->unanswered },
 		{ "timed_out", &c->timed_out },
 		{ "pushed_out", &c->pushed_out },

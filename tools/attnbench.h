@@ -20,6 +20,7 @@ struct attnbench_options {
 	double deadline_us; /* 0: none */
 	uint32_t in_flight; /* of the closed loop */
 	unsigned priority_class;
+	bool client_sleeps; /* while it waits, and is not pinned: the private daemon has all processors */
 	uint64_t seed;
 };
 

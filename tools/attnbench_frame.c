@@ -39,7 +39,7 @@ static void place_daemon(struct attnbench_frame *frame)
 	snprintf(in_flight, sizeof(in_flight), "net.in_flight=%d", IN_FLIGHT);
 	if (tool_daemon_transport(daemon) != TOOL_TRANSPORT_SHM)
 		tool_daemon_default(daemon, in_flight);
-	if (!frame->cpus.apart)
+	if (!frame->cpus.apart || frame->options->client_sleeps)
 		return;
 	snprintf(front, sizeof(front), "placement.front_cpu=%d", frame->cpus.daemon);
 	tool_daemon_default(daemon, front);
@@ -69,7 +69,7 @@ struct attnbench_frame *attnbench_frame_open(struct attnbench_options *options)
 	if (options->daemon.spawn)
 		place_daemon(frame);
 	tool_daemon_open(&options->daemon);
-	if (frame->cpus.apart)
+	if (frame->cpus.apart && !options->client_sleeps)
 		tool_cpu_pin(frame->cpus.client);
 	base_clock_init(&frame->clock);
 	measure_pauses(frame);

@@ -136,7 +136,10 @@ void attnbench_report_frame(const struct attnbench_frame *frame)
 		base_cpu()->brand, frame->cpus.cores, frame->cpus.cores == 1 ? "" : "s",
 		idle_states(), kernel.release, frame->load_average,
 		tool_duration(pause, frame->pause.max));
-	if (frame->cpus.apart)
+	if (frame->options->client_sleeps)
+		printf("  client sleeping while it waits, %s, on all processors, over %s",
+			frame->options->daemon.spawn ? "private daemon" : daemon_text(frame), attnbench_report_way(&frame->options->daemon));
+	else if (frame->cpus.apart)
 		printf("  client on cpu %d, %s, over %s; cache-line ping-pong p50 %s", frame->cpus.client,
 			daemon_text(frame), attnbench_report_way(&frame->options->daemon),
 			tool_duration(limit, attnbench_frame_limit_ns(frame, ATTNBENCH_LIMIT_LINE)));
@@ -221,7 +224,7 @@ cJSON *attnbench_json_new(const struct attnbench_frame *frame, const char *comma
 	cJSON_AddBoolToObject(object, "noisy", frame->noisy);
 	tool_json_add(object, "rounds", frame->rounds, 0);
 	tool_json_add(object, "repeats", frame->repeats, 0);
-	cJSON_AddBoolToObject(object, "pinned", frame->cpus.apart);
+	cJSON_AddBoolToObject(object, "pinned", frame->cpus.apart && !frame->options->client_sleeps);
 	tool_json_add(object, "client_cpu", frame->cpus.client, 0);
 	tool_json_add(
 		object, "daemon_cpu", frame->options->daemon.spawn ? frame->cpus.daemon : -1, 0);

@@ -425,7 +425,9 @@ static void flood_of_datagrams(void **state)
 	}
 	host_rig_poll(rig);
 	assert_int_equal(net_host_links(rig->host), RIG_HALF_OPEN / 4 + 1);
-	assert_int_equal(RIG_COUNTER(rig, cookies), 500 - RIG_HALF_OPEN / 4 - 1);
+	/* One is answered in a poll, those who came beside it are not; later all are asked for a cookie. */
+	assert_true(RIG_COUNTER(rig, unanswered) > 0);
+	assert_int_equal(RIG_COUNTER(rig, cookies) + RIG_COUNTER(rig, unanswered), 500 - RIG_HALF_OPEN / 4 - 1);
 	assert_int_equal(RIG_COUNTER(rig, pushed_out), 0);
 	/* In between somebody who answers comes in. */
 	assert_int_equal(net_guest_hear(&peer), NET_COOKIE);
@@ -456,6 +458,75 @@ static void flood_of_streams(void **state)
 	net_guest_say_hello(&peers[99]);
 	host_rig_poll(rig);
 	assert_int_equal(net_guest_hear(&peers[99]), NET_WELCOME);
+	host_rig_destroy(rig);
+}
+
+/* A HELLO under a key costs a curve operation, so that one is answered in a poll and the others wait: in order, and none for good. */
+static void in_turn(void **state)
+{
+	struct host_rig *rig = host_rig_create(NULL);
+	struct net_guest peers[5], plain;
+
+	(void)state;
+	for (uint32_t i = 0; i < 5; i++) {
+		host_rig_peer(rig, &peers[i], false, NET_CIPHER_CHACHA, 1);
+		net_guest_say_hello(&peers[i]);
+	}
+	host_rig_peer(rig, &plain, false, NET_CIPHER_PLAIN, 0);
+	net_guest_say_hello(&plain);
+	host_rig_poll(rig);
+	assert_int_equal(RIG_COUNTER(rig, hellos_waited), 4);
+	assert_int_equal(net_guest_hear(&peers[0]), NET_WELCOME);
+	assert_int_equal(net_guest_hear(&plain), NET_WELCOME);
+	assert_int_equal(net_guest_hear(&peers[1]), 0);
+	assert_true(net_host_next_event_ns(rig->host) <= base_clock_now(&rig->clock));
+	/* Who cannot wait is out, who goes is gone. */
+	net_guest_say_hello(&peers[2]);
+	fake_end(&rig->fake, &peers[3].way);
+	host_rig_poll(rig);
+	assert_int_equal(net_guest_hear(&peers[1]), NET_WELCOME);
+	assert_true(fake_is_closed(&rig->fake, &peers[2].way));
+	assert_int_equal(RIG_COUNTER(rig, malformed), 1);
+	assert_int_equal(RIG_COUNTER(rig, abandoned), 1);
+	host_rig_poll(rig);
+	assert_int_equal(net_guest_hear(&peers[4]), NET_WELCOME);
+	assert_int_equal(RIG_COUNTER(rig, welcomed), 4);
+	/* What one says goes on as ever. */
+	for (uint32_t i = 0; i < 5; i += 4) {
+		net_guest_ping(&peers[i]);
+		host_rig_poll(rig);
+	}
+	assert_int_equal(RIG_COUNTER(rig, confirmed), 2);
+	assert_int_equal(net_host_links(rig->host), 4);
+	host_rig_destroy(rig);
+}
+
+/* Who waits has a place like others that are half open. */
+static void waiting_is_half_open(void **state)
+{
+	struct host_rig *rig = host_rig_create(NULL);
+	struct net_guest peers[3 * RIG_HALF_OPEN];
+	uint32_t welcomed = 0, closed = 0;
+
+	(void)state;
+	for (uint32_t i = 0; i < 3 * RIG_HALF_OPEN; i++) {
+		host_rig_peer(rig, &peers[i], false, NET_CIPHER_CHACHA, 1);
+		net_guest_say_hello(&peers[i]);
+	}
+	host_rig_poll(rig);
+	assert_int_equal(net_host_links(rig->host), RIG_HALF_OPEN);
+	assert_int_equal(RIG_COUNTER(rig, pushed_out), 2 * RIG_HALF_OPEN);
+	/* So late that none may be half open any longer: those that had no turn have timed out, too. */
+	host_rig_wait(rig, 2 * RIG_HELLO_NS);
+	assert_int_equal(net_host_links(rig->host), 1);
+	host_rig_poll(rig);
+	for (uint32_t i = 0; i < 3 * RIG_HALF_OPEN; i++) {
+		welcomed += net_guest_hear(&peers[i]) == NET_WELCOME;
+		closed += fake_is_closed(&rig->fake, &peers[i].way);
+	}
+	assert_int_equal(welcomed, RIG_COUNTER(rig, welcomed));
+	assert_int_equal(closed, RIG_COUNTER(rig, pushed_out) + RIG_COUNTER(rig, timed_out));
+	assert_int_equal(RIG_COUNTER(rig, timed_out), RIG_HALF_OPEN - 1);
 	host_rig_destroy(rig);
 }
 
@@ -642,6 +713,8 @@ int main(void)
 		cmocka_unit_test(no_cookies_on_streams),
 		cmocka_unit_test(flood_of_datagrams),
 		cmocka_unit_test(flood_of_streams),
+		cmocka_unit_test(in_turn),
+		cmocka_unit_test(waiting_is_half_open),
 		cmocka_unit_test(flood_of_silence),
 		cmocka_unit_test(flood_of_bad_hellos),
 		cmocka_unit_test(all_places_taken),
