@@ -92,6 +92,7 @@ void net_caller_pass(struct net_caller *caller, int64_t now_ns)
 	if (net_again_due(&caller->resend, now_ns, wait_ns(caller), wait_most_ns(caller))) {
 		net_outbox_resend(caller->outbox);
 		caller->counts.resends++;
+		caller_way_look(caller, now_ns);
 	}
 	if (net_again_due(&caller->probe, now_ns, wait_ns(caller), wait_most_ns(caller)))
 		caller->probe_due = true;
@@ -287,6 +288,7 @@ static int read_part(struct net_caller *caller, int64_t now_ns, const struct net
 		caller->counts.no_block++;
 	} else if (fate == NET_PART_KEPT) {
 		note_units(caller, now_ns, part.bytes);
+		caller_way_moved(caller);
 		if (caller->probe.at_ns != NET_NEVER)
 			net_again_start(&caller->probe, now_ns, wait_ns(caller));
 	} else if (fate == NET_PART_AGAIN) {
@@ -302,6 +304,8 @@ static int note_taken(struct net_caller *caller, int64_t now_ns, const struct ne
 
 	if (net_outbox_come(caller->outbox, come) != 0)
 		return -EPROTO;
+	if (net_outbox_kept(caller->outbox) < kept)
+		caller_way_moved(caller);
 	if (net_outbox_kept(caller->outbox) == 0)
 		net_again_stop(&caller->resend);
 	else if (caller->resend.at_ns != NET_NEVER && net_outbox_kept(caller->outbox) < kept)
@@ -333,6 +337,8 @@ static int read_have(struct net_caller *caller, int64_t now_ns, const struct net
 	told = net_outbox_have(caller->outbox, &have);
 	if (told < 0)
 		return -EPROTO;
+	if (told & NET_HAVE_MORE)
+		caller_way_moved(caller);
 	if (told & NET_HAVE_MORE && caller->resend.at_ns != NET_NEVER)
 		net_again_start(&caller->resend, now_ns, wait_ns(caller));
 	if (told & NET_HAVE_HOLES && (now_ns - caller->holes_ns >= caller->pace.trip_ns || now_ns == caller->holes_ns)) {
@@ -430,6 +436,7 @@ static void ask_for_lost(struct net_caller *caller, int64_t now_ns)
 {
 	if (now_ns - caller->probed_ns < caller->pace.trip_ns)
 		return;
+	caller_way_gap(caller);
 	if (caller->haves && !net_inbox_misses(caller->inbox) && has_holes(caller))
 		caller->again_due = caller->ack_due = true;
 	else
@@ -661,6 +668,7 @@ void caller_open(struct net_caller *caller, int64_t now_ns)
 	explicit_bzero(&caller->hello.noise, sizeof(caller->hello.noise)); /* its secret is of no more use */
 	caller->state = NET_CALLER_OPEN;
 	caller->why = NET_WHY_BYE;
+	caller_way_open(caller);
 	heard(caller, now_ns);
 	ask(caller, now_ns); /* the first word, by which the daemon knows that WELCOME came */
 	caller->pinged_ns = caller->probed_ns = now_ns;
@@ -695,7 +703,7 @@ void net_caller_start(struct net_caller *caller, int64_t now_ns, bool resume, ui
 {
 	if (!resume)
 		forget(caller);
-	caller->datagram_bytes = datagram_bytes;
+	caller_way_start(caller, resume, datagram_bytes);
 	caller->partial_bytes = 0;
 	caller->ack_due = caller->again_due = caller->probe_due = caller->ping_due = caller->pong_due = caller->close_due = false;
 	caller->ping_open = false;
@@ -704,14 +712,6 @@ void net_caller_start(struct net_caller *caller, int64_t now_ns, bool resume, ui
 	net_again_stop(&caller->probe);
 	caller->why = NET_WHY_BYE;
 	caller_hello_start(caller, now_ns, resume);
-}
-
-void net_caller_shorten(struct net_caller *caller, uint32_t datagram_bytes)
-{
-	if (datagram_bytes < NET_DATAGRAM_BYTES_LEAST)
-		datagram_bytes = NET_DATAGRAM_BYTES_LEAST;
-	if (datagram_bytes < caller->datagram_bytes)
-		caller->datagram_bytes = datagram_bytes;
 }
 
 void net_caller_broke(struct net_caller *caller)

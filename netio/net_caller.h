@@ -50,6 +50,7 @@ struct net_caller_counts {
 	uint64_t gaps;        /* numbers of datagrams that were skipped */
 	uint64_t no_block;    /* parts dropped for want of memory */
 	uint64_t resends, probes, pings, hellos, resumes;
+	uint64_t narrowed;    /* connections with short datagrams, because long ones did not come through */
 };
 
 struct net_caller;

@@ -1,5 +1,5 @@
 /*
- * What the parts of net_caller share: net_caller_hello.c (handshake), net_caller.c (everything after it).
+ * What the parts of net_caller share: net_caller_hello.c (handshake), net_caller_way.c (how long datagrams may be), net_caller.c (all else).
  */
 #ifndef NET_CALLER_PRIVATE_H
 #define NET_CALLER_PRIVATE_H
@@ -54,6 +54,14 @@ struct net_caller {
 	bool haves;                         /* both sides say HAVE */
 	uint32_t units_unsaid;              /* of replies that have come since then */
 
+	/* Datagrams: whether long ones come through. */
+	struct {
+		bool is_narrow;    /* no */
+		bool is_open;      /* this socket was welcomed, */
+		bool has_moved;    /* and a part of a message has come through since, or was said to have */
+		unsigned gaps;     /* numbers left out since then */
+	} way;
+
 	struct net_pace pace;
 	struct net_welcome welcome;
 	uint32_t window;                    /* of replies */
@@ -76,6 +84,19 @@ void caller_hello_packet(struct net_caller *caller, int64_t now_ns, const struct
 /* HELLO, where it is to be said, or said again. */
 size_t caller_hello_next(struct net_caller *caller, int64_t now_ns, unsigned char *packet);
 int64_t caller_hello_event_ns(const struct net_caller *caller);
+
+/* ---- net_caller_way.c ---- */
+
+/* Before HELLO: how long datagrams will be. */
+void caller_way_start(struct net_caller *caller, bool resume, uint32_t datagram_bytes);
+/* After WELCOME. */
+void caller_way_open(struct net_caller *caller);
+/* A part came through, or was said to have. */
+void caller_way_moved(struct net_caller *caller);
+/* A packet did not. The connection may be lost then, to begin anew with short datagrams. */
+void caller_way_gap(struct net_caller *caller);
+/* The same of what was sent in vain. */
+void caller_way_look(struct net_caller *caller, int64_t now_ns);
 
 /* ---- net_caller.c ---- */
 

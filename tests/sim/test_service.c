@@ -3,7 +3,7 @@
  *
  * The seeded simulation: 100 seeds of 100 simulated seconds each over the modelled device, some
  * over the real CPU backend; the same seed gives the same completions; planted bugs are found, and
- * found again from their seeds. ATTND_SIM_SEED=N runs that seed alone and says what it did.
+ * found again from their seeds. ATTND_SIM_SEED=N runs that seed alone and says what it did, ATTND_SIM_SEEDS=N the first N.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -40,7 +40,8 @@ static void show(uint64_t seed, const struct sim_world_report *report)
 
 static void test_seeds(void **state)
 {
-	uint64_t seeds = sanitized() ? SEEDS_SANITIZED : SEEDS, accepted = 0, deaths = 0, drafts = 0,
+	const char *asked = getenv("ATTND_SIM_SEEDS");
+	uint64_t seeds = asked ? strtoull(asked, NULL, 10) : sanitized() ? SEEDS_SANITIZED : SEEDS, accepted = 0, deaths = 0, drafts = 0,
 		 drafts_accepted = 0, by_status[64] = { 0 };
 	struct sim_world_report report;
 

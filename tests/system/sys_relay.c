@@ -163,7 +163,7 @@ static void carry(struct sys_relay *relay, uint32_t bytes, int fd, const struct 
 	bool is_lost, is_changed;
 
 	pthread_mutex_lock(&relay->lock);
-	is_lost = happens(relay, relay->faults.lost) || is_dark(relay);
+	is_lost = happens(relay, relay->faults.lost) || is_dark(relay) || (relay->faults.longest && bytes > relay->faults.longest);
 	is_changed = happens(relay, relay->faults.changed);
 	relay->counts.packets++;
 	relay->counts.lost += is_lost;

@@ -14,6 +14,7 @@
 /* Of 1,000 packets so many, each way. */
 struct sys_faults {
 	uint32_t lost, doubled, late, changed;
+	uint32_t longest; /* longer ones do not arrive; 0: any do */
 	int64_t delay_ns, late_ns; /* of every packet; of a late one on top of it, at most */
 	int64_t dark_from_ns, dark_ns; /* from then on, and for so long, nothing arrives at all */
 	/* A changed packet does not arrive: without a checksum of its own, whoever is behind a socket never sees one either. */

@@ -73,6 +73,8 @@ static void put(struct net_pair *pair, struct pair_way *way, const unsigned char
 
 static void send_packet(struct net_pair *pair, struct pair_way *way, const unsigned char *packet, size_t bytes)
 {
+	const uint32_t longest = way == &pair->there ? pair->faults.longest_there : pair->faults.longest_back;
+
 	way->sent++;
 	if (!pair->options.datagram) {
 		/* Cut anywhere. */
@@ -83,7 +85,7 @@ static void send_packet(struct net_pair *pair, struct pair_way *way, const unsig
 		}
 		return;
 	}
-	if (pair->cut || happens(pair, pair->faults.lost))
+	if (pair->cut || (longest && bytes > longest) || happens(pair, pair->faults.lost))
 		return;
 	put(pair, way, packet, bytes);
 	if (happens(pair, pair->faults.doubled))

@@ -10,8 +10,8 @@
 
 enum { PAIR_PACKETS = 512 };
 
-/* Of 1,000 packets so many. */
-struct net_faults { uint32_t lost, doubled, late, changed; };
+/* Of 1,000 packets so many; and of datagrams there, or back, all that are longer than this, but for 0. */
+struct net_faults { uint32_t lost, doubled, late, changed, longest_there, longest_back; };
 
 struct pair_way {
 	struct { int64_t at_ns; size_t bytes; unsigned char *packet; } packets[PAIR_PACKETS];

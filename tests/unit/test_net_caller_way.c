@@ -234,6 +234,34 @@ static void sockets_break(void **state)
 	many_walks(true, false, (struct net_faults){ .late = 100 }, 10, 10, 500);
 }
 
+/* Somewhere on the way long datagrams vanish without a word: with short ones everything completes. */
+static void long_packets_vanish(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 3; seed <= 54; seed += 3) { /* those whose datagrams are long */
+		const struct net_faults faults = {
+			.longest_there = seed % 9 ? 1400 : 0, .longest_back = seed % 9 == 3 ? 0 : 1400, .lost = seed > 27 ? 20 : 0 };
+		struct walk *walk = walk_create(true, seed % 2, faults, seed, seed % 5 == 0);
+
+		go(walk, 100, 0);
+		assert_true(net_caller_counts(walk->pair.caller)->narrowed > 0);
+		walk_end(walk);
+	}
+}
+
+/* A way that takes them is not taken for one that does not, though it loses a tenth, and somebody thinks for seconds. */
+static void long_packets_arrive(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 3; seed <= 24; seed += 3) {
+		struct walk *walk = walk_create(true, false, (struct net_faults){ .lost = 100, .late = 100 }, seed, false);
+
+		go(walk, 200, 0);
+		assert_int_equal(net_caller_counts(walk->pair.caller)->narrowed, 0);
+		walk_end(walk);
+	}
+}
+
 /* Daemons that do not say HAVE, or not yet. */
 static void without_haves(void **state)
 {
@@ -420,6 +448,8 @@ int main(void)
 		cmocka_unit_test(packets_are_changed),
 		cmocka_unit_test(everything_happens),
 		cmocka_unit_test(sockets_break),
+		cmocka_unit_test(long_packets_vanish),
+		cmocka_unit_test(long_packets_arrive),
 		cmocka_unit_test(without_haves),
 		cmocka_unit_test(long_messages),
 		cmocka_unit_test(a_repeated_hello_measures_nothing),
