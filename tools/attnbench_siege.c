@@ -34,9 +34,9 @@ static const char *const quantile_names[QUANTILES] = { "p50", "p99", "p999" };
 /* What the daemon counts that tells of an attack, in "network" of its status. The last one is of now, and has to be looked at before the
  * attacker goes. */
 static const char *const counted_names[] = { "welcomed", "refused_key", "refused_protocol", "refused_full", "refused_unknown", "cookies",
-	"hellos_again", "hellos_waited", "unanswered", "timed_out", "pushed_out", "abandoned", "truncated", "malformed", "oversized", "bad_packets",
-	"replays", "broken", "slow", "expired", "no_memory_for_packets", "no_memory", "probes", "port.refused", "port.no_room", "port.send_dropped",
-	"port.received_cut", "kept" };
+	"hellos_again", "hellos_waited", "unanswered", "timed_out", "pushed_out", "abandoned", "truncated", "malformed", "oversized",
+	"bad_packets", "replays", "broken", "slow", "expired", "no_memory_for_packets", "no_memory", "probes", "port.refused",
+	"port.no_room", "port.send_dropped", "port.received_cut", "kept" };
 
 enum { COUNTED = sizeof(counted_names) / sizeof(counted_names[0]), KEPT = COUNTED - 1 };
 
