@@ -1,5 +1,5 @@
 /*
- * What the parts of net_caller share: net_caller_hello.c (handshake), net_caller_way.c (how long datagrams may be), net_caller.c (the rest).
+ * What the parts of net_caller share: net_caller_hello.c (handshake), net_caller_way.c (how long datagrams are), net_caller.c (the rest).
  */
 #ifndef NET_CALLER_PRIVATE_H
 #define NET_CALLER_PRIVATE_H
