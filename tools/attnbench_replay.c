@@ -37,7 +37,7 @@ enum {
 #define DEAD_NS INT64_C(10000000000)        /* a daemon whose steps are long is not dead */
 
 enum { KEY_TRACE = 0x300, KEY_SCALE, KEY_REQUESTS, KEY_SECONDS, KEY_LOAD, KEY_CAPACITY, KEY_SAMPLE, KEY_MIX, KEY_SLACK, KEY_NO_DEADLINES,
-	KEY_SESSIONS, KEY_SEED };
+	KEY_SESSIONS, KEY_SEED, KEY_OUT };
 
 static const struct argp_option option_table[] = {
 	{ "trace", KEY_TRACE, "FILE", 0, "an Azure CSV or a Mooncake JSONL file, or one made up: poisson, bursts", 1 },
@@ -53,6 +53,7 @@ static const struct argp_option option_table[] = {
 	{ "sessions", KEY_SESSIONS, "N", 0, "requests that are with the daemon at once (256)", 1 },
 	{ "seed", KEY_SEED, "N", 0, "of whatever is random (1)", 1 },
 	{ "json", 'j', NULL, 0, "print one JSON object instead of a table", 1 },
+	{ "out", KEY_OUT, "FILE", 0, "write what became of each request there, a line of CSV for each", 1 },
 	{ 0 },
 };
 
@@ -85,6 +86,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
 		replay->sessions = (uint32_t)tool_args_u64("--sessions", value, 1, ATTNBENCH_REPLAY_SESSIONS_MAX);
 		return 0;
 	case KEY_SEED: plan->seed = tool_args_u64("--seed", value, 0, UINT32_MAX); return 0;
+	case KEY_OUT: replay->out_file = value; return 0;
 	case 'j': replay->json = true; return 0;
 	case ARGP_KEY_ARG: argp_error(state, "what is '%s'?", value); return 0;
 	case ARGP_KEY_END: check(replay, state); return 0;
@@ -329,7 +331,7 @@ int attnbench_replay(int argc, char **argv)
 	if (status == TOOL_OK)
 		status = run_trace(&replay);
 	if (status == TOOL_OK)
-		attnbench_replay_report(&replay);
+		status = attnbench_replay_report(&replay);
 	attnd_disconnect(replay.sender.client);
 	attnbench_replay_free(&replay.jobs);
 	attnsim_trace_free(&replay.trace);

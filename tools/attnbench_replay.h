@@ -25,6 +25,7 @@ struct attnbench_replay {
 	uint32_t sessions;
 	bool ignores_deadlines; /* the daemon is told none */
 	bool json;
+	const char *out_file; /* each request by itself; NULL: not asked for */
 	struct attnbench_replay_plan plan;
 	double capacity_rps; /* 0 until it is measured */
 	/* below here: what was found */
@@ -42,7 +43,7 @@ struct attnbench_replay {
 	struct attnbench_replay_view view; /* while the trace was replayed */
 };
 
-/* A table or a JSON object on standard output. */
-void attnbench_replay_report(const struct attnbench_replay *replay);
+/* A table or a JSON object on standard output, and --out. An exit code. */
+int attnbench_replay_report(const struct attnbench_replay *replay);
 
 #endif

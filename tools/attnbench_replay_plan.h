@@ -52,6 +52,7 @@ struct attnbench_replay_job {
 	int64_t sent_ns;
 	int64_t first_ns, last_ns; /* done, by the daemon, of its tokens; 0: none yet */
 	int64_t seen_ns;           /* the first one was here */
+	int64_t predicted_ns;      /* the first one, when the daemon took or refused it; 0: it told none */
 	uint32_t tokens;
 	uint8_t status;            /* enum attnd_status, once `ended` */
 	bool admitted, ended;

@@ -1,9 +1,12 @@
 /*
- * attnbench replay: what came out, as a table and as JSON, under the names that attnsim uses. Main thread, after the replay.
+ * attnbench replay: what came out, as a table, as JSON and request by request, under the names that attnsim uses. Main
+ * thread, after the replay.
  */
 #include "tools/attnbench_replay.h"
 
 #include <cjson/cJSON.h>
+#include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/base_error.h"
@@ -230,10 +233,52 @@ static void print_table(const struct attnbench_replay *replay)
 	print_frame(replay);
 }
 
-void attnbench_replay_report(const struct attnbench_replay *replay)
+/* ---- request by request ------------------------------------------------------------------------ */
+
+/* Times in microseconds from the start of the replay; nothing where there is none. */
+static void put_time(FILE *file, int64_t ns)
+{
+	fputc(',', file);
+	if (ns)
+		fprintf(file, "%.3f", (double)ns * 1e-3);
+}
+
+static int write_requests(const struct attnbench_replay *replay)
+{
+	FILE *file = fopen(replay->out_file, "we");
+	bool is_bad;
+
+	if (!file) {
+		tool_say("cannot write %s: %s", replay->out_file, strerror(errno));
+		return TOOL_FAILED;
+	}
+	fputs("urgency,prompt,output,tokens,status,arrival_us,sent_us,deadline_us,predicted_us,first_us,seen_us,last_us\n", file);
+	for (size_t i = 0; i < replay->jobs.count; i++) {
+		const struct attnbench_replay_job *job = &replay->jobs.jobs[i];
+
+		fprintf(file, "%s,%u,%u,%u,%s,%.3f", attnbench_replay_urgencies[job->urgency], job->prompt, job->output, job->tokens,
+			job->ended ? attnd_status_name(job->status) : "unanswered", (double)job->arrival_ns * 1e-3);
+		put_time(file, job->sent_ns);
+		put_time(file, job->deadline_ns);
+		put_time(file, job->predicted_ns);
+		put_time(file, job->first_ns);
+		put_time(file, job->seen_ns);
+		put_time(file, job->last_ns);
+		fputc('\n', file);
+	}
+	is_bad = ferror(file) != 0;
+	if (fclose(file) || is_bad) {
+		tool_say("cannot write all of %s", replay->out_file);
+		return TOOL_FAILED;
+	}
+	return TOOL_OK;
+}
+
+int attnbench_replay_report(const struct attnbench_replay *replay)
 {
 	if (replay->json)
 		print_json(replay);
 	else
 		print_table(replay);
+	return replay->out_file ? write_requests(replay) : TOOL_OK;
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attnd/view.h"
 #include "base/base_error.h"
 #include "tools/tool_daemon.h"
 #include "tools/tool_text.h"
@@ -226,6 +227,16 @@ static void book_token(struct attnbench_replay_sender *sender, struct attnbench_
 	job->seen_ns = seen_ns;
 }
 
+/* What the daemon promised, or could have, where its memory shows that: for who looks at single requests. */
+static int64_t promised_ns(const struct attnbench_replay_sender *sender, uint64_t request_id)
+{
+	struct attnd_timeline timeline;
+
+	if (attnd_view_timeline(sender->client, request_id, &timeline) || timeline.predicted_ns == 0)
+		return 0;
+	return timeline.predicted_ns - sender->start_ns;
+}
+
 static void book(struct attnbench_replay_sender *sender, const struct attnd_completion *completion, int64_t seen_ns)
 {
 	const uint32_t index = (uint32_t)completion->request_id;
@@ -243,6 +254,7 @@ static void book(struct attnbench_replay_sender *sender, const struct attnd_comp
 		return;
 	}
 	slot->job->admitted |= completion->admitted_ns != 0;
+	slot->job->predicted_ns = slot->job->deadline_ns && sender->tells ? promised_ns(sender, completion->request_id) : 0;
 	end_job(sender, slot->job, completion->status);
 	/* What was refused left nothing in its session. */
 	if (slot->job->admitted)

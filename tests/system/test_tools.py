@@ -531,10 +531,19 @@ def case_replay(world):
         check_replay(answer)
         expect(answer["trace_kind"] == "azure" and answer["deadlines"] == ("--no-deadlines" not in more), "the frame", answer)
         expect("--no-deadlines" not in more or answer["refused"] == 0, "refused without a deadline", answer)
-    # So much at once that something must be refused or late.
-    answer = world.json(*replay, "--trace", azure, "--capacity", "100000", "--scale", "16", "--slack", "2,5", "--mix", "50,40,10")
+    # So much at once that something must be refused or late; and each request by itself.
+    each = world.path("each.csv")
+    answer = world.json(*replay, "--out", each, "--trace", azure, "--capacity", "100000", "--scale", "16", "--slack", "2,5", "--mix", "50,40,10")
     check_replay(answer)
     expect(answer["offered"] == 200 and answer["capacity_rps"] == 100000 and answer["good"] < 200, "far too much", answer)
+    with open(each) as file:
+        lines = [line.rstrip("\n").split(",") for line in file]
+    at = {name: column for column, name in enumerate(lines.pop(0))}
+    expect(len(lines) == 200 and all(len(line) == len(at) for line in lines), "not a line for each request", len(lines))
+    expect(sum(line[at["tokens"]] != "0" for line in lines) == sum(line[at["first_us"]] != "" for line in lines), "tokens")
+    expect(sum(line[at["status"]] == "refused-deadline" for line in lines) == answer["refused_by"].get("refused-deadline", 0),
+           "refusals in lines and in all differ", answer)
+    expect(all((line[at["deadline_us"]] == "") == (line[at["urgency"]] == "none") for line in lines), "deadlines")
     # Conversations that go on: the same blocks again and again.
     mooncake = world.path("trace.jsonl")
     with open(mooncake, "w") as file:
