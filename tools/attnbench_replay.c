@@ -158,8 +158,8 @@ static void fit_trace(struct attnbench_replay *replay)
 	if (plan->scale == 0.0)
 		plan->scale = attnbench_replay_scale(plan->trace, replay->session_tokens);
 	if (attnbench_replay_longest(plan) > replay->session_tokens)
-		tool_die(TOOL_FAILED, "at --scale %g the longest request has %u tokens, and a session of %s holds %u: --scale %.4g", plan->scale,
-			attnbench_replay_longest(plan), replay->model.name, replay->session_tokens,
+		tool_die(TOOL_FAILED, "at --scale %g the longest request has %u tokens, and a session of %s holds %u: --scale %.2f has room",
+			plan->scale, attnbench_replay_longest(plan), replay->model.name, replay->session_tokens,
 			attnbench_replay_scale(plan->trace, replay->session_tokens) + 0.01);
 }
 

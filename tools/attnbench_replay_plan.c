@@ -44,13 +44,10 @@ static uint32_t longest_at(const struct attnsim_trace *trace, double scale)
 
 double attnbench_replay_scale(const struct attnsim_trace *trace, uint32_t session_tokens)
 {
-	double scale = (double)attnsim_trace_longest(trace) / session_tokens;
+	/* Lengths are cut down to whole tokens, and what would be none is one: that makes up for no more than was cut. */
+	const double scale = (double)attnsim_trace_longest(trace) / session_tokens;
 
-	scale = scale < 1.0 ? 1.0 : scale;
-	/* What is cut to one token may be a token too long; two tokens always have room. */
-	while (session_tokens > 1 && longest_at(trace, scale) > session_tokens)
-		scale *= 1.05;
-	return scale;
+	return scale < 1.0 ? 1.0 : scale;
 }
 
 uint32_t attnbench_replay_longest_prompt(const struct attnbench_replay_plan *plan)

@@ -78,7 +78,7 @@ struct attnbench_replay_group {
 
 /* At least 1. */
 uint32_t attnbench_replay_length(uint32_t tokens, double scale);
-/* The least scale (at least 1) at which every request of the trace has room in a session of so many tokens. */
+/* A scale (at least 1) at which every request of the trace has room in a session of so many tokens, at least 2. */
 double attnbench_replay_scale(const struct attnsim_trace *trace, uint32_t session_tokens);
 /* Of a prompt, and of prompt and answer together. */
 uint32_t attnbench_replay_longest_prompt(const struct attnbench_replay_plan *plan);

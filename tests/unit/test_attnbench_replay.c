@@ -14,12 +14,12 @@
 enum { VOCAB = 1000, MS = 1000000 };
 
 static uint64_t names[] = { 7, 8, 9, 7, 8, 5 };
-/* One request a second; the first two have two blocks of three in common. */
+/* A request a second, and a late one; the first two have two blocks of three in common. */
 static struct attnsim_request requests[] = {
 	{ .arrival_ns = 0, .prompt = 1500, .output = 100, .hash_count = 3, .hash_first = 0 },
 	{ .arrival_ns = 1000000000, .prompt = 1500, .output = 20, .hash_count = 3, .hash_first = 3 },
 	{ .arrival_ns = 2000000000, .prompt = 1500, .output = 3 },
-	{ .arrival_ns = 3000000000, .prompt = 8, .output = 1 },
+	{ .arrival_ns = 9000000000, .prompt = 8, .output = 1 },
 };
 static const struct attnsim_trace trace = { .kind = "mooncake", .requests = requests, .count = 4, .hashes = names, .hash_count = 6 };
 
@@ -101,7 +101,7 @@ static void arrivals_at_a_load(void **state)
 	double rps = 0.5;
 
 	(void)state;
-	/* One a second, to be two in a second: half as long; all of them in a minute. */
+	/* One in three seconds, to be two in a second; all of them have time in a minute. */
 	plan.load = 4;
 	assert_int_equal(attnbench_replay_make(&plan, 0, &rps, &jobs), 0);
 	assert_int_equal(jobs.count, 4);
@@ -110,7 +110,7 @@ static void arrivals_at_a_load(void **state)
 	assert_int_equal(attnbench_replay_end_ns(&jobs), 1500 * MS);
 	attnbench_replay_free(&jobs);
 
-	/* Only so many as a second takes at that rate. */
+	/* Only so many as a second takes at that rate; they alone are scaled to it. */
 	plan.seconds = 1;
 	assert_int_equal(attnbench_replay_make(&plan, 0, &rps, &jobs), 0);
 	assert_int_equal(jobs.count, 2);
@@ -222,7 +222,7 @@ static void probes_and_their_line(void **state)
 		job->sent_ns = 1000;
 		job->first_ns = 1000 + 40000 + 300 * (int64_t)job->prompt;
 		/* The one for warming up, and one of three of each length, are slow: they change nothing. */
-		if (i == 0 || i > 8)
+		if (i == 0 || i == 4 || (i > 8 && i < 12))
 			job->first_ns += 1000000;
 		job->last_ns = job->first_ns + 500 * 7;
 		job->tokens = 8;
