@@ -233,9 +233,13 @@ $(O)/tests/fuzz/fuzz_%: $(O)/obj/tests/fuzz/fuzz_%.o $(if $(FUZZ),,$(O)/obj/test
 $(O)/tests/%: $(O)/obj/tests/%.o $(O)/lib/libtests.a $(ARCHIVES)
 	$(call say,LD,$@)mkdir -p $(@D) && $(link) $(O)/lib/libtests.a $(ALL_ARCHIVES) $(TEST_LIBS) $(LIBS)
 
+# It replays what the simulator replays.
+$(O)/attnbench: $(call objects,tools/attnsim_trace.c)
+
 # Tests of parts of a tool take these with them.
 $(addprefix $(O)/tests/,unit/test_attnsim fuzz/fuzz_trace): \
 	$(call objects,$(addprefix tools/attnsim_,trace.c noise.c device.c))
+$(O)/tests/unit/test_attnbench_replay: $(call objects,tools/attnbench_replay_plan.c tools/attnsim_trace.c)
 $(O)/tests/system/test_net_siege: $(call objects,tools/attnbench_siege_enemy.c)
 
 # The client library: of the other archives it takes only the members it needs, and hides them.

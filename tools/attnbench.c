@@ -28,6 +28,7 @@ static const struct command commands[] = {
 	{ "attend", attnbench_attend, "raw attention on a session's KV cache" },
 	{ "load", attnbench_load, "requests over thousands of connections at once" },
 	{ "siege", attnbench_siege, "what good connections notice of floods and other attacks" },
+	{ "replay", attnbench_replay, "a trace of requests, and what the daemon promised, kept and refused" },
 	{ "model", attnbench_model, "tokens per second of prefill and decode, as llama-bench has it" },
 };
 

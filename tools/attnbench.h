@@ -37,6 +37,7 @@ int attnbench_generate(int argc, char **argv);
 int attnbench_attend(int argc, char **argv);
 int attnbench_load(int argc, char **argv);
 int attnbench_siege(int argc, char **argv);
+int attnbench_replay(int argc, char **argv);
 int attnbench_model(int argc, char **argv);
 
 #endif

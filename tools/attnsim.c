@@ -21,7 +21,7 @@ enum sim_option {
 	GIVE_UP, CAPACITY, SWEEP, SVG, JOBS, PREFIX
 };
 
-enum { JOBS_MAX = 64, MADE = 10000, CROWD = 32, RESIDUAL_BYTES = 64 << 20, BAR = 30 };
+enum { JOBS_MAX = 64, RESIDUAL_BYTES = 64 << 20, BAR = 30 };
 
 static const double LOADS[] = { 0.5, 0.8, 0.95, 1.2, 2.0 };
 enum { LOAD_COUNT = sizeof(LOADS) / sizeof(LOADS[0]), POINTS = LOAD_COUNT * ATTNSIM_POLICIES };
@@ -72,33 +72,6 @@ static const struct argp_option options[] = {
 	{ 0 },
 };
 
-/* Comma-separated numbers, exactly `count` of them. */
-static void numbers(const char *name, char *text, size_t count, double low, double high, double *values)
-{
-	char *rest = text;
-
-	for (size_t i = 0; i < count; i++) {
-		char *part = strsep(&rest, ",");
-
-		if (!part || (i + 1 < count) != (rest != NULL))
-			tool_die(TOOL_USAGE, "%s takes %zu numbers with commas between them", name, count);
-		values[i] = tool_args_double(name, part, low, high);
-	}
-}
-
-static void read_mix(struct attnsim_setup *setup, char *text)
-{
-	double sum = 0.0;
-
-	numbers("--mix", text, ATTNSIM_URGENCIES, 0.0, 100.0, setup->share);
-	for (size_t i = 0; i < ATTNSIM_URGENCIES; i++)
-		sum += setup->share[i];
-	if (sum < 99.999 || sum > 100.001)
-		tool_die(TOOL_USAGE, "the parts of --mix are percent and make 100, not %g", sum);
-	for (size_t i = 0; i < ATTNSIM_URGENCIES; i++)
-		setup->share[i] /= 100.0;
-}
-
 static void read_device(struct attnsim_setup *setup, const char *name)
 {
 	const struct attnsim_machine *machine = attnsim_machine_find(name);
@@ -117,8 +90,8 @@ static error_t parse_setup(struct attnsim_setup *setup, int key, char *value)
 		return 0;
 	case DEVICE: read_device(setup, value); return 0;
 	case SEED: setup->seed = tool_args_u64("--seed", value, 0, UINT32_MAX); return 0;
-	case MIX: read_mix(setup, value); return 0;
-	case SLACK: numbers("--slack", value, ATTNSIM_NONE, 1.0, 1e6, setup->slack); return 0;
+	case MIX: tool_args_shares("--mix", value, ATTNSIM_URGENCIES, setup->share); return 0;
+	case SLACK: tool_args_doubles("--slack", value, ATTNSIM_NONE, 1.0, 1e6, setup->slack); return 0;
 	case TENANTS:
 		setup->tenants = (uint32_t)tool_args_u64("--tenants", value, 1, ATTNSIM_TENANTS_MAX);
 		return 0;
@@ -173,23 +146,6 @@ static void die_of_error(void)
 	tool_die(TOOL_FAILED, "%s", base_error_message());
 }
 
-static void read_trace(struct simulation *simulation)
-{
-	struct attnsim_trace *trace = &simulation->trace;
-	const bool crowds = strcmp(simulation->trace_name, "bursts") == 0;
-	int rc;
-
-	if (crowds || strcmp(simulation->trace_name, "poisson") == 0)
-		rc = attnsim_trace_make(trace, simulation->requests ? simulation->requests : MADE, crowds ? CROWD : 1,
-			simulation->setup.seed);
-	else
-		rc = attnsim_trace_read(trace, simulation->trace_name);
-	if (rc < 0)
-		die_of_error();
-	if (simulation->requests && simulation->requests < trace->count)
-		trace->count = simulation->requests;
-}
-
 static void read_noise(struct simulation *simulation)
 {
 	const char *name = simulation->residuals_name;
@@ -235,7 +191,8 @@ static void prepare(struct simulation *simulation)
 		setup->step_rows = setup->machine.step_rows;
 	if (setup->kv == 0)
 		setup->kv = KERN_KV_INT8;
-	read_trace(simulation);
+	if (attnsim_trace_get(&simulation->trace, simulation->trace_name, simulation->requests, setup->seed) < 0)
+		die_of_error();
 	read_noise(simulation);
 	setup->trace = &simulation->trace;
 	if (attnsim_pages(setup, &pages) < 0 || attnsim_prefix_rates(setup->trace, pages, &simulation->prefixes) < 0)

@@ -388,6 +388,21 @@ int attnsim_trace_make(struct attnsim_trace *trace, size_t count, uint32_t crowd
 	return 0;
 }
 
+/* ---- either, by name --------------------------------------------------------------------------- */
+
+int attnsim_trace_get(struct attnsim_trace *trace, const char *name, size_t requests, uint64_t seed)
+{
+	const bool crowds = strcmp(name, "bursts") == 0;
+	int rc;
+
+	if (crowds || strcmp(name, "poisson") == 0)
+		return attnsim_trace_make(trace, requests ? requests : ATTNSIM_MADE, crowds ? ATTNSIM_CROWD : 1, seed);
+	rc = attnsim_trace_read(trace, name);
+	if (rc == 0 && requests && requests < trace->count)
+		trace->count = requests;
+	return rc;
+}
+
 /* ---- what is in it ---------------------------------------------------------------------------- */
 
 double attnsim_trace_rate(const struct attnsim_trace *trace)

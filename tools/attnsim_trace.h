@@ -18,6 +18,8 @@ enum {
 	ATTNSIM_TOKENS_MAX = 1 << 20,   /* of a prompt, and of an answer */
 	ATTNSIM_REQUESTS_MAX = 1 << 23, /* of a trace */
 	ATTNSIM_FILE_MAX = 1 << 30,     /* bytes */
+	ATTNSIM_MADE = 10000,           /* requests of a trace that is made up, where nothing else is asked for */
+	ATTNSIM_CROWD = 32,             /* requests of a crowd of "bursts", on the average */
 };
 
 struct attnsim_request {
@@ -41,6 +43,9 @@ int attnsim_trace_parse(struct attnsim_trace *trace, const char *name, const cha
 int attnsim_trace_read(struct attnsim_trace *trace, const char *path);
 /* count requests, one a second on the average; a crowd is `crowd` of them on the average, 1: none. */
 int attnsim_trace_make(struct attnsim_trace *trace, size_t count, uint32_t crowd, uint64_t seed);
+/* What --trace says: "poisson" and "bursts" are made up, with so many requests (0: ATTNSIM_MADE); else a file, of which the
+ * first so many are kept (0: all). -errno with a message. */
+int attnsim_trace_get(struct attnsim_trace *trace, const char *name, size_t requests, uint64_t seed);
 void attnsim_trace_free(struct attnsim_trace *trace);
 
 /* Requests a second, in the trace's own time. */

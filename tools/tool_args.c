@@ -58,6 +58,32 @@ double tool_args_double(const char *name, const char *text, double low, double h
 	return value;
 }
 
+void tool_args_doubles(const char *name, char *text, size_t count, double low, double high, double *values)
+{
+	char *rest = text;
+
+	for (size_t i = 0; i < count; i++) {
+		char *part = strsep(&rest, ",");
+
+		if (!part || (i + 1 < count) != (rest != NULL))
+			tool_die(TOOL_USAGE, "%s takes %zu numbers with commas between them", name, count);
+		values[i] = tool_args_double(name, part, low, high);
+	}
+}
+
+void tool_args_shares(const char *name, char *text, size_t count, double *shares)
+{
+	double sum = 0.0;
+
+	tool_args_doubles(name, text, count, 0.0, 100.0, shares);
+	for (size_t i = 0; i < count; i++)
+		sum += shares[i];
+	if (sum < 99.999 || sum > 100.001)
+		tool_die(TOOL_USAGE, "the parts of %s are percent and make 100, not %g", name, sum);
+	for (size_t i = 0; i < count; i++)
+		shares[i] /= 100.0;
+}
+
 uint64_t tool_args_size(const char *name, const char *text, uint64_t low, uint64_t high)
 {
 	static const char units[] = "kmgt";

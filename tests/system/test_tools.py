@@ -23,7 +23,7 @@ import time
 
 BUILD = os.path.realpath(os.environ.get("ATTND_BUILD") or os.environ.get("O") or "build")
 TOOLS = ("attnrun", "attnctl", "attnbench", "attnquant")
-COMMANDS = ("echo", "step", "generate", "attend", "load", "siege", "model")
+COMMANDS = ("echo", "step", "generate", "attend", "load", "siege", "replay", "model")
 ATTACKS = ("hello-flood", "wrong-key", "garbage", "slow-reader", "replay")
 SOCKETS = ("tcp", "udp", "unix")
 BOUND_S = 100
@@ -125,6 +125,10 @@ def case_usage(world):
                            ("attnbench", "load", "--spawn", "--transport", "tcp", "--rate", "9", "--baseline", "epoll"),
                            ("attnbench", "load", "--spawn", "--transport", "tcp", "--closed", "--baseline", "bare"),
                            ("attnbench", "load", "--spawn", "--transport", "tcp", "--closed", "--connections", "0"),
+                           ("attnbench", "replay", "--spawn", "-m", "x"), ("attnbench", "replay", "--spawn", "--trace", "poisson"),
+                           ("attnbench", "replay", "--spawn", "-m", "x", "--trace", "poisson", "--mix", "30,50,30"),
+                           ("attnbench", "replay", "--spawn", "-m", "x", "--trace", "poisson", "--slack", "0.5,2"),
+                           ("attnbench", "replay", "--spawn", "-m", "x", "--trace", "poisson", "--sessions", "0"),
                            ("attnbench", "siege"), ("attnbench", "siege", "--spawn"),
                            ("attnbench", "siege", "--spawn", "--transport", "unix"),
                            ("attnbench", "siege", "--spawn", "--transport", "tcp", "--attack", "dragons"),
@@ -493,6 +497,79 @@ def case_open_loop(world):
     expect(sum(counts) == answer["answered"], "the raw histogram has another count", sum(counts), answer)
     out, _ = world.run("attnbench", "echo", "--spawn", "--seconds", "0.02", "--rounds", "1")
     expect("ping-pong" in out and "way in" in out, "the table", out)
+
+
+def check_replay(answer):
+    """Every request is in one of the sums, of each urgency and of all."""
+    classes = [answer["classes"][name] for name in ("tight", "normal", "none")]
+    for group in (answer, *classes):
+        expect(group["offered"] == group["admitted"] + group["refused"], "a request is lost", answer)
+        expect(group["good"] + group["missed_admitted"] <= group["admitted"], "more good ones than were admitted", answer)
+        expect(group["missed_seen"] >= group["missed_admitted"], "seen before it was there", answer)
+    for name in ("offered", "admitted", "refused", "good", "missed_admitted"):
+        expect(sum(group[name] for group in classes) == answer[name], f"{name}: parts and whole differ", answer)
+    expect(answer["refused"] == sum(answer["refused_by"].values()), "a refusal without a reason", answer)
+    expect(answer["failed"] == answer["unanswered"] == answer["classes"]["none"]["missed_admitted"] == 0, "trouble", answer)
+    expect(answer["capacity_rps"] > 0 and answer["ideal"]["prompt_token_ms"] >= 0, "how fast it is", answer)
+    expect(answer["offered"] == answer["scheduled"] and isinstance(answer["void"], bool), "the schedule", answer)
+    expect(answer["prediction"]["error_p99"] >= answer["prediction"]["error_median"], "what was predicted", answer)
+    expect(answer["goodput_rps"] <= answer["offered_rps"] and answer["ttft_p99_ms"] >= answer["ttft_p50_ms"], "rates", answer)
+    if answer["admitted"]:
+        expect(answer["prediction"]["steps"] > 0 and answer["ttft_p50_ms"] > 0, "admitted, and no step", answer)
+
+
+def case_replay(world):
+    """replay: each request of a trace is admitted or refused, with and without deadlines, and prefixes are found"""
+    azure = world.path("trace.csv")
+    with open(azure, "w") as file:
+        file.write("TIMESTAMP,ContextTokens,GeneratedTokens\n")
+        for i in range(200):
+            file.write(f"2023-11-16 18:{i // 60:02}:{i % 60:02}.5000000,{100 + i * 37 % 1500},{5 + i * 11 % 90}\n")
+    replay = ("attnbench", "replay", "--spawn", "--json", "--model", world.model, "--sample", "32", "--sessions", "16")
+    for more in ((), ("--no-deadlines",), ("--transport", "tcp", "--sealed")):
+        answer = world.json(*replay, "--trace", azure, "--seconds", "1", "--load", "1.5", *more)
+        check_replay(answer)
+        expect(answer["trace_kind"] == "azure" and answer["deadlines"] == ("--no-deadlines" not in more), "the frame", answer)
+        expect("--no-deadlines" not in more or answer["refused"] == 0, "refused without a deadline", answer)
+    # So much at once that something must be refused or late; and each request by itself.
+    each = world.path("each.csv")
+    answer = world.json(*replay, "--out", each, "--trace", azure, "--capacity", "100000", "--scale", "16", "--slack", "2,5", "--mix", "50,40,10")
+    check_replay(answer)
+    expect(answer["offered"] == 200 and answer["capacity_rps"] == 100000 and answer["good"] < 200, "far too much", answer)
+    with open(each) as file:
+        lines = [line.rstrip("\n").split(",") for line in file]
+    at = {name: column for column, name in enumerate(lines.pop(0))}
+    expect(len(lines) == 200 and all(len(line) == len(at) for line in lines), "not a line for each request", len(lines))
+    expect(sum(line[at["tokens"]] != "0" for line in lines) == sum(line[at["first_us"]] != "" for line in lines), "tokens")
+    expect(sum(line[at["status"]] == "refused-deadline" for line in lines) == answer["refused_by"].get("refused-deadline", 0),
+           "refusals in lines and in all differ", answer)
+    expect(all((line[at["deadline_us"]] == "") == (line[at["urgency"]] == "none") for line in lines), "deadlines")
+    # Conversations that go on: the same blocks again and again.
+    mooncake = world.path("trace.jsonl")
+    with open(mooncake, "w") as file:
+        for i in range(60):
+            blocks = [*range(6), 100 + i]
+            file.write(json.dumps({"timestamp": i * 50, "input_length": 512 * 7, "output_length": 64, "hash_ids": blocks}) + "\n")
+    answer = world.json(*replay, "--trace", mooncake, "--scale", "16", "--seconds", "2", "--load", "0.5")
+    check_replay(answer)
+    expect(answer["prefix_hit_rate"] > 0.3, "equal prompts are not found again", answer)
+    out, _ = world.run("attnbench", "replay", "--spawn", "--model", world.model, "--trace", "bursts", "--requests", "100",
+                       "--sample", "16")
+    expect("goodput" in out and "tight" in out and "predicted" in out, "the table", out)
+
+
+def case_replay_mistakes(world):
+    """replay: a wrong file is an error that names file, line and value; so is a trace that has no room"""
+    bad = world.path("bad.csv")
+    with open(bad, "w") as file:
+        file.write("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,374,4x\n")
+    replay = ("attnbench", "replay", "--spawn", "--model", world.model)
+    _, err = world.run(*replay, "--trace", bad, status=FAILED)
+    expect("bad.csv:2: two numbers of tokens must follow the time" in err and "4x" in err, "a bad line", err)
+    _, err = world.run(*replay, "--trace", world.path("missing.csv"), status=FAILED)
+    expect("missing.csv cannot be opened" in err, "a file that is not there", err)
+    _, err = world.run(*replay, "--trace", "poisson", "--scale", "1", status=FAILED)
+    expect("--scale" in err and "the longest request has" in err, "what has no room", err)
 
 
 def case_loads(world):
