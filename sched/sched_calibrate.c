@@ -162,12 +162,12 @@ static void shape_add(struct sched_calibrate *c, uint32_t rows, uint32_t outs, b
 	c->shapes[c->shape_count++] = (struct shape){ .rows = rows, .outs = outs, .deep = deep };
 }
 
-/* Besides a single row: two streams, a few, and many; a prompt's rows, of which one speaks; and the same where the context is long, which is
- * what shows the cost of visits and of the cache's bytes. */
+/* Besides a single row: two streams, a few, and many; a prompt's rows, of which one speaks; and the same where the context is long, which
+ * is what shows the cost of visits and of the cache's bytes. */
 static void model_shapes(struct sched_calibrate *c, uint32_t depth)
 {
-	const uint32_t outs = c->sched->options.out_rows_max, few = lesser(FEW_ROWS, c->chunk), pair = lesser(PAIR_ROWS, c->chunk),
-		       many = lesser(lesser(MANY_ROWS, c->chunk), outs);
+	const uint32_t outs = c->sched->options.out_rows_max, pair = lesser(PAIR_ROWS, c->chunk);
+	const uint32_t few = lesser(FEW_ROWS, c->chunk), many = lesser(lesser(MANY_ROWS, c->chunk), outs);
 
 	if (depth > 0)
 		shape_add(c, 1, 1, true);
