@@ -5,11 +5,11 @@
  *      |                |                 |                                  |                                      ^      next ... END
  *      +--no room-------+-no time---------+----------------------the device failed----------------------------------+
  *
- * Two contexts of a model are used: one that is empty, and a deep one. A prompt of that length would cost far more than all works that are
- * measured in it, so it is made of keys and values that are appended layer by layer, as raw attention appends them. Every work is run
- * again at the position where it was run before, as after a truncation. Where the format has low halves (kern_kv.h) a truncation may not
- * go back behind the beginning of a page unless blocks are given back: there no chunk is measured in the deep context, and other works
- * stay on its last page.
+ * Three kinds of contexts are used: an empty one, a deep one, and those of some streams that have as many tokens together. A prompt of that
+ * length would cost far more than all works that are measured in it, so they are made of keys and values that are appended layer by layer,
+ * as raw attention appends them. Every work is run again at the position where it was run before, as after a truncation. Where the format
+ * has low halves (kern_kv.h) a truncation may not go back behind the beginning of a page unless blocks are given back: there no chunk is
+ * measured in the deep context, and other works stay on the last page.
  *
  * The shapes are gone through in rounds, so that each is measured once before any is measured twice, and a machine that is busy for a
  * moment disturbs a round and not a shape. Nothing is learnt before the end: then it is known what of it was a stall.
@@ -25,7 +25,7 @@
 
 enum {
 	ROUNDS = 6,           /* the first one warms up */
-	SHAPES_MAX = 8,
+	SHAPES_MAX = 9,
 	PAIR_ROWS = 2,        /* a stream beside another one; and */
 	FEW_ROWS = 8,         /* some streams, or a stream and its guesses */
 	MANY_ROWS = 64,       /* streams; and what there is time for where a whole chunk takes too long */
@@ -45,10 +45,13 @@ static const double STALL = 2.0;
 
 enum phase { PHASE_BEGIN, PHASE_FIRST, PHASE_FILL, PHASE_MEASURE, PHASE_CLEAN, PHASE_END };
 
+/* Contexts: an empty one, a deep one, and those of streams that are as deep together. */
+enum { PLACE_EMPTY, PLACE_DEEP, PLACE_STREAMS, PLACES = PLACE_STREAMS + FEW_ROWS };
+
 /* A work to be measured. */
 struct shape {
 	uint32_t rows, outs; /* raw attention: query rows; and none */
-	bool deep;
+	uint32_t at;         /* place; PLACE_STREAMS: each row is another one's */
 	uint32_t count;
 	int64_t times_ns[ROUNDS];
 };
@@ -57,6 +60,7 @@ struct shape {
 struct place {
 	unsigned char **blocks;
 	uint32_t count, position;
+	uint32_t filled; /* tokens in all layers */
 };
 
 struct sched_calibrate {
@@ -74,14 +78,15 @@ struct sched_calibrate {
 	int64_t began_ns;
 	struct kern_kv_geometry kv;
 	uint32_t chunk;
-	struct place empty, deep;
+	struct place places[PLACES];
 	int64_t fill_until_ns;
-	uint32_t filled, layer; /* of the deep one: tokens in all layers, and the next layer to get more */
+	uint32_t filling, layer; /* the place that is filled, and the layer that is next */
 	struct shape shapes[SHAPES_MAX];
 	uint32_t shape_count, shape, round;
 	bool any;      /* a work of this round was run */
 	double slower; /* than first guesses: the most that a work was */
 
+	unsigned char **blocks; /* of all places */
 	float *numbers; /* what is appended, and asked: some values */
 	float *answers;
 	bool registered;
@@ -123,6 +128,12 @@ static void counts_add(const struct sched_calibrate *c, uint32_t tokens, uint32_
 	counts[1] += blocks > 0 ? blocks - 1 : 0;
 }
 
+/* Streams that are together as deep as the deep context have so many tokens each; 0: there are none. */
+static uint32_t stream_depth(const struct sched_calibrate *c, uint32_t depth)
+{
+	return raw(c) ? 0 : depth / FEW_ROWS / KERN_PAGE_TOKENS * KERN_PAGE_TOKENS;
+}
+
 static bool fits(const struct sched_calibrate *c, uint32_t depth)
 {
 	uint32_t counts[2] = { 0, 0 };
@@ -130,15 +141,21 @@ static bool fits(const struct sched_calibrate *c, uint32_t depth)
 	counts_add(c, c->chunk, counts);
 	if (depth > 0)
 		counts_add(c, depth + c->chunk, counts);
+	for (uint32_t i = PLACE_STREAMS; i < PLACES; i++)
+		counts_add(c, stream_depth(c, depth), counts);
 	for (uint32_t later = 0; later < 2; later++)
 		if (counts[later] > 0 && c->kv.block_bytes[later] > sched_kv_extent_bytes(c->sched->kv))
 			return false;
 	return sched_kv_fits(c->sched->kv, c->kv.block_bytes, counts);
 }
 
-static void take_blocks(struct sched_calibrate *c, struct place *place, uint32_t tokens)
+/* For so many tokens, and so many more that works add. */
+static void take_blocks(struct sched_calibrate *c, struct place *place, uint32_t tokens, uint32_t more)
 {
-	const uint32_t count = kern_kv_blocks(&c->kv, tokens);
+	const uint32_t count = kern_kv_blocks(&c->kv, tokens + more);
+
+	place->position = tokens;
+	place->filled = 0;
 
 	for (place->count = 0; place->count < count; place->count++) {
 		place->blocks[place->count] = sched_kv_take(c->sched->kv, c->kv.block_bytes[place->count > 0]);
@@ -157,41 +174,44 @@ static void release_blocks(struct sched_calibrate *c, struct place *place)
 
 /* ---- what is measured ----------------------------------------------------------------- */
 
-static void shape_add(struct sched_calibrate *c, uint32_t rows, uint32_t outs, bool deep)
+static void shape_add(struct sched_calibrate *c, uint32_t rows, uint32_t outs, uint32_t at)
 {
-	c->shapes[c->shape_count++] = (struct shape){ .rows = rows, .outs = outs, .deep = deep };
+	c->shapes[c->shape_count++] = (struct shape){ .rows = rows, .outs = outs, .at = at };
 }
 
 /* Besides a single row: two streams, a few, and many; a prompt's rows, of which one speaks; and the same where the context is long, which
  * is what shows the cost of visits and of the cache's bytes. */
-static void model_shapes(struct sched_calibrate *c, uint32_t depth)
+static void model_shapes(struct sched_calibrate *c, uint32_t depth, bool streams)
 {
 	const uint32_t outs = c->sched->options.out_rows_max, pair = lesser(PAIR_ROWS, c->chunk);
 	const uint32_t few = lesser(FEW_ROWS, c->chunk), many = lesser(lesser(MANY_ROWS, c->chunk), outs);
 
 	if (depth > 0)
-		shape_add(c, 1, 1, true);
-	shape_add(c, few, lesser(few, outs), false);
-	shape_add(c, pair, lesser(pair, outs), false);
-	shape_add(c, few, 1, depth > 0);
-	shape_add(c, many, many, false);
-	shape_add(c, c->chunk, 1, false);
+		shape_add(c, 1, 1, PLACE_DEEP);
+	shape_add(c, few, lesser(few, outs), PLACE_EMPTY);
+	shape_add(c, pair, lesser(pair, outs), PLACE_EMPTY);
+	if (streams)
+		shape_add(c, few, lesser(few, outs), PLACE_STREAMS);
+	shape_add(c, few, 1, depth > 0 ? PLACE_DEEP : PLACE_EMPTY);
+	shape_add(c, many, many, PLACE_EMPTY);
+	shape_add(c, c->chunk, 1, PLACE_EMPTY);
 	if (depth > 0 && !kern_kv_has_low(&c->kv))
-		shape_add(c, c->chunk, 1, true);
+		shape_add(c, c->chunk, 1, PLACE_DEEP);
 }
 
 static void raw_shapes(struct sched_calibrate *c, uint32_t depth)
 {
-	shape_add(c, c->chunk, 0, false);
+	shape_add(c, c->chunk, 0, PLACE_EMPTY);
 	if (depth > 0) {
-		shape_add(c, 1, 0, true);
-		shape_add(c, c->chunk, 0, true);
+		shape_add(c, 1, 0, PLACE_DEEP);
+		shape_add(c, c->chunk, 0, PLACE_DEEP);
 	}
 }
 
+/* Of its first row. */
 static const struct place *place_of(const struct sched_calibrate *c, const struct shape *shape)
 {
-	return shape->deep ? &c->deep : &c->empty;
+	return &c->places[shape->at];
 }
 
 /* Rows that look back from the end of what is there: of the empty context, from that of their own. */
@@ -216,14 +236,14 @@ static void attend_item(struct sched_calibrate *c, const struct shape *shape, st
 
 static struct sched_load load_of(struct sched_calibrate *c, const struct shape *shape)
 {
-	const uint32_t position = place_of(c, shape)->position;
+	const uint32_t position = place_of(c, shape)->position, seqs = shape->at == PLACE_STREAMS ? shape->rows : 1;
 	struct kern_attend item;
 
 	if (!raw(c))
 		return (struct sched_load){ .rows = shape->rows,
 			.outs = shape->outs,
-			.visits = sched_visits(position, shape->rows),
-			.kv_bytes = sched_kv_bytes(&c->kv, (uint64_t)position + shape->rows) };
+			.visits = seqs * sched_visits(position, shape->rows / seqs),
+			.kv_bytes = seqs * sched_kv_bytes(&c->kv, (uint64_t)position + shape->rows / seqs) };
 	attend_item(c, shape, &item);
 	return sched_attend_load(&item, 0, item.q_rows);
 }
@@ -268,21 +288,33 @@ static void submit_attend(struct sched_calibrate *c)
 }
 
 /* The tables of a flight serve, which nobody has used yet. */
+static uint32_t place_seqs(struct sched_calibrate *c, const struct shape *shape, struct kern_seq *seqs)
+{
+	const uint32_t count = shape->at == PLACE_STREAMS ? shape->rows : 1, rows = shape->rows / count;
+
+	for (uint32_t i = 0; i < count; i++) {
+		const struct place *place = place_of(c, shape) + i;
+
+		seqs[i] = (struct kern_seq){
+			.row = i * rows, .rows = rows, .position = place->position, .blocks = place->blocks, .kv = &c->kv
+		};
+	}
+	return count;
+}
+
 static void submit_step(struct sched_calibrate *c, const struct shape *shape)
 {
 	const struct kern_program *program = c->sched->models[c->subject].program;
-	const struct place *place = place_of(c, shape);
 	struct sched_flight *tables = &c->sched->flights[0];
 
 	for (uint32_t i = 0; i < shape->rows; i++)
 		tables->tokens[i] = i % program->vocab;
 	for (uint32_t i = 0; i < shape->outs; i++)
 		tables->outs[i] = (struct kern_out){ .row = shape->rows - shape->outs + i, .logits = tables->logits + (size_t)i * program->vocab };
-	tables->seqs[0] = (struct kern_seq){ .rows = shape->rows, .position = place->position, .blocks = place->blocks, .kv = &c->kv };
 	c->work = (struct kern_work){ .kind = KERN_WORK_STEP,
 		.step = { .program = program,
 			.rows = shape->rows,
-			.seq_count = 1,
+			.seq_count = place_seqs(c, shape, tables->seqs),
 			.out_count = shape->outs,
 			.tokens = tables->tokens,
 			.seqs = tables->seqs,
@@ -336,7 +368,7 @@ static void begin(struct sched_calibrate *c)
 	uint32_t depth;
 
 	c->began_ns = base_clock_now(c->sched->clock);
-	c->filled = c->layer = c->shape_count = c->shape = c->round = 0;
+	c->layer = c->shape_count = c->shape = c->round = 0;
 	c->slower = 1.0;
 	c->any = false;
 	c->phase = PHASE_CLEAN;
@@ -348,41 +380,49 @@ static void begin(struct sched_calibrate *c)
 		return;
 	}
 	depth = depth_of(c);
-	take_blocks(c, &c->empty, c->chunk);
-	if (depth > 0)
-		take_blocks(c, &c->deep, depth + c->chunk);
-	c->deep.position = depth;
-	shape_add(c, 1, raw(c) ? 0 : 1, false);
+	c->filling = PLACE_DEEP;
+	take_blocks(c, &c->places[PLACE_EMPTY], 0, c->chunk);
+	take_blocks(c, &c->places[PLACE_DEEP], depth, depth > 0 ? c->chunk : 0);
+	for (uint32_t i = PLACE_STREAMS; i < PLACES; i++)
+		take_blocks(c, &c->places[i], stream_depth(c, depth), 0);
+	shape_add(c, 1, raw(c) ? 0 : 1, PLACE_EMPTY);
 	c->phase = PHASE_FIRST;
 }
 
-static void measure_from(struct sched_calibrate *c, uint32_t depth)
+/* Where time ran out the deep context is as deep as it is in all layers, and streams are left out. */
+static void measure_begin(struct sched_calibrate *c)
 {
-	c->deep.position = depth > 0 ? depth - BACK_ROWS : 0;
+	const uint32_t depth = c->places[PLACE_DEEP].filled, each = c->places[PLACES - 1].filled;
+	const bool streams = each > 0 && each == c->places[PLACES - 1].position && c->chunk >= FEW_ROWS;
+
+	for (uint32_t i = PLACE_DEEP; i < PLACES; i++)
+		c->places[i].position = c->places[i].filled > 0 ? c->places[i].filled - BACK_ROWS : 0;
 	result_of(c)->depth = depth;
 	if (raw(c))
 		raw_shapes(c, depth);
 	else
-		model_shapes(c, depth);
+		model_shapes(c, depth, streams);
 	c->shape = 1;
 	c->any = true;
 	c->phase = PHASE_MEASURE;
 }
 
-/* Where time runs out the context is as deep as it is in all layers. */
 static void fill(struct sched_calibrate *c)
 {
-	const uint32_t rows = lesser(c->deep.position - c->filled, FILL_ROWS);
+	const struct place *place;
 
-	if (rows == 0 || base_clock_now(c->sched->clock) > c->fill_until_ns) {
-		measure_from(c, c->filled);
+	while (c->filling < PLACES && c->places[c->filling].filled == c->places[c->filling].position)
+		c->filling++;
+	if (c->filling == PLACES || base_clock_now(c->sched->clock) > c->fill_until_ns) {
+		measure_begin(c);
 		return;
 	}
+	place = &c->places[c->filling];
 	c->item = (struct kern_attend){ .kv = &c->kv,
-		.blocks = c->deep.blocks,
+		.blocks = place->blocks,
 		.layer = c->layer,
-		.kv_rows = rows,
-		.kv_position = c->filled,
+		.kv_rows = lesser(place->position - place->filled, FILL_ROWS),
+		.kv_position = place->filled,
 		.scale = 1.0f,
 		.dtype = KERN_DTYPE_F32,
 		.k = c->numbers,
@@ -395,7 +435,7 @@ static void filled(struct sched_calibrate *c)
 	if (++c->layer < c->kv.layers)
 		return;
 	c->layer = 0;
-	c->filled += c->item.kv_rows;
+	c->places[c->filling].filled += c->item.kv_rows;
 }
 
 /* By what it took before, else by the cost model's guess and how far off that was so far. */
@@ -523,7 +563,8 @@ static double per_second(struct sched_calibrate *c, const struct shape *shape)
 static void learn(struct sched_calibrate *c)
 {
 	struct sched *sched = c->sched;
-	const struct shape one = { .rows = 1, .outs = !raw(c), .deep = raw(c) }, chunk = { .rows = c->chunk, .outs = !raw(c) };
+	const struct shape one = { .rows = 1, .outs = !raw(c), .at = raw(c) ? PLACE_DEEP : PLACE_EMPTY };
+	const struct shape chunk = { .rows = c->chunk, .outs = !raw(c), .at = PLACE_EMPTY };
 	const uint32_t model = cost_model(c);
 
 	for (uint32_t s = 0; s < c->shape_count; s++)
@@ -564,8 +605,8 @@ static void clean(struct sched_calibrate *c)
 	if (c->shape_count > 0)
 		learn(c);
 	c->shape_count = 0;
-	release_blocks(c, &c->deep);
-	release_blocks(c, &c->empty);
+	for (uint32_t i = PLACES; i-- > 0;)
+		release_blocks(c, &c->places[i]);
 	count = sched_kv_dirty(sched->kv, spans, SCHED_SPANS, SIZE_MAX);
 	if (count == 0) {
 		next_subject(c);
@@ -652,10 +693,11 @@ static int tables_create(struct sched_calibrate *c)
 	int rc;
 
 	c->numbers = calloc(count + answers, sizeof(*c->numbers));
-	c->empty.blocks = calloc(blocks, sizeof(*c->empty.blocks));
-	c->deep.blocks = calloc(blocks, sizeof(*c->deep.blocks));
-	if (!c->numbers || !c->empty.blocks || !c->deep.blocks)
+	c->blocks = calloc(blocks * PLACES, sizeof(*c->blocks));
+	if (!c->numbers || !c->blocks)
 		return base_fail(ENOMEM, "no memory to calibrate with");
+	for (uint32_t i = 0; i < PLACES; i++)
+		c->places[i].blocks = c->blocks + i * blocks;
 	c->answers = c->numbers + count;
 	for (size_t i = 0; i < count; i++)
 		c->numbers[i] = (float)base_rand_below(&random, 2001) * 1e-3f - 1.0f;
@@ -689,8 +731,7 @@ void sched_calibrate_destroy(struct sched_calibrate *c)
 	BASE_ASSERT(!c->flying);
 	if (c->registered)
 		c->sched->backend->ops->unregister_memory(c->sched->backend, c->numbers);
-	free(c->deep.blocks);
-	free(c->empty.blocks);
+	free(c->blocks);
 	free(c->numbers);
 	free(c);
 }
