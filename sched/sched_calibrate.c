@@ -375,6 +375,8 @@ static void begin(struct sched_calibrate *c)
 	result_of(c)->wanted = subject_init(c);
 	if (!result_of(c)->wanted)
 		return;
+	while (c->chunk > 1 && !fits(c, 0))
+		c->chunk /= 2;
 	if (!fits(c, 0)) {
 		result_of(c)->error = -ENOMEM;
 		return;

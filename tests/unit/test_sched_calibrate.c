@@ -93,6 +93,25 @@ static double off_by(uint32_t model, uint32_t i)
 		(double)sched_cost_predict(&rig.sched->cost, model, &load);
 }
 
+/* Device time of so many rows of an empty session. */
+static int64_t takes(uint32_t rows)
+{
+	return rig.device_options.work_ns + rows * rig.device_options.row_ns;
+}
+
+static void predictions_are_right(void)
+{
+	for (uint32_t m = 0; m < RIG_MODELS; m++) {
+		struct sched_cost_units units;
+
+		for (uint32_t i = 0; i < SIZES; i++)
+			if (off_by(m, i) < 0.9 || off_by(m, i) > 1.1)
+				fail_msg("model %u, size %u: %.3f times what was predicted", m, i, off_by(m, i));
+		sched_cost_units(&rig.sched->cost, m, rig.options.step_rows_max, &units);
+		assert_memory_equal(&rig.sched->units[m], &units, sizeof(units)); /* what admission goes by */
+	}
+}
+
 static void predictions_begin_right(void **state)
 {
 	static const double slower[] = { 5.0, 0.2 };
@@ -107,18 +126,30 @@ static void predictions_begin_right(void **state)
 		result = calibrate(BUDGET_NS);
 		assert_int_equal(result.error, 0);
 		assert_true(result.works >= 20 && result.depth >= 256 && result.band >= 1.0 && result.band < 1.1);
-		for (uint32_t m = 0; m < RIG_MODELS; m++)
-			for (uint32_t i = 0; i < SIZES; i++)
-				if (off_by(m, i) < 0.9 || off_by(m, i) > 1.1)
-					fail_msg("model %u, size %u: %.3f times what was predicted", m, i, off_by(m, i));
+		predictions_are_right();
 		stop();
 	}
 }
 
-/* Device time of so many rows of an empty session. */
-static int64_t takes(uint32_t rows)
+/* One work takes a hundred times as long, whichever it is: nobody believes it. */
+static void a_stall_is_not_believed(void **state)
 {
-	return rig.device_options.work_ns + rows * rig.device_options.row_ns;
+	(void)state;
+	for (uint64_t at = 0; at < 150; at += 3) {
+		struct sched_calibrate *calibrate;
+
+		start(5.0);
+		calibrate = begin(BUDGET_NS);
+		while (works() <= at && poll(calibrate))
+			;
+		rig.clock.fake_ns += 100 * takes(1);
+		while (poll(calibrate))
+			;
+		assert_true(sched_calibrate_result(calibrate, 0)->band < 1.15);
+		sched_calibrate_destroy(calibrate);
+		predictions_are_right();
+		stop();
+	}
 }
 
 /* The first request of a life, and a second one beside it, on a device that is slower than guessed. What cannot be is refused, what can
@@ -349,6 +380,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(predictions_begin_right),
+		cmocka_unit_test(a_stall_is_not_believed),
 		cmocka_unit_test(first_promises_are_kept),
 		cmocka_unit_test(without_it_they_are_guesses),
 		cmocka_unit_test(it_leaves_no_trace),
