@@ -196,10 +196,8 @@ struct kern_attend sched_attend_slice(
 	return item;
 }
 
-struct sched_load sched_attend_load(
-	const struct sched_request *request, uint32_t from, uint32_t rows)
+struct sched_load sched_attend_load(const struct kern_attend *item, uint32_t from, uint32_t rows)
 {
-	const struct kern_attend *item = &request->attend.item;
 	const struct kern_kv_geometry *kv = item->kv;
 	uint64_t keys = (uint64_t)item->kv_position + item->kv_rows;
 	uint64_t products;

@@ -283,6 +283,11 @@ int64_t sched_cost_believed(const struct sched_cost *cost, uint32_t model, const
 	return (int64_t)most_ns;
 }
 
+void sched_cost_judge(struct sched_cost *cost, uint32_t model, int64_t predicted_ns, int64_t actual_ns)
+{
+	count_error(&cost->errors[model], (double)(actual_ns < 1 ? 1 : actual_ns) / (double)predicted_ns);
+}
+
 void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sched_load *load,
 	int64_t predicted_ns, int64_t actual_ns)
 {
@@ -294,7 +299,7 @@ void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sche
 		actual_ns = 1;
 	/* The first guesses for a size are no errors of what was learnt. */
 	if (predicted_ns > 0 && fit->samples >= SAMPLES_LEARNT)
-		count_error(&cost->errors[model], (double)actual_ns / (double)predicted_ns);
+		sched_cost_judge(cost, model, predicted_ns, actual_ns);
 	/* A size that is new begins where its neighbour stands. */
 	if (fit->samples == 0)
 		memcpy(fit->factor, cost->fits[model][from].factor, sizeof(fit->factor));

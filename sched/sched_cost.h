@@ -83,6 +83,8 @@ int64_t sched_cost_believed(const struct sched_cost *cost, uint32_t model, const
 /* A work of this load, for which predicted_ns had been said, took actual_ns. */
 void sched_cost_learn(struct sched_cost *cost, uint32_t model, const struct sched_load *load,
 	int64_t predicted_ns, int64_t actual_ns);
+/* The same without learning from it: how far off the prediction was counts for the band. */
+void sched_cost_judge(struct sched_cost *cost, uint32_t model, int64_t predicted_ns, int64_t actual_ns);
 /* What actual / predicted stays below in this share (0 to 1) of recent works; 1 before any. */
 double sched_cost_error(const struct sched_cost *cost, uint32_t model, double share);
 /* What actual / predicted of so many works together rarely exceeds, at least 1. Of recent works all count, but one that

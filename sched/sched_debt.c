@@ -195,7 +195,7 @@ static struct sched_work work_left(const struct sched *sched, const struct sched
 	if (request->rows > 0 && request->rows_done + flying == request->rows)
 		return (struct sched_work){ 0 };
 	const struct sched_load load = sched_attend_load(
-		request, request->rows_done + flying, request->rows - request->rows_done - flying);
+		&request->attend.item, request->rows_done + flying, request->rows - request->rows_done - flying);
 
 	return raw_work(sched, &load);
 }

@@ -17,7 +17,7 @@
  *   sched_flight.c    works on the device: submit, poll, and what follows from copies and zeroing
  *   sched_finish.c    results of steps
  *   sched_speculate.c which streams guess ahead in a step, and how far;   sched_draft.c: what they guess
- *   sched_cost.c      how long a step will take
+ *   sched_cost.c      how long a step will take;   sched_calibrate.c: what it learns before the first one
  *   sched_view.c      what others see without asking
  *   sched_setup.c     create and destroy;   sched_check.c: invariants, views (cold)
  *
@@ -259,10 +259,8 @@ static inline const struct sched_candidate *sched_heap_pop(struct sched_heap *he
 
 /* Forms and submits the next compute work, if there is one. */
 int sched_step_form(struct sched *sched);
-/* What a slice of a raw request costs, and the item for the backend; from: query rows already done.
- */
-struct sched_load sched_attend_load(
-	const struct sched_request *request, uint32_t from, uint32_t rows);
+/* What a slice of a raw request's item costs, and the item for the backend; from: query rows already done. */
+struct sched_load sched_attend_load(const struct kern_attend *item, uint32_t from, uint32_t rows);
 uint32_t sched_attend_result_bytes(const struct sched_request *request);
 /* Rows of K and V that are appended before the request's query row number `rows`, or with it: all of them at once, but where pages
  * have low halves (kern_kv.h) no page further than what the query rows so far see. */

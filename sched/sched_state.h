@@ -434,6 +434,12 @@ static inline void sched_load_add(struct sched_load *to, const struct sched_load
 	to->kv_bytes += load->kv_bytes;
 }
 
+/* Of so many rows that come after `position` others, each of which sees itself too. */
+static inline uint64_t sched_visits(uint32_t position, uint32_t rows)
+{
+	return (uint64_t)rows * position + (uint64_t)rows * (rows + 1) / 2;
+}
+
 /* Where a library's function would have to be called for what a NaN does. */
 static inline double sched_lesser(double a, double b)
 {

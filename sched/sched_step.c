@@ -116,11 +116,6 @@ static uint32_t fit_outs(
 	return rows;
 }
 
-static uint64_t visits_of(uint32_t position, uint32_t rows)
-{
-	return (uint64_t)rows * position + (uint64_t)rows * (rows + 1) / 2;
-}
-
 static void park(struct sched *sched, struct sched_request *request)
 {
 	const struct sched_client *client = request->client;
@@ -318,7 +313,7 @@ static inline __attribute__((always_inline)) void add_member(struct sched *sched
 	struct sched_load load = {
 		.rows = rows,
 		.outs = outs,
-		.visits = visits_of(session->position, rows),
+		.visits = sched_visits(session->position, rows),
 		.kv_bytes = sched_session_bytes(session, (uint64_t)session->position + rows),
 	};
 
@@ -351,7 +346,7 @@ static uint32_t fit_deadline(const struct sched *sched, const struct forming *f,
 		struct sched_load load = f->flight->load;
 
 		load.rows += rows;
-		load.visits += visits_of(candidate->session->position, rows);
+		load.visits += sched_visits(candidate->session->position, rows);
 		load.kv_bytes += sched_session_bytes(candidate->session, (uint64_t)candidate->session->position + rows);
 		if (sched->now_ns + sched_cost_predict(&sched->cost, f->flight->model, &load) <=
 			f->until_ns)
@@ -534,7 +529,7 @@ static void form_model(struct sched *sched, struct forming *f)
 static struct sched_load attend_load(const struct sched_flight *flight,
 	const struct sched_request *request, uint32_t rows)
 {
-	struct sched_load load = sched_attend_load(request, request->rows_done, rows);
+	struct sched_load load = sched_attend_load(&request->attend.item, request->rows_done, rows);
 	const struct kern_attend *item = &request->attend.item;
 	uint32_t keys = item->kv_position + item->kv_rows;
 	uint32_t begin = item->window > 0 && item->window < keys ? keys - item->window : 0;

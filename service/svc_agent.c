@@ -34,6 +34,7 @@ int svc_agent_create(struct svc_agent *agent, const char *name, enum svc_idle id
 	agent->idle = idle;
 	agent->spin_ns = spin_ns;
 	agent->cpu = -1;
+	sem_init(&agent->begun, 0, 0);
 	base_clock_init(&agent->clock);
 	agent->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (agent->epoll_fd < 0)
@@ -169,6 +170,10 @@ static void *agent_run(void *context)
 	if (base_fault_install())
 		base_log(BASE_LOG_WARN, agent->name, "no-fault-stack", "reason=\"%s\"",
 			base_error_message());
+	for (uint32_t i = 0; i < agent->role_count; i++)
+		if (agent->roles[i].begin)
+			agent->roles[i].begin(agent->roles[i].self);
+	sem_post(&agent->begun);
 	agent_spin(agent);
 	return NULL;
 }
@@ -181,6 +186,12 @@ int svc_agent_start(struct svc_agent *agent)
 		return base_fail(err, "thread %s: %s", agent->name, strerror(err));
 	agent->started = true;
 	return 0;
+}
+
+void svc_agent_await(struct svc_agent *agent)
+{
+	while (sem_wait(&agent->begun) && errno == EINTR)
+		;
 }
 
 void svc_agent_wake(struct svc_agent *agent)

@@ -14,6 +14,7 @@
 #define SVC_AGENT_H
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,6 +26,7 @@
 struct svc_role {
 	const char *name;
 	void *self;
+	void (*begin)(void *self);            /* NULL, or: once, before any role of the agent is polled; may take its time */
 	int (*poll)(void *self);              /* work done; never blocks */
 	int64_t (*next_event_ns)(void *self); /* NULL: none but messages. INT64_MAX: none; 0: now */
 	bool (*sleep_begin)(void *self); /* announces sleep; true: there is work after all. NULL:
@@ -47,6 +49,7 @@ struct svc_agent {
 	struct base_clock clock;
 	/* below here is not touched per request */
 	_Atomic uint64_t sleeps, wakes;
+	sem_t begun; /* posted when all of its roles have begun */
 	char name[16];
 	int epoll_fd, wake_fd;
 	int cpu; /* os index to bind to, -1: none */
@@ -62,6 +65,8 @@ int svc_agent_create(
 	struct svc_agent *agent, const char *name, enum svc_idle idle, int64_t spin_ns);
 void svc_agent_add(struct svc_agent *agent, struct svc_role role);
 int svc_agent_start(struct svc_agent *agent);
+/* Started: waits until its roles have begun. */
+void svc_agent_await(struct svc_agent *agent);
 /* Any thread: after a push to one of its roles' queues. A system call only when it sleeps. */
 void svc_agent_wake(struct svc_agent *agent);
 /* Joins the thread; undoes create. */

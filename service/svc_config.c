@@ -108,6 +108,8 @@ static const struct setting settings[] = {
 		"Output rows of one step." },
 	{ "limits", "speculate", SETTING_COUNT, AT(speculate), 0, 0, SCHED_DRAFT_MOST, NULL, "15",
 		"Tokens that a stream may guess ahead in one step, where that pays; 0: none. What it says does not depend on it." },
+	{ "limits", "calibrate_ms", SETTING_COUNT, AT(calibrate_ms), 0, 0, 60000, NULL, "300",
+		"At start, time for each model to be measured, so that the first deadlines are judged by what a step takes; 0: they are guessed." },
 
 	{ "net", "transport", SETTING_CHOICE, AT(net_transport), 0, 0, 0, "auto io_uring sockets", "auto",
 		"How sockets are read and written; auto: io_uring, and plain calls where the kernel will not have it." },

@@ -75,6 +75,7 @@ struct svc_config {
 	bool prefix_cache;
 
 	int64_t sessions, requests, client_requests, tokens, step_rows, prefill_chunk, out_rows, speculate;
+	int64_t calibrate_ms;
 
 	int64_t net_transport; /* enum svc_net_transport */
 	int64_t net_connections, net_half_open, net_in_flight, net_streams, net_window_bytes, net_message_bytes, net_memory_bytes;

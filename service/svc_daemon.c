@@ -16,6 +16,7 @@
 #include "base/base_features.h"
 #include "base/base_log.h"
 #include "base/base_fault.h"
+#include "service/svc_calibrate.h"
 
 /* The KV pool when the configuration leaves it to us. */
 #define KV_AUTO_MAX_BYTES (INT64_C(1) << 30)
@@ -203,6 +204,8 @@ static int device_sched(
 	};
 
 	lanes_pass(daemon, device->lanes, options.lanes);
+	device->model_count = config->model_count;
+	device->calibrate_ns = config->calibrate_ms * 1000000;
 	return sched_create(&device->sched, &options);
 }
 
@@ -426,6 +429,13 @@ static int network_create(struct svc_daemon *daemon)
 
 /* ---- roles' view of their agents ------------------------------------------------------ */
 
+static void role_sched_begin(void *self)
+{
+	struct svc_device *device = self;
+
+	svc_calibrate(device->sched, device->sched_models, device->model_count, device->calibrate_ns, device->agent.name);
+}
+
 static int role_sched_poll(void *self)
 {
 	struct svc_device *device = self;
@@ -490,6 +500,7 @@ static void add_roles(struct svc_daemon *daemon)
 		svc_agent_add(&device->agent,
 			(struct svc_role){ .name = "sched",
 				.self = device,
+				.begin = role_sched_begin,
 				.poll = role_sched_poll,
 				.next_event_ns = role_sched_next,
 				.sleep_begin = role_sched_sleep });
@@ -598,6 +609,9 @@ int svc_daemon_start(struct svc_daemon *daemon)
 
 	for (uint32_t i = 0; !rc && i < daemon->device_count; i++)
 		rc = svc_agent_start(&daemon->devices[i].agent);
+	/* Devices calibrate side by side: each has its own cores and memory. */
+	for (uint32_t i = 0; !rc && i < daemon->device_count; i++)
+		svc_agent_await(&daemon->devices[i].agent);
 	return rc;
 }
 

@@ -39,6 +39,8 @@ struct svc_device {
 	struct kern_backend *backend;
 	struct model *models[SCHED_MODELS_MAX];
 	struct sched_model sched_models[SCHED_MODELS_MAX];
+	uint32_t model_count;
+	int64_t calibrate_ns; /* of each model */
 	struct sched *sched;
 	struct svc_lane lanes[SVC_LANES];
 	struct svc_agent agent;
@@ -81,6 +83,7 @@ struct svc_daemon {
 /* Everything but the sockets, threads not yet started. -errno with a message; then the daemon is
  * already taken down. */
 int svc_daemon_create(struct svc_daemon *daemon, const struct svc_config *config);
+/* Its devices are calibrated when it returns. */
 int svc_daemon_start(struct svc_daemon *daemon);
 /* Joins the threads. Then clients' memory may go, and then the daemon. */
 void svc_daemon_stop(struct svc_daemon *daemon);

@@ -12,6 +12,7 @@
 #include "base/base_assert.h"
 #include "base/base_error.h"
 #include "base/base_rand.h"
+#include "sched/sched_calibrate.h"
 #include "sched/sched_private.h"
 #include "service/svc_front.h"
 #include "service/svc_text.h"
@@ -19,6 +20,7 @@
 #include "tests/sim/sim_device.h"
 #include "tests/sim/sim_net.h"
 
+#define CALIBRATE_NS INT64_C(300000000)
 enum { ROWS_MAX = 64, OUT_ROWS_MAX = 16, POLLS_MAX = 100000, QUIET_POLLS = 4 };
 /* Over a network the front still knows clients whom it waits for while others have taken their places. */
 enum { CLIENTS_MAX = 2 * SIM_CLIENTS };
@@ -182,6 +184,27 @@ static void make_roles(struct world *world)
 		make_net(world);
 }
 
+/* As a daemon does before it serves; half of the worlds learn from their requests alone. On the CPU backend no time passes, as always
+ * here. */
+static void calibrate(struct world *world)
+{
+	struct sched_calibrate *calibrate;
+
+	if (sched_calibrate_create(&calibrate, world->sched, CALIBRATE_NS)) {
+		fail(world, "calibration: %s", base_error_message());
+		return;
+	}
+	while (sched_calibrate_poll(calibrate)) {
+		const int64_t next_ns = world->device ? sim_device_next_ns(world->device) : INT64_MAX;
+
+		if (next_ns != INT64_MAX && next_ns > world->clock.fake_ns)
+			world->clock.fake_ns = next_ns;
+	}
+	sched_calibrate_destroy(calibrate);
+	if (sched_check(world->sched))
+		fail(world, "after calibration: %s", base_error_message());
+}
+
 static void world_create(struct world *world)
 {
 	base_clock_init_fake(&world->clock, 1000000000);
@@ -204,6 +227,8 @@ static void world_create(struct world *world)
 	else
 		make_device(world);
 	make_roles(world);
+	if (world->options->seed % 4 < 2)
+		calibrate(world);
 }
 
 static void world_destroy(struct world *world)
