@@ -12,6 +12,7 @@
 #define HELLO_AGAIN_NS INT64_C(20000000)
 #define HELLO_AGAIN_MOST_NS INT64_C(200000000)
 #define REFUSED_AFTER_NS INT64_C(200000000) /* a WELCOME may still come */
+enum { REFUSALS = 3 };                      /* so many, in answer to so many HELLOs, are believed */
 
 static bool is_datagram(const struct net_caller *caller)
 {
@@ -138,9 +139,12 @@ static void read_refused(struct net_caller *caller, int64_t now_ns, const unsign
 		refuse(caller, refused.why);
 		return;
 	}
+	/* One HELLO may have been changed on the way, and so be no HELLO. */
 	caller->why = refused.why;
-	if (hello->refused_ns == NET_NEVER)
-		hello->refused_ns = now_ns + REFUSED_AFTER_NS;
+	if (hello->refusals++ == 0)
+		hello->refused_first_ns = now_ns;
+	if (hello->refusals >= REFUSALS && hello->refused_ns == NET_NEVER)
+		hello->refused_ns = hello->refused_first_ns + REFUSED_AFTER_NS;
 }
 
 static void read_cookie(struct net_caller *caller, int64_t now_ns, const unsigned char *body, size_t bytes)

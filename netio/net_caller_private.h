@@ -16,7 +16,9 @@ struct caller_hello {
 	unsigned char cookie[NET_COOKIE_BYTES];
 	int64_t clock_ns;      /* as it says */
 	struct net_again again;
-	int64_t refused_ns;    /* datagrams: when to believe that it was; NET_NEVER */
+	/* Datagrams: how often it was refused, first when, and when to believe that it was; NET_NEVER. */
+	uint32_t refusals;
+	int64_t refused_first_ns, refused_ns;
 	uint8_t cipher;
 	bool fell_back;        /* to a cipher that the daemon has */
 	bool resume, said;
