@@ -134,6 +134,27 @@ static void a_refusal_that_somebody_else_sent(void **state)
 	destroy(pair);
 }
 
+/* One HELLO may have been changed on the way, and be refused as none; three were not. */
+static void a_refusal_is_believed_the_third_time(void **state)
+{
+	struct net_pair *pair = create(true);
+	unsigned char packet[64];
+
+	(void)state;
+	net_pair_create(pair);
+	net_pair_start(pair, false);
+	pair->peer.deaf = true;
+	for (int i = 0; i < 3; i++) {
+		net_pair_pass(pair, 1000 * ms);
+		assert_int_equal(net_caller_state(pair->caller), NET_CALLER_SHAKING);
+		net_refused_write(packet + NET_DATAGRAM_HEAD_BYTES, &(struct net_refused){ .why = NET_WHY_PROTOCOL });
+		net_pair_inject(pair, packet, net_packet_clear(packet, true, NET_REFUSED, 0, NET_REFUSED_BYTES));
+	}
+	net_pair_pass(pair, 1000 * ms);
+	assert_int_equal(net_caller_state(pair->caller), NET_CALLER_REFUSED);
+	destroy(pair);
+}
+
 static void a_daemon_that_is_not_there_is_asked_again(void **state)
 {
 	struct net_pair *pair = create(true);
@@ -739,6 +760,7 @@ int main(void)
 		cmocka_unit_test(handshakes),
 		cmocka_unit_test(refusals),
 		cmocka_unit_test(a_refusal_that_somebody_else_sent),
+		cmocka_unit_test(a_refusal_is_believed_the_third_time),
 		cmocka_unit_test(a_daemon_that_is_not_there_is_asked_again),
 		cmocka_unit_test(a_key_for_each_hello),
 		cmocka_unit_test(as_many_as_may_be),
